@@ -1,0 +1,1 @@
+"""The unit graph: capture with ``torch.export``, label every index, collect units and groups."""

@@ -1,0 +1,89 @@
+"""What could not be made removable, where in the user's code, and why."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+import numpy as np
+from torch import fx
+
+from fairdeploy.graph.functionalize import op_name
+from fairdeploy.graph.labels import NO_REASON, Labels
+from fairdeploy.graph.propagation import KERNEL, Propagation, fetch_tensor
+from fairdeploy.graph.unit_graph import Freeze, FrozenGroup
+
+
+def module_path(node: fx.Node) -> str:
+    """Dotted path of the user's module that issued the call; empty for the root."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return str(list(stack.values())[-1][0]) if stack else ""
+
+
+def source_line(node: fx.Node) -> str:
+    """``file:line`` of the user's code that issued the call, or an empty string."""
+    for line in reversed(str(node.meta.get("stack_trace") or "").splitlines()):
+        if line.strip().startswith("File "):
+            parts = line.strip().split('"')
+            number = parts[-1].split("line ")[-1].split(",")[0] if len(parts) > 2 else "?"
+            return f"{parts[1]}:{number}"
+    return ""
+
+
+def collect_freezes(walk: Propagation) -> tuple[Freeze, ...]:
+    """Events that froze at least one unit, or came from an operator without a rule."""
+    return tuple(
+        Freeze(
+            op=op_name(event.node),
+            module_path=module_path(event.node),
+            reason=event.reason,
+            source_line=source_line(event.node),
+            is_unknown_op=event.is_unknown_op,
+            num_units=count,
+        )
+        for event, count in zip(walk.events, walk.num_frozen_by, strict=True)
+        if (count or event.is_unknown_op) and event.reason != KERNEL
+    )
+
+
+def frozen_groups(
+    walk: Propagation, roots: Labels, dims: Labels, places: tuple[tuple[str, int], ...]
+) -> tuple[FrozenGroup, ...]:
+    """Produced dimensions of parameters whose indices stay, with the earliest reason.
+
+    One entry a reason and place: the tensors that one freezing call holds in place together.
+    """
+    reasons = walk.store.reason_of(roots)
+    frozen = reasons != NO_REASON
+    by_reason: dict[tuple[str, str], list[int]] = defaultdict(list)
+    units: Counter[tuple[str, str]] = Counter()
+    for number in np.unique(reasons[frozen]):
+        event = walk.events[number]
+        if event.reason == KERNEL:
+            continue
+        key = (event.reason, module_path(event.node))
+        rows = frozen & (reasons == number)
+        by_reason[key] += [int(dim) for dim in np.unique(dims[rows])]
+        units[key] += len(np.unique(roots[rows]))
+    parameters = {name for name, _ in walk.module.named_parameters(remove_duplicate=False)}
+    result = []
+    for (reason, path), numbers in by_reason.items():
+        tensors = tuple(
+            dict.fromkeys(
+                places[n][0]
+                for n in numbers
+                if places[n][0] in parameters and places[n] not in walk.consumed
+            )
+        )
+        if not tensors:
+            continue
+        sizes = [fetch_tensor(walk.module, name) for name in tensors]
+        result.append(
+            FrozenGroup(
+                name=tensors[0].removesuffix(".weight"),
+                size=units[(reason, path)],
+                num_params=sum(tensor.numel() for tensor in sizes if tensor is not None),
+                reason=f"{reason} (at '{path}')" if path else reason,
+                tensors=tensors,
+            )
+        )
+    return tuple(result)

@@ -1,0 +1,148 @@
+"""Where each unit's output can be read: after its layer, norm and activation.
+
+A *score point* is one value of the graph whose channel dimension holds removable units: the output
+of a convolution or linear layer, followed through batch norm and activation as long as nothing
+else reads the values in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import fx
+
+from fairdeploy.graph.functionalize import op_name
+from fairdeploy.graph.unit_graph import KEPT, UnitGraph, UnitIds
+
+_SPATIAL_DIMS = {
+    "conv1d": 1, "conv2d": 2, "conv3d": 3,
+    "conv_transpose1d": 1, "conv_transpose2d": 2, "conv_transpose3d": 3,
+}  # fmt: skip
+_LINEAR_OPS = {"linear", "addmm", "mm", "matmul"}
+_FOLLOWED_OPS = {
+    "batch_norm", "relu", "silu", "gelu", "hardswish", "hardtanh", "relu6", "leaky_relu", "prelu",
+    "elu", "celu", "selu", "mish", "softplus", "sigmoid", "tanh", "hardsigmoid", "clamp",
+    "clamp_min", "clone", "dropout", "feature_dropout", "contiguous", "alias",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ScorePoint:
+    """One measured value and the units in its channel dimension."""
+
+    layer: str
+    """Node of the convolution or linear layer."""
+    node: str
+    """Node whose value is measured: the same, or the last norm or activation after it."""
+    channel_dim: int
+    batch_dim: int
+    units: UnitIds
+    """Global unit numbers, shape [U], ascending."""
+    positions: NDArray[np.int64]
+    """Shape [U, m]: the m channels of each unit."""
+    num_channels: int
+
+    @property
+    def covers_every_channel(self) -> bool:
+        """Whether the units are the channels, one each and in order, so no gather is needed."""
+        return np.array_equal(self.positions, np.arange(self.num_channels)[:, None])
+
+
+def score_points(graph: UnitGraph) -> tuple[ScorePoint, ...]:
+    """All score points in graph order; a layer whose units differ in size gives one per size."""
+    return tuple(point for node in graph.module.graph.nodes for point in _points_of(node, graph))
+
+
+def _points_of(layer: fx.Node, graph: UnitGraph) -> Iterator[ScorePoint]:
+    channel_dim = _channel_dim(layer, graph)
+    if channel_dim is None:
+        return
+    node = _last_of_chain(layer, channel_dim, graph)
+    batch_dim = _batch_dim(node, graph)
+    if batch_dim is None or batch_dim == channel_dim:
+        return
+    owners = graph.value_units[node.name][channel_dim]
+    for units, positions in _units_by_size(owners):
+        yield ScorePoint(
+            layer.name, node.name, channel_dim, batch_dim, units, positions, len(owners)
+        )
+
+
+def _channel_dim(layer: fx.Node, graph: UnitGraph) -> int | None:
+    """The output dimension with the layer's channels; None if not a layer or nothing removable."""
+    dims = graph.value_units.get(layer.name)
+    if layer.op != "call_function" or not dims:
+        return None
+    name = op_name(layer)
+    if name in _SPATIAL_DIMS:
+        channel_dim = len(dims) - 1 - _SPATIAL_DIMS[name]
+    elif name == "convolution":
+        channel_dim = 1
+    elif name in _LINEAR_OPS and _has_parameter_weight(layer):
+        channel_dim = len(dims) - 1
+    else:
+        return None
+    return channel_dim if (dims[channel_dim] != KEPT).any() else None
+
+
+def _has_parameter_weight(layer: fx.Node) -> bool:
+    """Whether a matrix product multiplies with a parameter, and not with another activation."""
+    sources = list(layer.all_input_nodes)
+    while sources:
+        source = sources.pop()
+        if source.op == "get_attr":
+            return True
+        if op_name(source) in {"t", "transpose", "permute", "numpy_T"}:
+            sources.extend(source.all_input_nodes)
+    return False
+
+
+def _last_of_chain(layer: fx.Node, channel_dim: int, graph: UnitGraph) -> fx.Node:
+    """Follow norms and activations while each value has one reader and the same channels."""
+    node = layer
+    while len(node.users) == 1:
+        (user,) = node.users
+        if op_name(user) not in _FOLLOWED_OPS or user.args[:1] != (node,):
+            break
+        dims = graph.value_units.get(user.name)
+        here = graph.value_units[node.name]
+        if dims is None or len(dims) != len(here):
+            break
+        if not np.array_equal(dims[channel_dim], here[channel_dim]):
+            break
+        node = user
+    return node
+
+
+def _batch_dim(node: fx.Node, graph: UnitGraph) -> int | None:
+    """The dimension that counts images (or windows of images); None if the value has none.
+
+    A captured dynamic batch shows as the symbolic sizes; a fixed one is looked for in front.
+    """
+    value = node.meta.get("val")
+    shape = value.shape if isinstance(value, torch.Tensor) else None
+    if shape is not None and graph.has_dynamic_batch:
+        symbolic = [dim for dim, size in enumerate(shape) if isinstance(size, torch.SymInt)]
+        return symbolic[0] if symbolic else None
+    batch = _example_batch(graph)
+    length = len(graph.value_units[node.name][0])
+    return 0 if length % batch == 0 else None
+
+
+def _example_batch(graph: UnitGraph) -> int:
+    (first, *_) = graph.example_inputs
+    return int(first.shape[0]) if isinstance(first, torch.Tensor) and first.dim() > 0 else 1
+
+
+def _units_by_size(owners: UnitIds) -> Iterator[tuple[UnitIds, NDArray[np.int64]]]:
+    """Units of one dimension with their positions, [U] and [U, m], for each m that occurs."""
+    positions = np.flatnonzero(owners != KEPT)
+    positions = positions[np.argsort(owners[positions], kind="stable")]
+    units, starts, sizes = np.unique(owners[positions], return_index=True, return_counts=True)
+    for size in np.unique(sizes):
+        chosen = sizes == size
+        yield units[chosen], positions[starts[chosen][:, None] + np.arange(size)]

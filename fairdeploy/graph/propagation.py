@@ -1,0 +1,215 @@
+"""One walk through the graph that gives every index of every value its label.
+
+A rule per operator (``rules``) says which indices live or die together. An operator without a rule
+freezes what it touches and is reported: never wrong, only less prunable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor, fx
+
+from fairdeploy.graph.functionalize import op_name
+from fairdeploy.graph.labels import FIXED, Labels, LabelStore
+
+Dims = tuple[Labels, ...]
+Value = Dims | list["Value"] | None
+KERNEL = "inside of a kernel"
+"""Reason for dimensions that nobody would expect to shrink; not reported."""
+Rule = Callable[["Propagation", fx.Node], Value]
+
+
+@dataclass(frozen=True, slots=True)
+class FreezeEvent:
+    """Why some indices were frozen, and where."""
+
+    node: fx.Node
+    reason: str
+    is_unknown_op: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Contraction:
+    """A place where a value's dimension is summed away against another tensor."""
+
+    node: fx.Node
+    argument: fx.Node
+    dim: int
+
+
+@dataclass(slots=True)
+class Propagation:
+    """The state of the walk; rules read labels with ``dims`` and merge them with ``tie``."""
+
+    module: fx.GraphModule
+    store: LabelStore = field(default_factory=LabelStore)
+    values: dict[fx.Node, Value] = field(default_factory=dict)
+    tensor_dims: dict[str, Dims] = field(default_factory=dict)
+    consumed: set[tuple[str, int]] = field(default_factory=set)
+    contractions: list[Contraction] = field(default_factory=list)
+    events: list[FreezeEvent] = field(default_factory=list)
+    num_frozen_by: list[int] = field(default_factory=list)
+    node: fx.Node | None = None
+
+    # ---- what rules use ------------------------------------------------------------------------
+
+    def dims(self, node: object) -> Dims:
+        """Labels of each dimension of a tensor value."""
+        assert isinstance(node, fx.Node)
+        value = self.values[node]
+        assert isinstance(value, tuple), f"{node} is not a tensor"
+        return value
+
+    def is_tensor(self, argument: object) -> bool:
+        """Whether an argument is a node with a tensor value."""
+        return isinstance(argument, fx.Node) and isinstance(self.values.get(argument), tuple)
+
+    def fixed(self, length: int) -> Labels:
+        """Labels of a dimension that nothing can be taken from."""
+        return np.zeros(length, dtype=np.int64)
+
+    def tie(self, first: Labels, second: Labels, reason: str = "tied to a fixed index") -> None:
+        """Let the labels of each pair live or die together."""
+        if first is second or not (first.any() or second.any()):
+            return
+        needs_reason = bool(((first == FIXED) != (second == FIXED)).any())
+        number = self._event(reason) if needs_reason else len(self.events)
+        before = self.store.num_live_units(_nonzero(first, second)) if needs_reason else 0
+        self.store.merge(first, second, number)
+        if needs_reason:
+            frozen = before - self.store.num_live_units(_nonzero(first, second))
+            self.num_frozen_by[number] += max(frozen, 0)
+
+    def freeze(self, labels: Labels, reason: str, *, is_unknown_op: bool = False) -> None:
+        """Let these indices stay for good, and remember why."""
+        if labels.any():
+            number = self._event(reason, is_unknown_op)
+            self.num_frozen_by[number] += self.store.freeze(labels, number)
+
+    def freeze_all(self, value: Value, reason: str, *, is_unknown_op: bool = False) -> None:
+        """Freeze every dimension of a value, also inside lists."""
+        if isinstance(value, tuple):
+            for labels in value:
+                self.freeze(labels, reason, is_unknown_op=is_unknown_op)
+        elif isinstance(value, list):
+            for item in value:
+                self.freeze_all(item, reason, is_unknown_op=is_unknown_op)
+
+    def contract(self, node: fx.Node, argument: object, dim: int) -> None:
+        """Record that ``node`` sums ``argument`` over ``dim``; on a parameter: a consumer."""
+        assert isinstance(argument, fx.Node)
+        if argument.op == "get_attr":
+            self.consumed.add((str(argument.target), dim))
+        else:
+            self.contractions.append(Contraction(node, argument, dim))
+
+    def _event(self, reason: str, is_unknown_op: bool = False) -> int:
+        assert self.node is not None
+        if self.events and self.events[-1].node is self.node and self.events[-1].reason == reason:
+            return len(self.events) - 1
+        self.events.append(FreezeEvent(self.node, reason, is_unknown_op))
+        self.num_frozen_by.append(0)
+        return len(self.events) - 1
+
+    # ---- the walk ------------------------------------------------------------------------------
+
+    def run(self, rule_of: Callable[[fx.Node], Rule | None]) -> None:
+        """Label the whole graph."""
+        for node in self.module.graph.nodes:
+            self.node = node
+            if node.op == "placeholder":
+                self.values[node] = self.fixed_like(node)
+            elif node.op == "get_attr":
+                self.values[node] = self._tensor(str(node.target))
+            elif node.op == "output":
+                for argument in node.all_input_nodes:
+                    self.freeze_all(self.values.get(argument), "reaches the network's output")
+            else:
+                self._call(node, rule_of(node))
+
+    def _call(self, node: fx.Node, rule: Rule | None) -> None:
+        if rule is not None:
+            value = rule(self, node)
+            if value is not None:
+                self.values[node] = value
+                _check_lengths(node, value)
+            return
+        touched = [self.values.get(argument) for argument in node.all_input_nodes]
+        for value in touched:
+            self.freeze_all(value, f"no rule for operator '{op_name(node)}'", is_unknown_op=True)
+        self.values[node] = self.fixed_like(node)
+
+    def fixed_like(self, node: fx.Node) -> Value:
+        """Fixed labels in the shape of the node's result."""
+        return self._fixed(node.meta.get("val"))
+
+    def _fixed(self, result: object) -> Value:
+        if isinstance(result, Tensor):
+            return tuple(self.fixed(length) for length in hint_shape(result))
+        if isinstance(result, (tuple, list)):
+            return [self._fixed(item) for item in result]
+        return None
+
+    def _tensor(self, name: str) -> Value:
+        """Labels of a parameter or buffer: fresh ones for float tensors, the same at each use."""
+        if name not in self.tensor_dims:
+            tensor = fetch_tensor(self.module, name)
+            if tensor is None:
+                return None
+            self.tensor_dims[name] = tuple(
+                self.store.fresh(length)
+                if tensor.is_floating_point() and length > 1
+                else self.fixed(length)
+                for length in tensor.shape
+            )
+        return self.tensor_dims[name]
+
+
+def fetch_tensor(module: fx.GraphModule, name: str) -> Tensor | None:
+    """The parameter, buffer or constant that a ``get_attr`` node names."""
+    value: object = module
+    for part in name.split("."):
+        value = getattr(value, part, None)
+    return value if isinstance(value, Tensor) else None
+
+
+def hint_shape(value: Tensor) -> tuple[int, ...]:
+    """Shape with symbolic sizes read through their hints, which adds no guards."""
+    return tuple(size if isinstance(size, int) else int(size.node.hint) for size in value.shape)
+
+
+def result_shape(node: fx.Node) -> tuple[int, ...]:
+    """Shape of a node's tensor result at capture."""
+    value = node.meta["val"]
+    assert isinstance(value, Tensor)
+    return hint_shape(value)
+
+
+def normal_dim(dim: int, rank: int) -> int:
+    """A dimension's index counted from the front."""
+    return dim + rank if dim < 0 else dim
+
+
+def argument(node: fx.Node, index: int, name: str, default: object = None) -> object:
+    """An operator's argument, given by position or by name."""
+    if len(node.args) > index:
+        return node.args[index]
+    return node.kwargs.get(name, default)
+
+
+def _nonzero(*vectors: Labels) -> Labels:
+    joined = np.concatenate(vectors)
+    kept: Labels = joined[joined != FIXED]
+    return kept
+
+
+def _check_lengths(node: fx.Node, value: Value) -> None:
+    result = node.meta.get("val")
+    if isinstance(value, tuple) and isinstance(result, Tensor):
+        lengths = tuple(len(labels) for labels in value)
+        assert lengths == hint_shape(result), f"rule of {node.target} made {lengths}"
+    elif isinstance(value, list) and isinstance(result, Sequence):
+        assert len(value) == len(result), f"rule of {node.target} made {len(value)} results"

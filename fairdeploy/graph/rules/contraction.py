@@ -1,0 +1,188 @@
+"""Convolution, linear, matrix products and attention: one dimension is summed away.
+
+Removing an index from both sides of the sum takes exactly its contribution with it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import fx
+
+from fairdeploy.graph.labels import Labels
+from fairdeploy.graph.propagation import (
+    KERNEL,
+    Dims,
+    Propagation,
+    Value,
+    argument,
+    result_shape,
+)
+from fairdeploy.graph.rules.elementwise import broadcast, tie_all
+from fairdeploy.graph.rules.registry import rule
+
+
+@rule("linear")
+def linear(walk: Propagation, node: fx.Node) -> Value:
+    """``x [..., K] @ weight [O, K]^T + bias [O]``."""
+    data, weight = walk.dims(node.args[0]), walk.dims(node.args[1])
+    bias = argument(node, 2, "bias")
+    walk.tie(data[-1], weight[1])
+    walk.contract(node, node.args[0], len(data) - 1)
+    walk.contract(node, node.args[1], 1)
+    if len(weight[0]) == 1 and bias is None:
+        return (*data[:-1], weight[0])
+    if bias is not None:
+        walk.tie(weight[0], walk.dims(bias)[0])
+    return (*data[:-1], weight[0])
+
+
+@rule("addmm")
+def addmm(walk: Propagation, node: fx.Node) -> Value:
+    """``bias + first [N, K] @ second [K, M]``."""
+    product = _matrix_product(walk, node, node.args[1], node.args[2])
+    return broadcast(walk, [walk.dims(node.args[0]), product], result_shape(node))
+
+
+@rule("matmul", "bmm", "mm", "mv")
+def matmul(walk: Propagation, node: fx.Node) -> Value:
+    """Matrix products; leading dimensions broadcast."""
+    return _matrix_product(walk, node, node.args[0], node.args[1])
+
+
+@rule("baddbmm")
+def baddbmm(walk: Propagation, node: fx.Node) -> Value:
+    """``added + first @ second`` in batches."""
+    product = _matrix_product(walk, node, node.args[1], node.args[2])
+    return broadcast(walk, [walk.dims(node.args[0]), product], result_shape(node))
+
+
+def _matrix_product(walk: Propagation, node: fx.Node, first: object, second: object) -> Dims:
+    left, right = walk.dims(first), walk.dims(second)
+    inner = len(right) - 2 if len(right) > 1 else 0
+    walk.tie(left[-1], right[inner])
+    walk.contract(node, first, len(left) - 1)
+    walk.contract(node, second, inner)
+    rows = left[-2:-1] if len(left) > 1 else ()
+    columns = right[-1:] if len(right) > 1 else ()
+    lengths = [len(labels) for labels in (*left[:-2], *right[:-2])]
+    if not lengths:
+        return (*rows, *columns)
+    shape = result_shape(node)[: -len(rows + columns) or None]
+    return (*broadcast(walk, [left[:-2], right[:-2]], shape), *rows, *columns)
+
+
+@rule("einsum")
+def einsum(walk: Propagation, node: fx.Node) -> Value:
+    """Equal letters are tied; letters that are missing from the result are summed away."""
+    equation, operands = str(node.args[0]).replace(" ", ""), node.args[1]
+    inputs, arrow, output = equation.partition("->")
+    assert isinstance(operands, (list, tuple))
+    if "." in equation or not arrow:
+        for operand in operands:
+            walk.freeze_all(walk.dims(operand), "einsum with an ellipsis or no arrow")
+        return walk.fixed_like(node)
+    vectors: dict[str, list[Labels]] = {}
+    for letters, operand in zip(inputs.split(","), operands, strict=True):
+        for dim, (letter, labels) in enumerate(zip(letters, walk.dims(operand), strict=True)):
+            vectors.setdefault(letter, []).append(labels)
+            if letter not in output:
+                walk.contract(node, operand, dim)
+    tied = {
+        letter: tie_all(walk, labels, max(len(vector) for vector in labels))
+        for letter, labels in vectors.items()
+    }
+    for letter, labels in vectors.items():
+        if letter not in output and len(labels) == 1:
+            walk.freeze(labels[0], "einsum sums a dimension of one operand alone")
+    return tuple(tied[letter] for letter in output)
+
+
+@rule("scaled_dot_product_attention")
+def attention(walk: Propagation, node: fx.Node) -> Value:
+    """Heads are batch dimensions; query and key channels are summed away, value channels pass."""
+    query, key, value = (walk.dims(part) for part in node.args[:3])
+    shape = result_shape(node)
+    if argument(node, 7, "enable_gqa", False):
+        for dims in (query, key, value):
+            walk.freeze(dims[-3], "heads that share keys and values")
+    walk.tie(query[-1], key[-1])
+    walk.contract(node, node.args[0], len(query) - 1)
+    walk.contract(node, node.args[1], len(key) - 1)
+    walk.freeze(key[-2], "softmax mixes this dimension")
+    walk.freeze(value[-2], "softmax mixes this dimension")
+    leading = [query[:-2], key[:-2], value[:-2]]
+    mask = argument(node, 3, "attn_mask")
+    if walk.is_tensor(mask):
+        scores = walk.dims(mask)
+        leading.append(scores[:-2])
+        for labels in scores[-2:]:
+            walk.freeze(labels, "softmax mixes this dimension")
+    return (*broadcast(walk, leading, shape[:-2]), query[-2], value[-1])
+
+
+@rule("conv1d", "conv2d", "conv3d")
+def convolution(walk: Propagation, node: fx.Node) -> Value:
+    """``weight [O, I / groups, ...]``; see ``_grouped`` for groups."""
+    return _convolution(walk, node, groups=argument(node, 6, "groups", 1), is_transposed=False)
+
+
+@rule("convolution")
+def plain_convolution(walk: Propagation, node: fx.Node) -> Value:
+    """The operator that all convolutions decompose to."""
+    return _convolution(walk, node, groups=node.args[8], is_transposed=bool(node.args[6]))
+
+
+@rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+def transposed_convolution(walk: Propagation, node: fx.Node) -> Value:
+    """``weight [I, O / groups, ...]``."""
+    return _convolution(walk, node, groups=argument(node, 6, "groups", 1), is_transposed=True)
+
+
+def _convolution(walk: Propagation, node: fx.Node, *, groups: object, is_transposed: bool) -> Dims:
+    assert isinstance(groups, int)
+    data, weight = walk.dims(node.args[0]), walk.dims(node.args[1])
+    shape = result_shape(node)
+    channel = len(data) - len(weight) + 1
+    into, out = data[channel], weight[1 if is_transposed else 0]
+    if groups == 1:
+        walk.tie(into, weight[0 if is_transposed else 1])
+        walk.contract(node, node.args[0], channel)
+        walk.contract(node, node.args[1], 0 if is_transposed else 1)
+    elif is_transposed:
+        for labels in (into, weight[0], weight[1]):
+            walk.freeze(labels, "transposed convolution with groups")
+        out = walk.fixed(shape[channel])
+    else:
+        _grouped(walk, node, into, weight, groups, channel)
+    bias = argument(node, 2, "bias")
+    if bias is not None:
+        walk.tie(out, walk.dims(bias)[0])
+    spatial = tuple(walk.fixed(length) for length in shape[channel + 1 :])
+    for labels in data[channel + 1 :]:
+        walk.freeze(labels, "a convolution slides over this dimension")
+    for labels in weight[2:]:
+        walk.freeze(labels, KERNEL)
+    return (*data[:channel], out, *spatial)
+
+
+def _grouped(
+    walk: Propagation, node: fx.Node, into: Labels, weight: Dims, groups: int, channel: int
+) -> None:
+    """Whole groups go, or the same position of every group: whichever gives more units."""
+    blocks_in, blocks_out = into.reshape(groups, -1), weight[0].reshape(groups, -1)
+    walk.contract(node, node.args[0], channel)
+    if groups > blocks_in.shape[1] + blocks_out.shape[1] or blocks_in.shape[1] == 1:
+        for blocks in (blocks_in, blocks_out):
+            _tie_to_first(walk, blocks.T)
+        walk.tie(blocks_in[:, 0], blocks_out[:, 0])
+        walk.freeze(weight[1], KERNEL)
+    else:
+        _tie_to_first(walk, blocks_in)
+        _tie_to_first(walk, blocks_out)
+        walk.tie(blocks_in[0], weight[1])
+        walk.contract(node, node.args[1], 1)
+
+
+def _tie_to_first(walk: Propagation, rows: Labels) -> None:
+    for row in rows[1:]:
+        walk.tie(np.ascontiguousarray(rows[0]), np.ascontiguousarray(row))

@@ -1,0 +1,188 @@
+"""Cutting and joining: slices, splits, concatenation, stacking, tables."""
+
+from __future__ import annotations
+
+import operator
+
+import numpy as np
+from torch import fx
+
+from fairdeploy.graph.propagation import (
+    Dims,
+    Propagation,
+    Value,
+    argument,
+    normal_dim,
+    result_shape,
+)
+from fairdeploy.graph.rules.elementwise import broadcast, tie_all
+from fairdeploy.graph.rules.registry import rule
+
+MAX_INDEX = 2**31
+
+
+def dim_of(node: fx.Node, index: int, default: int = 0) -> int:
+    """The ``dim`` argument of a call, counted from the front of its first argument."""
+    dim = argument(node, index, "dim", default)
+    source = node.args[0]
+    first = source[0] if isinstance(source, (list, tuple)) else source
+    assert isinstance(dim, int) and isinstance(first, fx.Node)
+    return normal_dim(dim, first.meta["val"].dim() if "val" in first.meta else 0)
+
+
+def slice_bounds(node: fx.Node, length: int) -> tuple[int, int, int] | None:
+    """Start, end and step of a slice call, or None if they are not plain numbers."""
+    start = argument(node, 2, "start")
+    end = argument(node, 3, "end")
+    step = argument(node, 4, "step", 1)
+    start = 0 if start is None else start
+    end = length if end is None else end
+    if not (isinstance(start, int) and isinstance(end, int) and isinstance(step, int)):
+        return None
+    return (*slice(start, min(end, MAX_INDEX)).indices(length)[:2], step)
+
+
+@rule("slice", "narrow", "slice_copy")
+def cut(walk: Propagation, node: fx.Node) -> Value:
+    """A slice keeps the labels of what it keeps."""
+    dims = list(walk.dims(node.args[0]))
+    dim = dim_of(node, 1)
+    length = result_shape(node)[dim]
+    if str(node.target).startswith("aten.narrow"):
+        start = node.args[2]
+        bounds = (start, start + length, 1) if isinstance(start, int) else None
+    else:
+        bounds = slice_bounds(node, len(dims[dim]))
+    if bounds is None or bounds[2] != 1:
+        walk.freeze(dims[dim], "a slice with a step or a computed bound")
+        dims[dim] = walk.fixed(length)
+    else:
+        dims[dim] = dims[dim][bounds[0] : bounds[1]]
+    return tuple(dims)
+
+
+@rule("select")
+def select(walk: Propagation, node: fx.Node) -> Value:
+    """One index is picked out, so its dimension stays."""
+    dims = walk.dims(node.args[0])
+    dim = dim_of(node, 1)
+    walk.freeze(dims[dim], "a single index is picked out of this dimension")
+    return (*dims[:dim], *dims[dim + 1 :])
+
+
+@rule("unbind")
+def unbind(walk: Propagation, node: fx.Node) -> Value:
+    """Every index becomes a result of its own, so the dimension stays."""
+    dims = walk.dims(node.args[0])
+    dim = dim_of(node, 1)
+    walk.freeze(dims[dim], "this dimension is taken apart index by index")
+    return [(*dims[:dim], *dims[dim + 1 :]) for _ in range(len(dims[dim]))]
+
+
+@rule("split", "split_with_sizes", "chunk", "tensor_split", "split_copy", "split_with_sizes_copy")
+def split(walk: Propagation, node: fx.Node) -> Value:
+    """Pieces keep the labels of what they hold."""
+    dims = walk.dims(node.args[0])
+    dim = dim_of(node, 2)
+    pieces: list[Value] = []
+    start = 0
+    for piece in node.meta["val"]:
+        length = int(piece.shape[dim])
+        pieces.append((*dims[:dim], dims[dim][start : start + length], *dims[dim + 1 :]))
+        start += length
+    return pieces
+
+
+@rule("getitem")
+def getitem(walk: Propagation, node: fx.Node) -> Value:
+    """Takes one result out of several."""
+    assert node.target is operator.getitem
+    source, index = node.args
+    assert isinstance(source, fx.Node) and isinstance(index, int)
+    results = walk.values.get(source)
+    return results[index] if isinstance(results, list) else walk.fixed_like(node)
+
+
+@rule("cat", "concat", "concatenate")
+def cat(walk: Propagation, node: fx.Node) -> Value:
+    """Labels are joined along one dimension and tied along the others."""
+    operands = node.args[0]
+    assert isinstance(operands, (list, tuple))
+    parts: list[Dims] = [walk.dims(part) for part in operands]
+    parts = [dims for dims in parts if not (len(dims) == 1 and len(dims[0]) == 0)]
+    dim = dim_of(node, 1)
+    return tuple(
+        np.concatenate([dims[axis] for dims in parts])
+        if axis == dim
+        else tie_all(walk, [dims[axis] for dims in parts], len(parts[0][axis]))
+        for axis in range(len(parts[0]))
+    )
+
+
+@rule("stack")
+def stack(walk: Propagation, node: fx.Node) -> Value:
+    """A new dimension that nothing can be taken from."""
+    operands = node.args[0]
+    assert isinstance(operands, (list, tuple))
+    parts = [walk.dims(part) for part in operands]
+    rank = len(parts[0])
+    dim = argument(node, 1, "dim", 0)
+    assert isinstance(dim, int)
+    joined = broadcast(walk, parts, tuple(len(labels) for labels in parts[0]))
+    at = normal_dim(dim, rank + 1)
+    return (*joined[:at], walk.fixed(len(parts)), *joined[at:])
+
+
+@rule("roll", "flip", "rot90")
+def reorder(walk: Propagation, node: fx.Node) -> Value:
+    """Indices change places along some dimensions; those stay."""
+    dims = walk.dims(node.args[0])
+    position = 1 if "flip" in str(node.target) else 2
+    moved = argument(node, position, "dims", [])
+    axes = moved if isinstance(moved, (list, tuple)) and moved else range(len(dims))
+    for axis in axes:
+        assert isinstance(axis, int)
+        walk.freeze(dims[axis], "indices change places along this dimension")
+    return dims
+
+
+@rule("index")
+def index(walk: Propagation, node: fx.Node) -> Value:
+    """Advanced indexing: indexed dimensions stay, the others pass."""
+    dims = walk.dims(node.args[0])
+    indices = node.args[1]
+    assert isinstance(indices, (list, tuple))
+    used = [axis for axis, entry in enumerate(indices) if entry is not None]
+    for axis in used:
+        walk.freeze(dims[axis], "rows are looked up by number along this dimension")
+    shape = result_shape(node)
+    if not used or used != list(range(used[0], used[-1] + 1)):
+        for labels in dims:
+            walk.freeze(labels, "indexed along separate dimensions")
+        return walk.fixed_like(node)
+    before, after = dims[: used[0]], dims[used[-1] + 1 :]
+    middle = shape[len(before) : len(shape) - len(after)]
+    return (*before, *(walk.fixed(length) for length in middle), *after)
+
+
+@rule("index_select", "gather")
+def index_select(walk: Propagation, node: fx.Node) -> Value:
+    """Rows are looked up along one dimension; ``gather`` fixes the others too."""
+    dims = list(walk.dims(node.args[0]))
+    dim = dim_of(node, 1)
+    is_gather = "gather" in str(node.target)
+    for axis, labels in enumerate(dims):
+        if axis == dim or is_gather:
+            walk.freeze(labels, "rows are looked up by number along this dimension")
+            dims[axis] = walk.fixed(result_shape(node)[axis])
+    return tuple(dims)
+
+
+@rule("embedding")
+def embedding(walk: Propagation, node: fx.Node) -> Value:
+    """``weight [V, D]``: the table's rows stay, its channels pass."""
+    weight, numbers = walk.dims(node.args[0]), walk.dims(node.args[1])
+    walk.freeze(weight[0], "rows are looked up by number along this dimension")
+    for labels in numbers:
+        walk.freeze(labels, "numbers of table rows")
+    return (*numbers, weight[1])

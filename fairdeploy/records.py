@@ -1,0 +1,271 @@
+"""What the stages hand over, in the order in which it is made.
+
+Records are frozen: a stage that changes something makes a new one. Arrays inside are not copied,
+and nobody writes into them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+LabelSource = Literal["given", "predicted", "none"]
+MetricName = Literal["params", "macs", "size", "latency"]
+
+
+# ---- inputs ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """How an image file becomes the model's input: resize, scale to [0, 1], normalise."""
+
+    channels: int
+    height: int
+    width: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of one input image, [C, H, W]."""
+        return (self.channels, self.height, self.width)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model in eval mode, ready to be captured."""
+
+    name: str
+    module: nn.Module
+    """The user's module, or the unlifted graph of a ``.pt2`` (then ``is_user_class`` is false)."""
+    is_user_class: bool
+    preprocessing: Preprocessing
+    sha256: str
+    """Of the weights, names and shapes; equal weights give equal hashes."""
+    source: str
+    """What the user typed: a path, ``timm:NAME`` or ``torchvision:NAME``."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSet:
+    """Images as the model takes them, float32 [N, C, H, W], with int64 labels [N]."""
+
+    images: Tensor
+    labels: Tensor | None
+    label_source: LabelSource
+    is_synthetic: bool = False
+
+    def __len__(self) -> int:
+        return int(self.images.shape[0])
+
+
+@dataclass(frozen=True, slots=True)
+class DataSplits:
+    """Calibration and test images, which never overlap; ``test`` is None without labels."""
+
+    calibration: ImageSet
+    test: ImageSet | None
+    class_names: tuple[str, ...] | None
+    source: str
+    sha256: str
+    """Of the calibration images and labels."""
+    warnings: tuple[str, ...] = ()
+
+
+# ---- allocation --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """One limit: ``metric`` may be at most ``fraction`` of the original, or ``absolute`` units.
+
+    Exactly one of the two is set. Units: parameters, MACs per image, bytes, milliseconds.
+    """
+
+    metric: MetricName
+    text: str
+    fraction: float | None = None
+    absolute: float | None = None
+
+    def allowed(self, original: float) -> float:
+        """The largest value that meets this budget, in the metric's own unit."""
+        if self.fraction is not None:
+            return self.fraction * original
+        assert self.absolute is not None
+        return self.absolute
+
+
+@dataclass(frozen=True, slots=True)
+class GroupScores:
+    """Scores of one group's N units, and how many of them may go (at most N - 1)."""
+
+    name: str
+    u: NDArray[np.float64]
+    r: NDArray[np.float64]
+    max_removed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """Which units go, by group, and how the search got there."""
+
+    tolerance: float
+    removed: Mapping[str, tuple[int, ...]]
+    """Group name to the local indices of the removed units, ascending; every group is a key."""
+    prefix_lengths: Mapping[str, int]
+    """Group name to the ``k`` that the tolerance allowed, before the top-up gave units back."""
+    costs: Mapping[str, float]
+    num_evaluations: int
+
+
+# ---- surgery and recovery ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ProofResult:
+    """Zeroed original against shrunk network."""
+
+    max_relative_error: float
+    limit: float
+    num_inputs: int
+    batch_sizes: tuple[int, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is a number and within the limit."""
+        return self.max_relative_error <= self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class AccuracyEstimate:
+    """Share of right answers with its 95 % Wilson interval."""
+
+    value: float
+    low: float
+    high: float
+    num_images: int
+
+
+@dataclass(frozen=True, slots=True)
+class LayerFit:
+    """What recovery did to one layer; errors are shares of the target's variance, held out."""
+
+    layer: str
+    outcome: Literal["fitted", "kept", "exact", "skipped"]
+    """``kept``: no change helped on held-out images; ``exact``: nothing was lost so far;
+    ``skipped``: the layer has too many unknowns."""
+    error_before: float | None
+    error_after: float | None
+    ridge: float | None
+    """Penalty on the change of the weights, relative to the mean squared input."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecoverySummary:
+    """How the shrunk network was repaired."""
+
+    method: Literal["least_squares", "batchnorm"]
+    layers: tuple[LayerFit, ...]
+    num_images: int
+    seconds: float
+
+
+# ---- deployment --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TargetProfile:
+    """The device and runtime that counts (``profiles/*.toml``)."""
+
+    name: str
+    description: str
+    runtime: str
+    """Which exporter's runner opens the file: ``onnx``, ``tensorrt``, …"""
+    providers: tuple[str, ...]
+    precision: str
+    batch: int
+    threads: int
+    """0: all cores."""
+    warmup_seconds: float
+    min_pairs: int
+    max_seconds: float
+    ratio_interval: float
+    """Stop once the 95 % interval of the ratio is narrower than this share of it."""
+    parity_limit: float
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A file that was written for deployment. ``path`` is relative to the output folder."""
+
+    path: str
+    format: str
+    precision: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ParityResult:
+    """An artifact against the torch network at one batch size; error relative to output scale."""
+
+    artifact: str
+    batch: int
+    max_relative_error: float
+    limit: float
+    top1_agreement: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is a number and within the limit."""
+        return self.max_relative_error <= self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyStats:
+    """Milliseconds per call (not per image) of one network."""
+
+    median_ms: float
+    p90_ms: float
+    p99_ms: float
+    cold_start_ms: float
+    """Opening the file and the first call."""
+    raw_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyComparison:
+    """Original and shrunk in turn in one process; ``speedup`` is original / shrunk."""
+
+    target: str
+    batch: int
+    original: LatencyStats
+    shrunk: LatencyStats
+    speedup: float
+    speedup_low: float
+    speedup_high: float
+    stopped_because: str
+    providers: tuple[str, ...]
+    threads: int
+    load_average: float
+    is_noisy: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """``report.json`` as a plain dictionary tree plus what only the HTML page draws."""
+
+    document: Mapping[str, Any]
+    tod_curves: Mapping[str, NDArray[np.float64]]
+    latency: LatencyComparison | None
+
+
+ArrayByName = dict[str, "torch.Tensor"]

@@ -1,0 +1,142 @@
+"""The proof: the original with the removed units' consumers reading zeros equals the shrunk network.
+
+Zeros are put where a removed index is summed away (before convolutions, linear layers and matrix
+products), not into the weights that make it. So a leak anywhere else, say a mean over channels,
+shows as a difference.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx
+
+from fairdeploy.errors import ParityError
+from fairdeploy.graph.unit_graph import UnitGraph
+from fairdeploy.records import ProofResult
+from fairdeploy.surgery.removal import StayingIndices
+
+PROOF_LIMIT = 1e-5
+BATCH_SIZES = (1, 3)
+
+
+def zeroed_original(graph: UnitGraph, removed: NDArray[np.bool_]) -> fx.GraphModule:
+    """A copy of the original graph in which removed indices are zero wherever they are consumed.
+
+    Weights are shared with the original; only the graph is copied.
+    """
+    module = fx.GraphModule(graph.module, copy.deepcopy(graph.module.graph))
+    nodes = {node.name: node for node in module.graph.nodes}
+    stays = StayingIndices(removed)
+    masked: dict[tuple[str, int], fx.Node] = {}
+    for point in graph.contractions:
+        units = graph.value_units[point.argument][point.dim]
+        mask = stays.mask(units)
+        if mask.all():
+            continue
+        key = (point.argument, point.dim)
+        if key not in masked:
+            masked[key] = _insert_mask(module, nodes[point.argument], point.dim, mask)
+        consumer = nodes[point.node]
+        consumer.replace_input_with(nodes[point.argument], masked[key])
+    module.graph.lint()
+    module.recompile()
+    return module
+
+
+def _insert_mask(
+    module: fx.GraphModule, value: fx.Node, dim: int, mask: NDArray[np.bool_]
+) -> fx.Node:
+    rank = value.meta["val"].dim()
+    dtype = value.meta["val"].dtype
+    shape = [1] * rank
+    dim = dim % rank
+    shape[dim] = len(mask)
+    name = f"_mask_of_{value.name}_{dim}"
+    module.register_buffer(name, torch.from_numpy(mask.copy()).to(dtype).reshape(shape))
+    with module.graph.inserting_after(value):
+        constant = module.graph.get_attr(name)
+    with module.graph.inserting_after(constant):
+        return module.graph.call_function(torch.ops.aten.mul.Tensor, (value, constant))
+
+
+def prove(
+    graph: UnitGraph,
+    shrunk: fx.GraphModule,
+    removed: NDArray[np.bool_],
+    *,
+    seed: int = 0,
+    limit: float = PROOF_LIMIT,
+    num_inputs: int = 2,
+) -> ProofResult:
+    """Compare both networks on random inputs at several batch sizes.
+
+    The error is relative to the largest output of the zeroed original; NaN counts as infinite.
+    """
+    reference = zeroed_original(graph, removed)
+    sizes = BATCH_SIZES if graph.has_dynamic_batch else (len(_first(graph)),)
+    generator = torch.Generator().manual_seed(seed)
+    worst = 0.0
+    with torch.no_grad():
+        for size in sizes:
+            for _ in range(num_inputs):
+                inputs = _random_inputs(graph, size, generator)
+                worst = max(worst, relative_error(shrunk(*inputs), reference(*inputs)))
+    return ProofResult(worst, limit, num_inputs * len(sizes), tuple(sizes))
+
+
+def require_proof(result: ProofResult) -> None:
+    """Raise if the surgery was not exact.
+
+    Raises:
+        ParityError: The error is above the limit, or not a number.
+    """
+    if not result.passed:
+        raise ParityError(
+            f"the shrunk network differs from the zeroed original by "
+            f"{result.max_relative_error:.1e}, limit {result.limit:.0e}; nothing was kept; this is "
+            "a bug: please report it with the model's name"
+        )
+
+
+def relative_error(result: object, reference: object) -> float:
+    """Largest difference over all outputs, relative to the reference output's largest value."""
+    worst = 0.0
+    pairs = list(zip(_tensors(result), _tensors(reference), strict=True))
+    for ours, theirs in pairs:
+        if ours.shape != theirs.shape:
+            return float("inf")
+        scale = theirs.abs().max().clamp_min(1e-30)
+        error = float(((ours - theirs).abs().max() / scale).item())
+        worst = max(worst, error if np.isfinite(error) else float("inf"))
+    return worst if pairs else float("inf")
+
+
+def _tensors(value: object) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value.double()] if value.is_floating_point() else [value]
+    if isinstance(value, dict):
+        return [tensor for item in value.values() for tensor in _tensors(item)]
+    if isinstance(value, (tuple, list)):
+        return [tensor for item in value for tensor in _tensors(item)]
+    return []
+
+
+def _first(graph: UnitGraph) -> Tensor:
+    first = graph.example_inputs[0]
+    assert isinstance(first, Tensor)
+    return first
+
+
+def _random_inputs(
+    graph: UnitGraph, size: int, generator: torch.Generator
+) -> tuple[Tensor, ...]:
+    inputs = []
+    for example in graph.example_inputs:
+        assert isinstance(example, Tensor)
+        shape = (size, *example.shape[1:])
+        inputs.append(torch.randn(shape, generator=generator).to(example.dtype))
+    return tuple(inputs)

@@ -1,0 +1,197 @@
+"""Rewrite the numbers that a captured graph has baked in: sizes, bounds, groups, scales.
+
+The labels give every new length. A size that depends on the batch is scaled by an exact ratio.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+
+import torch
+from torch import fx
+
+from fairdeploy.graph.functionalize import op_name
+from fairdeploy.graph.propagation import argument, normal_dim
+from fairdeploy.graph.rules.indexing import slice_bounds
+from fairdeploy.graph.unit_graph import UnitGraph, UnitIds
+
+CountKept = Callable[[UnitIds], int]
+Rewrite = Callable[["_Rewriter", fx.Node, fx.Node], None]
+
+_SIZE_ARGUMENT = {
+    "view": 1, "reshape": 1, "_unsafe_view": 1, "expand": 1, "broadcast_to": 1, "view_copy": 1,
+    "new_zeros": 1, "new_ones": 1, "new_full": 1, "new_empty": 1, "zeros": 0, "ones": 0, "full": 0,
+    "empty": 0, "_reshape_alias": 1, "expand_copy": 1,
+}  # fmt: skip
+
+
+def rewrite_constants(graph: UnitGraph, module: fx.GraphModule, count: CountKept) -> None:
+    """Change ``module``, a copy of ``graph.module``, so that its constants fit the kept indices."""
+    rewriter = _Rewriter(graph, module, count)
+    for original, node in zip(graph.module.graph.nodes, list(module.graph.nodes), strict=True):
+        if node.op == "call_function":
+            rewriter.rewrite(original, node)
+
+
+class _Rewriter:
+    """Knows old and new lengths; nodes of the original graph name the values."""
+
+    def __init__(self, graph: UnitGraph, module: fx.GraphModule, count: CountKept) -> None:
+        self.graph = graph
+        self.module = module
+        self.count = count
+
+    def rewrite(self, original: fx.Node, node: fx.Node) -> None:
+        name = op_name(node)
+        if name in _SIZE_ARGUMENT:
+            self._sizes(original, node, _SIZE_ARGUMENT[name])
+        elif name in _REWRITES:
+            _REWRITES[name](self, original, node)
+
+    def units(self, value: object) -> tuple[UnitIds, ...]:
+        """Unit numbers of each dimension of a value of the original graph."""
+        assert isinstance(value, fx.Node)
+        if value.op == "get_attr":
+            return self.graph.tensor_units[str(value.target)]
+        return self.graph.value_units[value.name]
+
+    def kept(self, value: object, dim: int) -> int:
+        return self.count(self.units(value)[dim])
+
+    def changes(self, value: object, dim: int) -> bool:
+        return self.kept(value, dim) != len(self.units(value)[dim])
+
+    def set_argument(self, node: fx.Node, index: int, name: str, value: object) -> None:
+        if len(node.args) > index:
+            node.update_arg(index, value)  # type: ignore[arg-type]
+        else:
+            node.update_kwarg(name, value)  # type: ignore[arg-type]
+
+    def _sizes(self, original: fx.Node, node: fx.Node, index: int) -> None:
+        if original.name not in self.graph.value_units:
+            return
+        given = node.args[index]
+        assert isinstance(given, (list, tuple))
+        sizes = list(given)
+        for dim, size in enumerate(given):
+            if self.changes(original, dim) and size != -1:
+                sizes[dim] = self._scaled(node, size, original, dim)
+        node.update_arg(index, sizes)
+
+    def _scaled(self, node: fx.Node, size: object, original: fx.Node, dim: int) -> object:
+        new, old = self.kept(original, dim), len(self.units(original)[dim])
+        if isinstance(size, int):
+            return new
+        shared = math.gcd(new, old)
+        with self.module.graph.inserting_before(node):
+            product = self.module.graph.call_function(operator.mul, (size, new // shared))
+            return self.module.graph.call_function(operator.floordiv, (product, old // shared))
+
+
+def _conv(rewriter: _Rewriter, original: fx.Node, node: fx.Node) -> None:
+    is_plain = op_name(node) == "convolution"
+    index = 8 if is_plain else 6
+    groups = argument(node, index, "groups", 1)
+    if groups == 1:
+        return
+    data, weight = rewriter.units(original.args[0]), rewriter.units(original.args[1])
+    channel = len(data) - len(weight) + 1
+    inputs = rewriter.count(data[channel])
+    rewriter.set_argument(node, index, "groups", inputs // rewriter.count(weight[1]))
+
+
+def _split(rewriter: _Rewriter, original: fx.Node, node: fx.Node) -> None:
+    given = argument(node, 2, "dim", 0)
+    assert isinstance(given, int)
+    dim = normal_dim(given, len(rewriter.units(original.args[0])))
+    if not rewriter.changes(original.args[0], dim):
+        return
+    units = rewriter.units(original.args[0])[dim]
+    sizes, start = [], 0
+    for piece in original.meta["val"]:
+        length = int(piece.shape[dim])
+        sizes.append(rewriter.count(units[start : start + length]))
+        start += length
+    node.target = torch.ops.aten.split_with_sizes.default
+    node.args = (node.args[0], sizes, dim)
+    node.kwargs = {}
+
+
+def _slice(rewriter: _Rewriter, original: fx.Node, node: fx.Node) -> None:
+    given = argument(node, 1, "dim", 0)
+    assert isinstance(given, int)
+    source = rewriter.units(original.args[0])
+    dim = normal_dim(given, len(source))
+    if not rewriter.changes(original.args[0], dim):
+        return
+    bounds = slice_bounds(original, len(source[dim]))
+    assert bounds is not None
+    start = rewriter.count(source[dim][: bounds[0]])
+    end = rewriter.count(source[dim][: bounds[1]])
+    node.args = (node.args[0], dim, start, end)
+    node.kwargs = {}
+
+
+def _narrow(rewriter: _Rewriter, original: fx.Node, node: fx.Node) -> None:
+    _, given, start, length = original.args
+    assert isinstance(given, int)
+    source = rewriter.units(original.args[0])
+    dim = normal_dim(given, len(source))
+    if rewriter.changes(original.args[0], dim):
+        assert isinstance(start, int) and isinstance(length, int)
+        before = rewriter.count(source[dim][:start])
+        kept = rewriter.count(source[dim][start : start + length])
+        node.args = (node.args[0], dim, before, kept)
+
+
+def _pad(rewriter: _Rewriter, original: fx.Node, node: fx.Node) -> None:
+    amounts = original.args[1]
+    assert isinstance(amounts, (list, tuple))
+    result = rewriter.units(original)
+    source = rewriter.units(original.args[0])
+    new = list(amounts)
+    for pair in range(len(amounts) // 2):
+        dim = len(result) - 1 - pair
+        before = amounts[2 * pair]
+        if rewriter.changes(original, dim) and isinstance(before, int):
+            inside = before + len(source[dim])
+            new[2 * pair] = rewriter.count(result[dim][:before])
+            new[2 * pair + 1] = rewriter.count(result[dim][inside:])
+    node.update_arg(1, new)
+
+
+def _attention(rewriter: _Rewriter, original: fx.Node, node: fx.Node) -> None:
+    query = rewriter.units(original.args[0])
+    if argument(node, 6, "scale") is None and rewriter.changes(original.args[0], len(query) - 1):
+        node.update_kwarg("scale", 1.0 / math.sqrt(len(query[-1])))
+
+
+def _group_norm(rewriter: _Rewriter, original: fx.Node, node: fx.Node) -> None:
+    if rewriter.changes(original.args[0], 1):
+        node.update_arg(1, rewriter.kept(original.args[0], 1))
+
+
+
+def _unflatten(rewriter: _Rewriter, original: fx.Node, node: fx.Node) -> None:
+    given, sizes = original.args[1], original.args[2]
+    assert isinstance(given, int) and isinstance(sizes, (list, tuple))
+    dim = normal_dim(given, len(rewriter.units(original.args[0])))
+    new = [
+        size if size == -1 else rewriter.kept(original, dim + offset)
+        for offset, size in enumerate(sizes)
+    ]
+    node.update_arg(2, new)
+
+
+_REWRITES: dict[str, Rewrite] = {
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d", "convolution"), _conv),
+    **dict.fromkeys(("split", "chunk", "split_with_sizes", "tensor_split"), _split),
+    "slice": _slice,
+    "narrow": _narrow,
+    **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
+    "scaled_dot_product_attention": _attention,
+    "group_norm": _group_norm,
+    "unflatten": _unflatten,
+}

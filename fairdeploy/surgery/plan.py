@@ -1,0 +1,106 @@
+"""The plan: which units go. A small JSON file; with the original weights it rebuilds the network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fairdeploy.errors import PlanError
+from fairdeploy.graph.unit_graph import UnitGraph
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Removed units by group, and enough to check that the plan fits a model."""
+
+    model_name: str
+    model_sha256: str
+    input_shape: tuple[int, ...]
+    """Of one image, [C, H, W]."""
+    tolerance: float
+    group_sizes: Mapping[str, int]
+    removed: Mapping[str, tuple[int, ...]]
+    """Group name to the local numbers of the units that go; groups that lose none are left out."""
+
+    def to_json(self) -> str:
+        """The same plan gives the same text, byte for byte."""
+        document = {
+            "schema_version": SCHEMA_VERSION,
+            "model": {"name": self.model_name, "sha256": self.model_sha256},
+            "input_shape": list(self.input_shape),
+            "tolerance": self.tolerance,
+            "groups": [
+                {"name": name, "units": size, "removed": list(self.removed.get(name, ()))}
+                for name, size in self.group_sizes.items()
+            ],
+        }
+        return json.dumps(document, indent=1) + "\n"
+
+    def removed_mask(self, graph: UnitGraph) -> NDArray[np.bool_]:
+        """Boolean over the graph's units.
+
+        Raises:
+            PlanError: The graph has other groups than the plan was made for.
+        """
+        sizes = {group.name: group.size for group in graph.groups}
+        if sizes != dict(self.group_sizes):
+            different = sorted(set(sizes.items()) ^ set(self.group_sizes.items()))
+            raise PlanError(
+                f"the plan is for another model: group '{different[0][0]}' differs; "
+                f"it was made for '{self.model_name}' with input {list(self.input_shape)}"
+            )
+        return graph.removed_mask(self.removed)
+
+
+def read_plan(path: Path) -> Plan:
+    """Read ``plan.json``.
+
+    Raises:
+        PlanError: The file is missing, not JSON, or not a plan of this version.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PlanError(f"cannot read plan '{path}': {error.strerror}") from error
+    except ValueError as error:
+        raise PlanError(f"'{path}' is not JSON: {error}") from error
+    return _plan_from(document, path)
+
+
+def _plan_from(document: Any, path: Path) -> Plan:
+    try:
+        if document["schema_version"] != SCHEMA_VERSION:
+            raise PlanError(
+                f"'{path}' has plan version {document['schema_version']!r}; "
+                f"this fairdeploy reads version {SCHEMA_VERSION}"
+            )
+        groups = document["groups"]
+        plan = Plan(
+            model_name=str(document["model"]["name"]),
+            model_sha256=str(document["model"]["sha256"]),
+            input_shape=tuple(int(length) for length in document["input_shape"]),
+            tolerance=float(document["tolerance"]),
+            group_sizes={str(group["name"]): int(group["units"]) for group in groups},
+            removed={
+                str(group["name"]): tuple(int(unit) for unit in group["removed"])
+                for group in groups
+                if group["removed"]
+            },
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise PlanError(f"'{path}' is not a plan: {type(error).__name__} at {error}") from error
+    for name, units in plan.removed.items():
+        size = plan.group_sizes[name]
+        if len(set(units)) != len(units) or min(units) < 0 or max(units) >= size:
+            raise PlanError(f"'{path}': group '{name}' has {size} units, numbered from 0")
+        if len(units) >= size:
+            raise PlanError(f"'{path}': group '{name}' would lose all of its {size} units")
+    return plan
