@@ -96,9 +96,7 @@ def _keeps(shape: tuple[int, ...], before: tuple[int, ...], axis: int) -> bool:
     return shape[axis + len(shape) - len(before)] == before[axis]
 
 
-def _axis_after_reshape(
-    before: tuple[int, ...], after: tuple[int, ...], axis: int
-) -> int | None:
+def _axis_after_reshape(before: tuple[int, ...], after: tuple[int, ...], axis: int) -> int | None:
     for sources, targets in segments(before, after):
         if axis in sources:
             return targets[0] if len(targets) == 1 else None

@@ -17,7 +17,6 @@ from fairdeploy.graph.propagation import Propagation, fetch_tensor
 from fairdeploy.graph.unit_graph import KEPT, CostTerm, UnitIds
 
 
-
 def dim_lengths(units: UnitIds, group_of_unit: Labels) -> tuple[int, tuple[tuple[int, int], ...]]:
     """Fixed length and (group, multiplicity) pairs of one dimension.
 
@@ -114,5 +113,3 @@ def _einsum_macs(node: fx.Node, units: object) -> list[tuple[float, list[UnitIds
         for letter, labels in zip(part, units(operand), strict=True):
             letters.setdefault(letter, labels)
     return [(1.0, list(letters.values()))]
-
-

@@ -81,7 +81,8 @@ class LabelStore:
 
     def is_live(self, labels: Labels) -> NDArray[np.bool_]:
         """Whether each label can still go."""
-        return self._reason[self.find(labels)] == NO_REASON
+        live: NDArray[np.bool_] = self._reason[self.find(labels)] == NO_REASON
+        return live
 
     def reason_of(self, labels: Labels) -> Labels:
         """The number of the reason that froze each label, or ``NO_REASON``."""

@@ -17,7 +17,7 @@ from fairdeploy.graph.freezes import collect_freezes, frozen_groups
 from fairdeploy.graph.labels import FIXED, NO_REASON, Labels
 from fairdeploy.graph.propagation import Propagation
 from fairdeploy.graph.rules import rule_of
-from fairdeploy.graph.unit_graph import KEPT, Contracted, Group, Member, UnitGraph
+from fairdeploy.graph.unit_graph import KEPT, Contracted, Group, Member, Role, UnitGraph
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,10 @@ def unit_graph_from_capture(captured: CapturedGraph) -> UnitGraph:
 
 
 def _entries(walk: Propagation) -> _Entries:
-    roots, numbers, positions, places = [], [], [], []
+    roots: list[Labels] = []
+    numbers: list[Labels] = []
+    positions: list[Labels] = []
+    places: list[tuple[str, int]] = []
     for name, dims in walk.tensor_dims.items():
         for dim, labels in enumerate(dims):
             where = np.flatnonzero(labels != FIXED)
@@ -118,8 +121,10 @@ def _groups(
     """Groups of live units that own part of a parameter, and each root's unit number."""
     parameters = {name for name, _ in walk.module.named_parameters(remove_duplicate=False)}
     is_parameter = np.array([name in parameters for name, _ in entries.places], dtype=bool)
-    owners = np.unique(entries.roots[is_parameter[entries.dims]]) if len(entries.dims) else (
-        entries.roots
+    owners = (
+        np.unique(entries.roots[is_parameter[entries.dims]])
+        if len(entries.dims)
+        else (entries.roots)
     )
     keep = live & np.isin(entries.roots, owners)
     roots, dims, positions = entries.roots[keep], entries.dims[keep], entries.positions[keep]
@@ -161,7 +166,7 @@ def _members(
     for number in np.unique(dims):
         name, dim = entries.places[number]
         places = positions[dims == number].reshape(num_units, -1)
-        role = "consumes" if (name, dim) in walk.consumed else "produces"
+        role: Role = "consumes" if (name, dim) in walk.consumed else "produces"
         members.append(Member(name, dim, role, places))
     producers_first = sorted(members, key=lambda member: member.role == "consumes")
     return tuple(producers_first)
@@ -171,5 +176,3 @@ def _unique_name(tensor: str, used: dict[str, int]) -> str:
     name = tensor.removesuffix(".weight")
     used[name] = used.get(name, 0) + 1
     return name if used[name] == 1 else f"{name}#{used[name]}"
-
-

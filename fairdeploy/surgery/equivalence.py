@@ -131,9 +131,7 @@ def _first(graph: UnitGraph) -> Tensor:
     return first
 
 
-def _random_inputs(
-    graph: UnitGraph, size: int, generator: torch.Generator
-) -> tuple[Tensor, ...]:
+def _random_inputs(graph: UnitGraph, size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
     inputs = []
     for example in graph.example_inputs:
         assert isinstance(example, Tensor)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import fx
@@ -80,7 +81,7 @@ class _Rewriter:
                 sizes[dim] = self._scaled(node, size, original, dim)
         node.update_arg(index, sizes)
 
-    def _scaled(self, node: fx.Node, size: object, original: fx.Node, dim: int) -> object:
+    def _scaled(self, node: fx.Node, size: Any, original: fx.Node, dim: int) -> Any:
         new, old = self.kept(original, dim), len(self.units(original)[dim])
         if isinstance(size, int):
             return new
@@ -171,7 +172,6 @@ def _attention(rewriter: _Rewriter, original: fx.Node, node: fx.Node) -> None:
 def _group_norm(rewriter: _Rewriter, original: fx.Node, node: fx.Node) -> None:
     if rewriter.changes(original.args[0], 1):
         node.update_arg(1, rewriter.kept(original.args[0], 1))
-
 
 
 def _unflatten(rewriter: _Rewriter, original: fx.Node, node: fx.Node) -> None:

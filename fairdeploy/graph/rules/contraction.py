@@ -91,9 +91,9 @@ def einsum(walk: Propagation, node: fx.Node) -> Value:
         letter: tie_all(walk, labels, max(len(vector) for vector in labels))
         for letter, labels in vectors.items()
     }
-    for letter, labels in vectors.items():
-        if letter not in output and len(labels) == 1:
-            walk.freeze(labels[0], "einsum sums a dimension of one operand alone")
+    for letter, sources in vectors.items():
+        if letter not in output and len(sources) == 1:
+            walk.freeze(sources[0], "einsum sums a dimension of one operand alone")
     return tuple(tied[letter] for letter in output)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import fx
 
 from fairdeploy.graph.functionalize import op_name
-from fairdeploy.graph.propagation import Propagation, Value, normal_dim, result_shape
+from fairdeploy.graph.propagation import Dims, Propagation, Value, normal_dim, result_shape
 from fairdeploy.graph.rules.registry import rule
 
 
@@ -33,7 +33,7 @@ def _reduce(walk: Propagation, node: fx.Node, position: int) -> Value:
     return _kept(walk, dims, reduced, len(result_shape(node)))
 
 
-def _kept(walk: Propagation, dims: tuple, reduced: tuple[int, ...], rank: int) -> Value:
+def _kept(walk: Propagation, dims: Dims, reduced: tuple[int, ...], rank: int) -> Value:
     if rank == len(dims):
         return tuple(walk.fixed(1) if dim in reduced else dims[dim] for dim in range(rank))
     return tuple(labels for dim, labels in enumerate(dims) if dim not in reduced)

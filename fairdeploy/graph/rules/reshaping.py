@@ -44,10 +44,9 @@ def reshape_labels(walk: Propagation, node: fx.Node, dims: Dims, shape: tuple[in
         else:
             live, labels = _take_apart(walk, node, joined, targets, shape)
             result[live] = labels
-    for axis, labels in enumerate(dims):
-        if len(labels) == 1 and labels.any():
+    for labels in dims:
+        if len(labels) == 1:
             walk.freeze(labels, f"'{op_name(node)}' of a single index")
-            del axis
     return tuple(result)
 
 
@@ -148,13 +147,10 @@ def transposed_axes(node: fx.Node, rank: int) -> tuple[int, int]:
 def movedim(walk: Propagation, node: fx.Node) -> Value:
     """Some dimensions move."""
     dims = walk.dims(node.args[0])
-    order = np.moveaxis(
-        np.arange(len(dims)).reshape((-1,)), 0, 0
-    )  # dimension numbers, moved the way numpy moves axes
-    marker = np.empty([2] * len(dims))
-    strides = np.moveaxis(marker, node.args[1], node.args[2]).strides  # type: ignore[arg-type]
-    order = np.array([marker.strides.index(stride) for stride in strides])
-    return tuple(dims[axis] for axis in order)
+    # numpy moves the axes of a marker whose lengths are the axes' own numbers
+    marker = np.empty(range(1, len(dims) + 1))
+    moved = np.moveaxis(marker, node.args[1], node.args[2])  # type: ignore[arg-type]
+    return tuple(dims[length - 1] for length in moved.shape)
 
 
 @rule("expand", "expand_as", "broadcast_to", "expand_copy")

@@ -71,8 +71,9 @@ def pad(walk: Propagation, node: fx.Node) -> Value:
             continue
         dim = len(dims) - 1 - pair
         has_units = bool((dims[dim] != FIXED).any())
-        usable = is_constant and isinstance(before, int) and isinstance(after, int)
-        if has_units and usable and before >= 0 and after >= 0:
+        if not (isinstance(before, int) and isinstance(after, int)):
+            before = after = -1
+        if has_units and is_constant and before >= 0 and after >= 0:
             parts = (walk.store.fresh(before), dims[dim], walk.store.fresh(after))
             dims[dim] = np.concatenate(parts)
         else:

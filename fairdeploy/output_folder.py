@@ -1,0 +1,87 @@
+"""An output folder that appears whole or not at all.
+
+Files are written to a hidden sibling folder, which is renamed at the end: on the same disk that is
+one step. An error or an interrupt removes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from fairdeploy.errors import OutputError
+
+OUR_FILE = "report.json"
+"""A folder that holds this file was made by us, so ``--force`` may replace it."""
+
+
+def check_output_folder(folder: Path, *, force: bool) -> None:
+    """Refuse, before any work, a folder that exists or cannot be made.
+
+    Raises:
+        OutputError: It exists and ``force`` is not given; it holds something that we did not make;
+            or its parent is missing or cannot be written.
+    """
+    if folder.exists() or folder.is_symlink():
+        if not folder.is_dir():
+            raise OutputError(f"output '{folder}' is a file; choose a folder with --output")
+        is_ours = (folder / OUR_FILE).is_file() or not any(folder.iterdir())
+        if not force:
+            raise OutputError(
+                f"output folder '{folder}' exists; choose another with --output, or add --force"
+            )
+        if not is_ours:
+            raise OutputError(
+                f"output folder '{folder}' holds files that fairdeploy did not write; "
+                "--force replaces only earlier results; choose another with --output"
+            )
+    parent = folder.absolute().parent
+    existing = next(path for path in (parent, *parent.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"cannot write in '{existing}'; choose a folder that you may write to with --output"
+        )
+
+
+@contextlib.contextmanager
+def appearing_folder(folder: Path, *, force: bool) -> Iterator[Path]:
+    """Give a temporary folder; rename it to ``folder`` when the block ends well.
+
+    Raises:
+        OutputError: As ``check_output_folder``, or the disk refused.
+    """
+    check_output_folder(folder, force=force)
+    target = folder.absolute()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise OutputError(
+            f"cannot write in '{target.parent}': {error.strerror}; choose another with --output"
+        ) from error
+    try:
+        yield scratch
+        scratch.chmod(0o755)
+        _replace(target, scratch)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _replace(target: Path, scratch: Path) -> None:
+    """Rename ``scratch`` to ``target``; an earlier result is kept until the new one is there."""
+    if not target.exists():
+        scratch.rename(target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    target.rename(old / "old")
+    try:
+        scratch.rename(target)
+    except OSError:
+        (old / "old").rename(target)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)

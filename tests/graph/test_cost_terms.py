@@ -1,0 +1,64 @@
+"""Costs agree with independent counts, before and after removal."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from fairdeploy.graph.unit_graph import UnitGraph
+from fairdeploy.graph.units import build_unit_graph
+from fairdeploy.surgery.removal import remove_units
+from tests.random_networks import IMAGE, RandomNetwork, networks, randomise
+from tests.surgery.test_equivalence import random_removal
+
+EXAMPLE = (torch.zeros(2, *IMAGE),)
+
+
+def cost(graph: UnitGraph, metric: str, kept: list[int]) -> float:
+    """Plain evaluation of the terms, one by one."""
+    return sum(
+        term.coefficient
+        * math.prod(fixed + sum(m * kept[g] for g, m in pairs) for fixed, pairs in term.dims)
+        for term in graph.cost_terms[metric]
+    )
+
+
+def counted_macs(module: nn.Module) -> float:
+    """Half of the FLOPs that torch counts for one image."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(EXAMPLE[0][:1])
+    return counter.get_total_flops() / 2
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(network=networks(), seed=st.integers(0, 1000), share=st.floats(0.0, 0.8))
+def test_costs_equal_what_the_shrunk_network_really_has(
+    network: nn.Module, seed: int, share: float
+) -> None:
+    graph = build_unit_graph(network, EXAMPLE)
+    removed = random_removal(graph, seed, share)
+    shrunk = remove_units(graph, removed).module
+    kept = [int((~removed[group.units]).sum()) for group in graph.groups]
+    tensors = [*shrunk.parameters(), *shrunk.buffers()]
+    assert cost(graph, "params", kept) == sum(p.numel() for p in shrunk.parameters())
+    assert cost(graph, "size", kept) == sum(t.numel() * t.element_size() for t in tensors)
+    assert cost(graph, "macs", kept) == counted_macs(shrunk)
+
+
+def test_macs_of_a_known_network_are_right() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Flatten(), nn.Linear(256, 5)).eval()
+    graph = build_unit_graph(network, EXAMPLE)
+    assert cost(graph, "macs", [4]) == 8 * 8 * 4 * 3 * 9 + 256 * 5
+    assert cost(graph, "params", [2]) == 2 * 27 + 2 + 128 * 5 + 5
+
+
+def test_attention_macs_are_counted_as_torch_counts_them() -> None:
+    network = randomise(RandomNetwork(("attention",), (4,), flatten=False), seed=0)
+    graph = build_unit_graph(network, EXAMPLE)
+    kept = [group.size for group in graph.groups]
+    assert cost(graph, "macs", kept) == counted_macs(network)
