@@ -52,6 +52,8 @@ class LoadedModel:
     """Of the weights, names and shapes; equal weights give equal hashes."""
     source: str
     """What the user typed: a path, ``timm:NAME`` or ``torchvision:NAME``."""
+    warnings: tuple[str, ...] = ()
+    """What was assumed in loading and should be told: random weights, unknown mean and std, …"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,23 @@ class DataSplits:
     sha256: str
     """Of the calibration images and labels."""
     warnings: tuple[str, ...] = ()
+
+
+# ---- scoring -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class UnitScores:
+    """U and R of every unit, float64 [num_units]."""
+
+    u: NDArray[np.float64]
+    """Distance between classes within the layer, 1 on average; low is proposed for removal."""
+    r: NDArray[np.float64]
+    """Estimated change of the mean loss if the unit goes; high is protected."""
+    num_classes: int
+    """Classes that were compared."""
+    num_unmeasured: int
+    """Units that no layer's output shows; their U is their R rank in the group."""
 
 
 # ---- allocation --------------------------------------------------------------------------------
@@ -257,6 +276,18 @@ class LatencyComparison:
     threads: int
     load_average: float
     is_noisy: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AccuracyByStage:
+    """Accuracy on the same test images along the run; None where it was not measured."""
+
+    original: AccuracyEstimate | None = None
+    pruned: AccuracyEstimate | None = None
+    """After removal, before recovery."""
+    recovered: AccuracyEstimate | None = None
+    exported: AccuracyEstimate | None = None
+    """Of the exported file, through the target's runtime."""
 
 
 @dataclass(frozen=True, slots=True)

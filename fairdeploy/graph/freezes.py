@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
+from pathlib import Path
 
 import numpy as np
+import torch
 from torch import fx
 
 from fairdeploy.graph.functionalize import op_name
 from fairdeploy.graph.labels import NO_REASON, Labels
-from fairdeploy.graph.propagation import KERNEL, Propagation, fetch_tensor
+from fairdeploy.graph.propagation import UNREMARKABLE, Propagation, fetch_tensor
 from fairdeploy.graph.unit_graph import Freeze, FrozenGroup
+
+
+_FRAME = re.compile(r'File "([^"]+)", line (\d+)')
+_TORCH_FOLDER = str(Path(torch.__file__).parent)
 
 
 def module_path(node: fx.Node) -> str:
@@ -20,13 +27,13 @@ def module_path(node: fx.Node) -> str:
 
 
 def source_line(node: fx.Node) -> str:
-    """``file:line`` of the user's code that issued the call, or an empty string."""
-    for line in reversed(str(node.meta.get("stack_trace") or "").splitlines()):
-        if line.strip().startswith("File "):
-            parts = line.strip().split('"')
-            number = parts[-1].split("line ")[-1].split(",")[0] if len(parts) > 2 else "?"
-            return f"{parts[1]}:{number}"
-    return ""
+    """``file:line`` of the user's code that issued the call, or an empty string.
+
+    Code inside torch itself (the forward of ``nn.Conv2d``) is passed over for its caller.
+    """
+    frames = _FRAME.findall(str(node.meta.get("stack_trace") or ""))
+    own = [frame for frame in frames if not frame[0].startswith(_TORCH_FOLDER)] or frames
+    return f"{own[-1][0]}:{own[-1][1]}" if own else ""
 
 
 def collect_freezes(walk: Propagation) -> tuple[Freeze, ...]:
@@ -41,7 +48,7 @@ def collect_freezes(walk: Propagation) -> tuple[Freeze, ...]:
             num_units=count,
         )
         for event, count in zip(walk.events, walk.num_frozen_by, strict=True)
-        if (count or event.is_unknown_op) and event.reason != KERNEL
+        if (count or event.is_unknown_op) and event.reason not in UNREMARKABLE
     )
 
 
@@ -58,7 +65,7 @@ def frozen_groups(
     units: Counter[tuple[str, str]] = Counter()
     for number in np.unique(reasons[frozen]):
         event = walk.events[number]
-        if event.reason == KERNEL:
+        if event.reason in UNREMARKABLE:
             continue
         key = (event.reason, module_path(event.node))
         rows = frozen & (reasons == number)

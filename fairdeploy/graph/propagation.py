@@ -18,7 +18,9 @@ from fairdeploy.graph.labels import FIXED, Labels, LabelStore
 Dims = tuple[Labels, ...]
 Value = Dims | list["Value"] | None
 KERNEL = "inside of a kernel"
-"""Reason for dimensions that nobody would expect to shrink; not reported."""
+READS_FIXED = "reads something that cannot shrink"
+UNREMARKABLE = {KERNEL, READS_FIXED}
+"""Reasons that nobody needs to be told: the inside of a kernel, the side of a weight that reads."""
 Rule = Callable[["Propagation", fx.Node], Value]
 
 

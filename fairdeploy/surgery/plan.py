@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,6 +44,11 @@ class Plan:
             ],
         }
         return json.dumps(document, indent=1) + "\n"
+
+    def metadata(self) -> dict[str, str]:
+        """What an exported file carries about its origin."""
+        digest = hashlib.sha256(self.to_json().encode()).hexdigest()
+        return {"fairdeploy.model": self.model_name, "fairdeploy.plan_sha256": digest}
 
     def removed_mask(self, graph: UnitGraph) -> NDArray[np.bool_]:
         """Boolean over the graph's units.

@@ -49,9 +49,7 @@ def test_every_block_can_shrink_exactly(kind: str) -> None:
     removed = random_removal(graph, seed=2, share=0.5)
     shrunk = remove_units(graph, removed)
     assert prove(graph, shrunk.module, removed).passed
-    inside = [
-        group for group in graph.groups if any("blocks" in m.tensor for m in group.members)
-    ]
+    inside = [group for group in graph.groups if any("blocks" in m.tensor for m in group.members)]
     assert inside, "nothing in the blocks could go"
     assert graph.has_dynamic_batch
 

@@ -11,6 +11,7 @@ from torch import fx
 from fairdeploy.graph.labels import Labels
 from fairdeploy.graph.propagation import (
     KERNEL,
+    READS_FIXED,
     Dims,
     Propagation,
     Value,
@@ -26,7 +27,7 @@ def linear(walk: Propagation, node: fx.Node) -> Value:
     """``x [..., K] @ weight [O, K]^T + bias [O]``."""
     data, weight = walk.dims(node.args[0]), walk.dims(node.args[1])
     bias = argument(node, 2, "bias")
-    walk.tie(data[-1], weight[1])
+    walk.tie(data[-1], weight[1], READS_FIXED)
     walk.contract(node, node.args[0], len(data) - 1)
     walk.contract(node, node.args[1], 1)
     if len(weight[0]) == 1 and bias is None:
@@ -145,7 +146,7 @@ def _convolution(walk: Propagation, node: fx.Node, *, groups: object, is_transpo
     channel = len(data) - len(weight) + 1
     into, out = data[channel], weight[1 if is_transposed else 0]
     if groups == 1:
-        walk.tie(into, weight[0 if is_transposed else 1])
+        walk.tie(into, weight[0 if is_transposed else 1], READS_FIXED)
         walk.contract(node, node.args[0], channel)
         walk.contract(node, node.args[1], 0 if is_transposed else 1)
     elif is_transposed:
@@ -179,7 +180,7 @@ def _grouped(
     else:
         _tie_to_first(walk, blocks_in)
         _tie_to_first(walk, blocks_out)
-        walk.tie(blocks_in[0], weight[1])
+        walk.tie(blocks_in[0], weight[1], READS_FIXED)
         walk.contract(node, node.args[1], 1)
 
 

@@ -1,0 +1,191 @@
+"""Writes ONNX: one self-contained file, any batch size, no trace of the machine that made it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx
+
+from fairdeploy.errors import ExportError
+from fairdeploy.records import Artifact, TargetProfile
+from fairdeploy_onnx.runner import OnnxRunner
+
+if TYPE_CHECKING:
+    from torch.onnx import ONNXProgram
+
+PRECISION = "fp32"
+
+MAX_PROTOBUF_BYTES = 2**31 - 2**20
+"""A protobuf message ends at 2 GiB; the mebibyte is for the graph beside the weights."""
+
+_REQUIRED = ("onnx", "onnxscript", "onnxruntime")
+_LOGGERS = ("torch.onnx", "torch.export", "torch._export", "torch.fx", "onnxscript", "onnx_ir")
+
+
+class OnnxExporter:
+    """Exports through ``torch.onnx`` and opens files with ONNX Runtime."""
+
+    name = "onnx"
+    file_suffix = ".onnx"
+
+    def is_available(self) -> str | None:
+        """None if all three libraries are installed, else which are missing."""
+        missing = [library for library in _REQUIRED if find_spec(library) is None]
+        if not missing:
+            return None
+        return (
+            f"exporter 'onnx' needs {' and '.join(missing)}; run pip install 'fairdeploy[cpu]', "
+            "or 'fairdeploy[gpu]' beside CUDA"
+        )
+
+    def export(
+        self,
+        module: fx.GraphModule,
+        example_inputs: tuple[Tensor, ...],
+        path: Path,
+        *,
+        dynamic_batch: bool,
+        metadata: Mapping[str, str],
+    ) -> Artifact:
+        """Write ``module`` as ONNX; weights lie in the file unless they exceed 2 GiB.
+
+        Inputs are called ``input`` (or ``input_0``, …), outputs ``output`` (or ``output_0``, …),
+        the dynamic axis ``batch``.
+
+        Raises:
+            ExportError: An operation has no ONNX form, the result is invalid, or the disk refused.
+        """
+        with _quiet():
+            program = _onnx_program(module, example_inputs, dynamic_batch=dynamic_batch)
+            _replace_metadata(program.model, metadata)
+            try:
+                return _write(program, path)
+            except OSError as error:
+                raise ExportError(
+                    f"cannot write '{path}': {error.strerror or error}; "
+                    "choose a folder with enough space that you may write to"
+                ) from error
+
+    def open(self, path: Path, profile: TargetProfile) -> OnnxRunner:
+        """Open an ONNX file on the profile's providers.
+
+        Raises:
+            ExportError: Not an ONNX file, or ONNX Runtime would run it on another provider.
+        """
+        if profile.precision != PRECISION:
+            raise ExportError(
+                f"target '{profile.name}' asks for precision '{profile.precision}', which the "
+                f"exporter 'onnx' does not write; set precision = \"{PRECISION}\" in the profile"
+            )
+        return OnnxRunner(path, profile)
+
+
+def _onnx_program(
+    module: fx.GraphModule, example_inputs: tuple[Tensor, ...], *, dynamic_batch: bool
+) -> ONNXProgram:
+    dim = torch.export.Dim.DYNAMIC
+    shapes = tuple({0: dim} for _ in example_inputs) if dynamic_batch else None
+    # torch.export cannot give two inputs one named axis; torch.onnx can.
+    names = tuple({0: "batch"} for _ in example_inputs) if dynamic_batch else None
+    try:
+        with torch.no_grad():
+            exported = torch.export.export(module, example_inputs, dynamic_shapes=shapes)
+        program = torch.onnx.export(
+            exported,
+            (),
+            None,
+            dynamo=True,
+            verbose=False,
+            input_names=_numbered("input", len(example_inputs)),
+            output_names=_numbered("output", len(exported.graph_signature.user_outputs)),
+            dynamic_shapes=names,
+        )
+    except Exception as error:  # torch raises many kinds here
+        raise ExportError(f"this network has no ONNX form: {_reason(error)}") from error
+    assert program is not None
+    return program
+
+
+def _numbered(name: str, count: int) -> list[str]:
+    return [name] if count == 1 else [f"{name}_{index}" for index in range(count)]
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the innermost cause: torch wraps it in pages of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300] if lines else 'no message'}"
+
+
+def _replace_metadata(model: Any, metadata: Mapping[str, str]) -> None:  # noqa: ANN401
+    """Store ``metadata`` and drop torch's (changes ``model``).
+
+    Torch's metadata holds source paths of this machine in every node.
+    """
+    graph = model.graph
+    for node in graph.all_nodes():
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*graph.inputs, *graph.initializers.values()):
+        value.metadata_props.clear()
+    graph.metadata_props.clear()
+    model.metadata_props.clear()
+    model.metadata_props.update(metadata)
+
+
+def _write(program: ONNXProgram, path: Path) -> Artifact:
+    """Save into a folder beside ``path``, check, then rename: a broken file never has the name."""
+    import onnx  # optional library: imported when an exporter is really used  # noqa: PLC0415
+
+    with tempfile.TemporaryDirectory(prefix=".onnx-", dir=path.parent) as scratch:
+        written = Path(scratch) / path.name
+        program.save(written, external_data=_weight_bytes(program) > MAX_PROTOBUF_BYTES)
+        try:
+            onnx.checker.check_model(written)  # by path, since memory allows no more than 2 GiB
+        except onnx.checker.ValidationError as error:
+            raise ExportError(f"the exported ONNX file is invalid: {_reason(error)}") from error
+        size_bytes = sum(file.stat().st_size for file in Path(scratch).iterdir())
+        sha256 = _sha256(written)
+        for file in Path(scratch).iterdir():
+            if file != written:
+                os.replace(file, path.parent / file.name)
+        os.replace(written, path)
+    return Artifact(path.name, "onnx", PRECISION, sha256, size_bytes)
+
+
+def _weight_bytes(program: ONNXProgram) -> int:
+    weights = program.model.graph.initializers.values()
+    return sum(weight.const_value.nbytes for weight in weights if weight.const_value is not None)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep warnings and log lines of torch and onnxscript from the user."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

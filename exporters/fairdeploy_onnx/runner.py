@@ -1,0 +1,122 @@
+"""Runs ONNX files with ONNX Runtime, on the provider that was asked for or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from fairdeploy.errors import ExportError
+from fairdeploy.records import TargetProfile
+
+_SILENT = 4
+"""ONNX Runtime's log level 'fatal': errors come as exceptions, nothing is printed."""
+
+
+class OnnxRunner:
+    """One ONNX Runtime session."""
+
+    def __init__(self, path: Path, profile: TargetProfile) -> None:
+        """Open ``path``.
+
+        Raises:
+            ExportError: ONNX Runtime is missing, the file is not ONNX, or another provider than
+                the profile's would run it.
+        """
+        if not path.is_file():
+            raise ExportError(f"no ONNX file '{path}'")
+        self.threads = profile.threads or _usable_cores()
+        self._session: Any = _open_session(path, profile, self.threads)
+        self.providers: tuple[str, ...] = tuple(self._session.get_providers())
+        self._require_providers(path, profile)
+        self._input_names = tuple(node.name for node in self._session.get_inputs())
+
+    def run(self, inputs: tuple[NDArray[Any], ...]) -> tuple[NDArray[Any], ...]:
+        """Outputs for one batch.
+
+        Raises:
+            ExportError: A wrong number of inputs, a wrong shape, or the file is closed.
+        """
+        if self._session is None:
+            raise ExportError("this ONNX file was closed; open it again")
+        if len(inputs) != len(self._input_names):
+            raise ExportError(
+                f"this ONNX file takes {len(self._input_names)} inputs "
+                f"({', '.join(self._input_names)}), got {len(inputs)}"
+            )
+        feed = dict(zip(self._input_names, inputs, strict=True))
+        try:
+            return tuple(self._session.run(None, feed))
+        except Exception as error:  # ONNX Runtime's exceptions have no public base
+            raise ExportError(f"ONNX Runtime failed: {_one_line(error)}") from error
+
+    def close(self) -> None:
+        """Give the session's memory and threads back."""
+        self._session = None
+
+    def _require_providers(self, path: Path, profile: TargetProfile) -> None:
+        """ONNX Runtime falls back to the CPU without an error; that would be a false claim."""
+        missing = [name for name in profile.providers if name not in self.providers]
+        if missing:
+            self.close()
+            raise _wrong_provider(path, profile, missing, self.providers)
+
+
+def _usable_cores() -> int:
+    """Cores that this process may use; ONNX Runtime's own default counts all of the machine's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _open_session(path: Path, profile: TargetProfile, threads: int) -> Any:  # noqa: ANN401
+    try:
+        import onnxruntime  # optional library  # noqa: PLC0415
+    except ImportError as error:
+        raise ExportError(
+            f"onnxruntime cannot be imported ({error}); run pip install 'fairdeploy[cpu]', "
+            "or 'fairdeploy[gpu]' beside CUDA"
+        ) from error
+    known = onnxruntime.get_available_providers()
+    missing = [name for name in profile.providers if name not in known]
+    if missing:
+        raise _wrong_provider(path, profile, missing, tuple(known))
+    try:
+        return onnxruntime.InferenceSession(
+            path,
+            _session_options(onnxruntime, threads),
+            providers=list(profile.providers),
+            enable_fallback=0,  # it would print, and run on the CPU
+        )
+    except Exception as error:  # ONNX Runtime's exceptions have no public base
+        raise ExportError(
+            f"'{path.name}' cannot be opened as ONNX: {_one_line(error)}"
+        ) from error
+
+
+def _session_options(onnxruntime: Any, threads: int) -> Any:  # noqa: ANN401
+    onnxruntime.set_default_logger_severity(_SILENT)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _SILENT
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Idle threads that spin would take cores from the other network in an A/B measurement.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
+def _wrong_provider(
+    path: Path, profile: TargetProfile, missing: list[str], found: tuple[str, ...]
+) -> ExportError:
+    return ExportError(
+        f"ONNX Runtime cannot run '{path.name}' on {', '.join(missing)}, which target "
+        f"'{profile.name}' asks for; it has {', '.join(found)}; choose another target, or install "
+        "the onnxruntime build for that device"
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__

@@ -1,0 +1,1 @@
+"""How much goes from each group: tolerance curves, costs, budgets and the search. Pure numpy."""

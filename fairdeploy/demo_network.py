@@ -1,0 +1,82 @@
+"""The demo's network: a small residual CNN, trained from scratch in well under a minute."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fairdeploy.demo_images import IMAGE_SIZE, NUM_CLASSES, DigitSplit
+from fairdeploy.progress import Stage
+from fairdeploy.torchvision_compat import ensure_torchvision
+
+NUM_EPOCHS = 12
+_BATCH = 64
+_PEAK_LEARNING_RATE = 4e-3
+_WEIGHT_DECAY = 0.02
+_MAX_SHIFT_PX = 3
+
+
+def build_network() -> nn.Module:
+    """An untrained network of timm's own classes, so that its pickle loads without trust."""
+    ensure_torchvision()
+    from timm.models.resnet import BasicBlock, ResNet
+
+    network = ResNet(
+        BasicBlock,
+        (1, 1, 1, 1),
+        num_classes=NUM_CLASSES,
+        in_chans=1,
+        channels=(32, 64, 96, 128),
+        stem_type="deep",
+        stem_width=16,
+    )
+    assert isinstance(network, nn.Module)
+    return network
+
+
+def normalization(split: DigitSplit) -> tuple[float, float]:
+    """Mean and standard deviation of the pixels in [0, 1], rounded as they are written down."""
+    pixels = split.images / 255.0
+    return round(float(pixels.mean()), 4), round(float(pixels.std()), 4)
+
+
+def images_as_input(split: DigitSplit, mean: float, std: float) -> Tensor:
+    """Normalised images, float32 [N, 1, 32, 32]."""
+    images = torch.from_numpy(split.images).float().div(255).sub(mean).div(std)
+    return images.reshape(-1, 1, IMAGE_SIZE, IMAGE_SIZE)
+
+
+def train(network: nn.Module, images: Tensor, labels: Tensor, *, seed: int, stage: Stage) -> None:
+    """Train ``network`` (changes it) and leave it in eval mode; reports one step per epoch."""
+    random = torch.Generator().manual_seed(seed)
+    num_steps = NUM_EPOCHS * -(-len(images) // _BATCH)
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=_WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=_PEAK_LEARNING_RATE, total_steps=num_steps
+    )
+    network.train()
+    for _ in range(NUM_EPOCHS):
+        for batch in torch.randperm(len(images), generator=random).split(_BATCH):
+            scores = network(_shifted(images[batch], random))
+            loss = functional.cross_entropy(scores, labels[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        stage.advance()
+    network.eval()
+
+
+def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Share of images that ``network``, in eval mode, gets right."""
+    with torch.no_grad():
+        return float((network(images).argmax(1) == labels).float().mean())
+
+
+def _shifted(images: Tensor, random: torch.Generator) -> Tensor:
+    """All images moved by the same few pixels; what leaves on one side is filled with the edge."""
+    down, right = torch.randint(-_MAX_SHIFT_PX, _MAX_SHIFT_PX + 1, (2,), generator=random).tolist()
+    padded = functional.pad(images, [_MAX_SHIFT_PX] * 4, mode="replicate")
+    top, left = _MAX_SHIFT_PX + down, _MAX_SHIFT_PX + right
+    return padded[:, :, top : top + IMAGE_SIZE, left : left + IMAGE_SIZE]

@@ -1,0 +1,1 @@
+"""Deployment: exporters and runners behind protocols, parity, and latency."""

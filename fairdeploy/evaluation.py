@@ -1,0 +1,41 @@
+"""Accuracy after each step, on the same test images, for torch networks and files alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from fairdeploy.deployment.exporter_api import Runner
+from fairdeploy.deployment.parity import accuracy_from_predictions, predict
+from fairdeploy.records import AccuracyEstimate, ImageSet
+from fairdeploy.stopwatch import Stopwatch
+
+BATCH = 64
+
+
+class Evaluation:
+    """Collects accuracy estimates by step name; without a labelled test set it does nothing."""
+
+    def __init__(
+        self, test: ImageSet | None, watch: Stopwatch, fixed_batch: int | None = None
+    ) -> None:
+        self._test = test
+        self._fixed_batch = fixed_batch
+        self._watch = watch
+        self.estimates: dict[str, AccuracyEstimate] = {}
+
+    def add(self, step: str, network: Callable[[Tensor], object] | Runner) -> None:
+        """Measure ``network`` on the test images."""
+        if self._test is None or self._test.labels is None:
+            return
+        with self._watch.stage(f"accuracy ({step})") as stage:
+            logits = predict(
+                network,
+                self._test.images,
+                self._fixed_batch or BATCH,
+                is_batch_fixed=self._fixed_batch is not None,
+            )
+            estimate = accuracy_from_predictions(logits, self._test.labels)
+            stage.note(f"{estimate.value:.2%}")
+        self.estimates[step] = estimate

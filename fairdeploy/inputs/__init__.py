@@ -1,0 +1,1 @@
+"""What the user brings: a model, images, a project file, a target profile; checked once, here."""

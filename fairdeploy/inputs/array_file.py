@@ -1,0 +1,131 @@
+"""Images and labels from an ``.npz`` file."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fairdeploy.errors import DataError
+from fairdeploy.inputs.image_pool import (
+    Fetched,
+    ImagePool,
+    Indices,
+    PooledData,
+    check_labels,
+    fit_channels,
+    fit_size,
+    normalize,
+)
+from fairdeploy.records import Preprocessing
+
+_TRAIN_IMAGES = ("images", "x", "x_train", "train_images", "images_train")
+_TRAIN_LABELS = ("labels", "y", "y_train", "train_labels", "labels_train")
+_TEST_IMAGES = ("test_images", "x_test", "images_test", "val_images", "x_val")
+_TEST_LABELS = ("test_labels", "y_test", "labels_test", "val_labels", "y_val")
+_CHANNEL_COUNTS = (1, 3, 4)
+_ROUNDING = 1e-3
+
+Array = NDArray[np.generic]
+
+
+def open_array_file(
+    path: Path, preprocessing: Preprocessing, class_names: Sequence[str] | None
+) -> PooledData:
+    """Read an ``.npz`` with ``images`` (uint8 or float in [0, 1]) and ``labels``.
+
+    Arrays are [N, H, W], [N, H, W, C] or [N, C, H, W]. Names such as ``x_train``, ``y_train``,
+    ``x_test`` and ``y_test`` are known too.
+
+    Raises:
+        DataError: Not an ``.npz`` of plain arrays, no images in it, or labels that do not fit.
+    """
+    arrays = _read_arrays(path)
+    train = _pool_of(path, arrays, (_TRAIN_IMAGES, _TRAIN_LABELS), preprocessing, class_names)
+    test = _pool_of(path, arrays, (_TEST_IMAGES, _TEST_LABELS), preprocessing, class_names)
+    if train is None:
+        raise DataError(
+            f"'{path}' has no images: its arrays are {', '.join(arrays) or 'none'}; "
+            f"name them {', '.join(_TRAIN_IMAGES[:3])} and {', '.join(_TRAIN_LABELS[:3])}"
+        )
+    names = tuple(class_names) if class_names is not None else None
+    return PooledData(train, test, names)
+
+
+def _read_arrays(path: Path) -> dict[str, Array]:
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"'{path}' is damaged or not an .npz file; save it with numpy.savez")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        raise DataError(f"'{path}' is damaged or not an .npz file; save it again") from error
+    except ValueError as error:
+        reason = "holds Python objects" if "allow_pickle" in str(error) else "cannot be read"
+        raise DataError(f"'{path}' {reason}; save plain arrays with numpy.savez") from error
+
+
+def _pool_of(
+    path: Path,
+    arrays: Mapping[str, Array],
+    names: tuple[Sequence[str], Sequence[str]],
+    preprocessing: Preprocessing,
+    class_names: Sequence[str] | None,
+) -> ImagePool | None:
+    images_name = next((name for name in names[0] if name in arrays), None)
+    labels_name = next((name for name in names[1] if name in arrays), None)
+    if images_name is None:
+        return None
+    what = f"'{images_name}' in '{path}'"
+    images = _channels_last_or_first(arrays[images_name], what, preprocessing)
+    labels = None
+    if labels_name is not None:
+        labels = check_labels(arrays[labels_name], len(images), what, class_names)
+
+    def fetch(indices: Indices) -> Fetched:
+        return Fetched(_inputs_from(images[indices], what, preprocessing), indices)
+
+    return ImagePool(len(images), labels, fetch)
+
+
+def _channels_last_or_first(images: Array, what: str, preprocessing: Preprocessing) -> Array:
+    """A view of the images as [N, C, H, W]."""
+    if images.dtype.kind not in "uf" or (images.dtype.kind == "u" and images.dtype.itemsize > 1):
+        raise DataError(f"{what} is of type {images.dtype}; give uint8, or floats in [0, 1]")
+    if images.ndim not in (3, 4) or 0 in images.shape:
+        raise DataError(
+            f"{what} has shape {list(images.shape)}; give [N, H, W, C], [N, C, H, W] or [N, H, W]"
+        )
+    if images.ndim == 3:
+        return images[:, np.newaxis]
+    first, last = images.shape[1], images.shape[3]
+    is_first = first == preprocessing.channels or first in _CHANNEL_COUNTS
+    is_last = last == preprocessing.channels or last in _CHANNEL_COUNTS
+    # Where both fit: bytes come from image libraries (channels last), floats from torch.
+    if is_last and (not is_first or images.dtype.kind == "u"):
+        return np.moveaxis(images, 3, 1)
+    if is_first:
+        return images
+    raise DataError(f"{what} has {last} channels, the model takes {preprocessing.channels}")
+
+
+def _inputs_from(images: Array, what: str, preprocessing: Preprocessing) -> Tensor:
+    values = torch.from_numpy(np.ascontiguousarray(images)).float()
+    if images.dtype.kind == "u":
+        values = values / 255
+    elif not bool(torch.isfinite(values).all()):
+        raise DataError(f"{what} holds NaN or infinite values; save it without them")
+    elif float(values.min()) < -_ROUNDING or float(values.max()) > 1 + _ROUNDING:
+        low, high = float(values.min()), float(values.max())
+        raise DataError(
+            f"{what} has values from {low:.4g} to {high:.4g}; give floats in [0, 1], before "
+            "normalisation, or uint8"
+        )
+    values = fit_channels(values, preprocessing.channels)
+    values = fit_size(values, preprocessing.height, preprocessing.width)
+    return normalize(values.clamp(0, 1), preprocessing)

@@ -1,0 +1,206 @@
+"""Calibration and test images from whatever the user has, checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fairdeploy.errors import DataError, UsageError
+from fairdeploy.inputs.array_file import open_array_file
+from fairdeploy.inputs.data_factory import open_data_factory
+from fairdeploy.inputs.factories import is_factory_spec
+from fairdeploy.inputs.fingerprint import sha256_of_tensors
+from fairdeploy.inputs.image_folder import open_image_folder
+from fairdeploy.inputs.image_pool import ImagePool, Indices, PooledData
+from fairdeploy.inputs.sampling import Choice, choose_balanced, choose_uniform, split_one_pool
+from fairdeploy.records import DataSplits, ImageSet, Preprocessing
+
+SYNTHETIC_WARNING = (
+    "NO DATA GIVEN: scores come from random noise, so the choice of what to remove is poor and "
+    "nothing can be said about accuracy; give --data"
+)
+# Images lie in memory as float32: this many bytes of them at most, where no number is given.
+_MAX_TEST_BYTES = 2**30
+_PREDICTION_BATCH = 64
+
+
+def load_data(
+    spec: str | None,
+    preprocessing: Preprocessing,
+    *,
+    num_calibration: int = 512,
+    max_test: int | None = None,
+    seed: int = 0,
+    class_names: tuple[str, ...] | None = None,
+) -> DataSplits:
+    """Choose calibration and test images, and read only those.
+
+    Args:
+        spec: An image folder, an ``.npz`` file, ``package.module:factory`` of a DataLoader, or
+            None for random noise.
+        preprocessing: Shape and normalisation that the model takes.
+        num_calibration: At most this many, the classes as equal as possible.
+        max_test: At most this many; None: as many as fit 1 GiB.
+        seed: Of the choice. Equal seeds give equal splits.
+        class_names: The order in which the model numbers its classes.
+
+    Raises:
+        DataError: The data cannot be used.
+        UsageError: A number is impossible.
+    """
+    if num_calibration < 2:
+        raise UsageError(f"{num_calibration} calibration images are too few; give at least 2")
+    if max_test is not None and max_test < 0:
+        raise UsageError(f"{max_test} test images are impossible; give 0 or more")
+    if spec is None:
+        return _synthetic(preprocessing, num_calibration, seed)
+    fitting = max(1, _MAX_TEST_BYTES // (4 * int(np.prod(preprocessing.shape))))
+    limit = fitting if max_test is None else max_test
+    max_images = max(fitting, num_calibration + limit)
+    data = _open(spec, preprocessing, class_names, max_images=max_images, seed=seed)
+    choice = _choose(data, num_calibration, limit, seed)
+    return _read_choice(spec, data, choice)
+
+
+def with_predicted_labels(splits: DataSplits, predict: Callable[[Tensor], Tensor]) -> DataSplits:
+    """Label unlabelled calibration images with the class that the model itself predicts.
+
+    Args:
+        splits: Returned unchanged if its calibration images have labels.
+        predict: Images [N, C, H, W] to class scores [N, classes].
+
+    Raises:
+        DataError: The model's output is not one score per class and image.
+    """
+    calibration = splits.calibration
+    if calibration.labels is not None:
+        return splits
+    scores = _predict_scores(calibration.images, predict)
+    labels = scores.argmax(dim=1)
+    warnings = splits.warnings
+    if bool((labels == labels[0]).all()):
+        # Which class scores highest *for this image* still tells the images apart.
+        labels = (scores - scores.mean(dim=0)).argmax(dim=1)
+        warnings += ("the model predicts one class for all images; relative scores are used",)
+    labelled = replace(calibration, labels=labels, label_source="predicted")
+    return replace(splits, calibration=labelled, warnings=warnings)
+
+
+def check_labels_fit(splits: DataSplits, num_outputs: int) -> None:
+    """Check the labels against the length of the model's output.
+
+    Raises:
+        DataError: A label or a class name has no output of its own.
+    """
+    if splits.class_names is not None and len(splits.class_names) > num_outputs:
+        raise DataError(
+            f"the data has {len(splits.class_names)} classes, the model {num_outputs} outputs; "
+            "give the data that it was trained for"
+        )
+    for what, images in (("calibration", splits.calibration), ("test", splits.test)):
+        if images is None or images.labels is None or not len(images):
+            continue
+        highest = int(images.labels.max())
+        if highest >= num_outputs:
+            raise DataError(
+                f"a {what} image has the label {highest}, but the model has {num_outputs} outputs; "
+                "give the data that it was trained for"
+            )
+
+
+def _synthetic(preprocessing: Preprocessing, count: int, seed: int) -> DataSplits:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(count, *preprocessing.shape, generator=generator)
+    calibration = ImageSet(images, None, "none", is_synthetic=True)
+    sha256 = sha256_of_tensors({"images": images})
+    return DataSplits(calibration, None, None, "synthetic", sha256, (SYNTHETIC_WARNING,))
+
+
+def _open(
+    spec: str,
+    preprocessing: Preprocessing,
+    class_names: tuple[str, ...] | None,
+    *,
+    max_images: int,
+    seed: int,
+) -> PooledData:
+    path = Path(spec)
+    if path.is_dir():
+        return open_image_folder(path, preprocessing, class_names)
+    if path.is_file() and path.suffix.lower() == ".npz":
+        return open_array_file(path, preprocessing, class_names)
+    if path.is_file():
+        raise DataError(
+            f"'{spec}' is a file of an unknown kind; give an image folder (unpacked), an .npz "
+            "file or package.module:factory"
+        )
+    if is_factory_spec(spec):
+        return open_data_factory(spec, preprocessing, class_names, max_images=max_images, seed=seed)
+    raise DataError(
+        f"no data at '{spec}'; give an image folder, an .npz file or package.module:factory"
+    )
+
+
+def _choose(data: PooledData, num_calibration: int, max_test: int, seed: int) -> Choice:
+    if data.test is None:
+        return split_one_pool(data.train, num_calibration, max_test, seed)
+    everything = np.arange(data.test.size, dtype=np.int64)
+    return Choice(
+        choose_balanced(data.train, num_calibration, seed),
+        choose_uniform(everything, max_test, seed),
+    )
+
+
+def _read_choice(spec: str, data: PooledData, choice: Choice) -> DataSplits:
+    calibration, warnings = _read_set(spec, data.train, choice.calibration)
+    if calibration.labels is not None and bool((calibration.labels == calibration.labels[0]).all()):
+        raise DataError(
+            f"the calibration images of '{spec}' are all of class {int(calibration.labels[0])}; "
+            "at least two classes are needed"
+        )
+    test: ImageSet | None = None
+    test_warnings: tuple[str, ...] = ()
+    test_pool = data.test or data.train
+    if test_pool.labels is not None and len(choice.test):
+        test, test_warnings = _read_set(spec, test_pool, choice.test)
+    elif calibration.labels is not None:
+        test_warnings = ("no labelled images are left for a test; accuracy is not measured",)
+    hashed = {"images": calibration.images}
+    if calibration.labels is not None:
+        hashed["labels"] = calibration.labels
+    return DataSplits(
+        calibration=calibration,
+        test=test,
+        class_names=data.class_names,
+        source=spec,
+        sha256=sha256_of_tensors(hashed),
+        warnings=data.warnings + warnings + test_warnings,
+    )
+
+
+def _read_set(spec: str, pool: ImagePool, indices: Indices) -> tuple[ImageSet, tuple[str, ...]]:
+    fetched = pool.fetch(indices)
+    finite = torch.isfinite(fetched.images).flatten(1).all(dim=1)
+    if not bool(finite.all()):
+        first = int(fetched.indices[int((~finite).nonzero()[0])])
+        raise DataError(f"image {first} of '{spec}' holds NaN or infinite values; remove it")
+    if pool.labels is None:
+        return ImageSet(fetched.images, None, "none"), fetched.warnings
+    labels = torch.from_numpy(pool.labels[fetched.indices])
+    return ImageSet(fetched.images, labels, "given"), fetched.warnings
+
+
+def _predict_scores(images: Tensor, predict: Callable[[Tensor], Tensor]) -> Tensor:
+    with torch.no_grad():
+        scores = torch.cat([predict(batch) for batch in torch.split(images, _PREDICTION_BATCH)])
+    if scores.ndim != 2 or len(scores) != len(images) or scores.shape[1] < 2:
+        raise DataError(
+            f"the model's output has shape {list(scores.shape)} for {len(images)} images, not one "
+            "score per class; give labelled data"
+        )
+    return scores

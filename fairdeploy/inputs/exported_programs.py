@@ -1,0 +1,130 @@
+"""Loads ``.pt2`` files: a graph that needs none of the user's code."""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MethodType
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from fairdeploy.errors import ModelError
+from fairdeploy.inputs.exported_program_safety import check_exported_program
+from fairdeploy.inputs.factories import one_line
+
+_IMAGE_DIMS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedNetwork:
+    """The graph as a module, and the shape of one input image if it takes images."""
+
+    module: nn.Module
+    image_shape: tuple[int, int, int] | None
+
+
+def is_exported_program(path: Path) -> bool:
+    """Whether a file is an archive that ``torch.export.save`` wrote, whatever its name."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        formats = [name for name in names if name.split("/")[-1] == "archive_format"]
+        if formats:
+            return archive.read(formats[0]).strip() == b"pt2"
+    return "serialized_exported_program.json" in names
+
+
+def load_exported_program(path: Path, *, trust_pickle: bool) -> ExportedNetwork:
+    """Rebuild the graph; its guards, which are Python source, are left out.
+
+    Raises:
+        UnsafePickleError: Reading the file would run code; see ``exported_program_safety``.
+        ModelError: The file is damaged or of an unknown version.
+    """
+    if not trust_pickle:
+        check_exported_program(path)
+    try:
+        with _silenced_export_log():
+            program = torch.export.load(path)
+        module = cast("nn.Module", program.module(check_guards=False))
+    except Exception as error:  # the reader lets any exception of a damaged file through
+        raise ModelError(
+            f"'{path}' cannot be read as an exported program ({one_line(error, 120)}); "
+            "export it again with the installed torch"
+        ) from error
+    _reject_training_mode(path, program)
+    _mark_as_eval(module)
+    return ExportedNetwork(module, _image_shape(program))
+
+
+def _reject_training_mode(path: Path, program: ExportedProgram) -> None:
+    for node in program.graph.nodes:
+        if not isinstance(node.target, torch._ops.OpOverload):
+            continue
+        names = [argument.name for argument in node.target._schema.arguments]
+        values = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+        if values.get("training") is True or values.get("train") is True:
+            raise ModelError(
+                f"'{path}' was exported in training mode ('{node.name}' has it built in); "
+                "call model.eval() before torch.export.export"
+            )
+
+
+def _mark_as_eval(module: nn.Module) -> None:
+    """Change ``module``: it reads as a module in eval mode, and takes ``eval()`` and ``train()``.
+
+    The graph has its mode built in, so torch leaves the flag at training and refuses both calls.
+    """
+    for child in module.modules():
+        child.training = False
+    module.train = MethodType(nn.Module.train, module)  # type: ignore[method-assign]
+    module.eval = MethodType(nn.Module.eval, module)  # type: ignore[method-assign]
+
+
+@contextmanager
+def _silenced_export_log() -> Iterator[None]:
+    # torch logs a whole traceback before it raises.
+    logger = logging.getLogger("torch.export")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _image_shape(program: ExportedProgram) -> tuple[int, int, int] | None:
+    """[C, H, W] of the first input, from the example that the export was made with."""
+    shape = _example_shape(program) or _traced_shape(program)
+    if shape is None or len(shape) != _IMAGE_DIMS:
+        return None
+    return (shape[1], shape[2], shape[3])
+
+
+def _example_shape(program: ExportedProgram) -> tuple[int, ...] | None:
+    if not program.example_inputs:
+        return None
+    args, kwargs = program.example_inputs
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor):
+            return tuple(value.shape)
+    return None
+
+
+def _traced_shape(program: ExportedProgram) -> tuple[int, ...] | None:
+    user_inputs = set(program.graph_signature.user_inputs)
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        if node.op == "placeholder" and node.name in user_inputs and isinstance(value, Tensor):
+            # A symbolic size would add a guard if it were turned into an int.
+            sizes = [size if isinstance(size, int) else -1 for size in value.shape]
+            return tuple(sizes) if min(sizes[1:], default=-1) > 0 else None
+    return None

@@ -1,0 +1,136 @@
+"""Which images a network takes: from the user, from its own configuration, or from its library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from fairdeploy.errors import UsageError
+from fairdeploy.records import Preprocessing
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+_TORCHVISION_SIZE = 224
+_INCEPTION_SIZE = 299
+
+InputShape = int | tuple[int, int, int]
+"""Height = width, or [C, H, W]."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputHints:
+    """What is known about the input before the network is looked at; None where unknown."""
+
+    shape: InputShape | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    image_size: InputShape | None = None
+    """From the architecture's options or an exported graph; weaker than ``shape``."""
+
+
+def find_preprocessing(
+    network: nn.Module, hints: InputHints
+) -> tuple[Preprocessing, tuple[str, ...]]:
+    """The input format, with a warning for each thing that had to be assumed.
+
+    Raises:
+        UsageError: Nobody knows the size of the images, or a value is impossible.
+    """
+    config = _library_config(network)
+    channels, height, width = _find_shape(network, hints, config)
+    warnings: tuple[str, ...] = ()
+    mean, std = hints.mean or config.get("mean"), hints.std or config.get("std")
+    if mean is None or std is None:
+        warnings = (
+            "the model does not say how its images are normalised; they are scaled to [0, 1] only; "
+            "give --mean and --std if it was trained otherwise",
+        )
+    return (
+        Preprocessing(
+            channels=channels,
+            height=height,
+            width=width,
+            mean=_per_channel("--mean", mean or (0.0,), channels, hints.mean is None),
+            std=_checked_std(_per_channel("--std", std or (1.0,), channels, hints.std is None)),
+        ),
+        warnings,
+    )
+
+
+def image_size_from_option(value: object) -> int | None:
+    """``img_size`` of an architecture's options, if it is a plain square."""
+    if isinstance(value, (tuple, list)) and len(set(value)) == 1:
+        value = value[0]
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _find_shape(
+    network: nn.Module, hints: InputHints, config: Mapping[str, Sequence[float]]
+) -> tuple[int, int, int]:
+    wanted = hints.shape or hints.image_size or _patch_grid_size(network)
+    size = config.get("input_size")
+    if wanted is None and size is not None:
+        wanted = (_first_channels(network) or int(size[0]), int(size[1]), int(size[2]))
+    if wanted is None:
+        raise UsageError(
+            "the model does not say how large its images are; give --input-size, "
+            "for example --input-size 32 or --input-size 3,224,224"
+        )
+    if isinstance(wanted, int):
+        wanted = (_first_channels(network) or 3, wanted, wanted)
+    if len(wanted) != 3 or min(wanted) < 1:
+        raise UsageError(f"input size {list(wanted)} is impossible; give H or C,H,W, all above 0")
+    return wanted
+
+
+def _first_channels(network: nn.Module) -> int | None:
+    """Input channels of the first convolution in definition order, where images mostly enter."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            return module.in_channels
+    return None
+
+
+def _patch_grid_size(network: nn.Module) -> tuple[int, int, int] | None:
+    """Image size that a vision transformer's patch embedding was built for."""
+    embedding = getattr(network, "patch_embed", None)
+    size = getattr(embedding, "img_size", None)
+    channels = _first_channels(network)
+    if channels is None or not isinstance(size, (tuple, list)) or len(size) != 2:
+        return None
+    return (channels, int(size[0]), int(size[1]))
+
+
+def _library_config(network: nn.Module) -> Mapping[str, Sequence[float]]:
+    """``input_size``, ``mean`` and ``std`` as timm records them or torchvision trains with."""
+    for attribute in ("pretrained_cfg", "default_cfg"):
+        config = getattr(network, attribute, None)
+        if isinstance(config, Mapping) and config.get("input_size"):
+            return {key: config[key] for key in ("input_size", "mean", "std") if config.get(key)}
+    if type(network).__module__.startswith("torchvision.models"):
+        size = _INCEPTION_SIZE if type(network).__name__ == "Inception3" else _TORCHVISION_SIZE
+        return {"input_size": (3, size, size), "mean": _IMAGENET_MEAN, "std": _IMAGENET_STD}
+    return {}
+
+
+def _per_channel(
+    option: str, values: Sequence[float], channels: int, may_average: bool
+) -> tuple[float, ...]:
+    """One value per channel; a single one serves all."""
+    numbers = tuple(float(value) for value in values)
+    if len(numbers) == 1:
+        return numbers * channels
+    if len(numbers) != channels and may_average:
+        # A grey-scale variant of a network whose configuration is for colour images.
+        return (sum(numbers) / len(numbers),) * channels
+    if len(numbers) != channels:
+        raise UsageError(f"{option} has {len(numbers)} values; give 1 or {channels}")
+    return numbers
+
+
+def _checked_std(std: tuple[float, ...]) -> tuple[float, ...]:
+    if not all(value > 0 for value in std):
+        raise UsageError(f"--std {list(std)} must be above 0 in every channel")
+    return std

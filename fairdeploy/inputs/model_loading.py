@@ -1,0 +1,253 @@
+"""Loads the network to shrink, whatever form it comes in, without running code from the file."""
+
+from __future__ import annotations
+
+import importlib
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import nn
+
+from fairdeploy.errors import ModelError, UsageError
+from fairdeploy.inputs.architectures import Architecture, build_network, parse_architecture
+from fairdeploy.inputs.exported_programs import is_exported_program, load_exported_program
+from fairdeploy.inputs.fingerprint import sha256_of_tensors
+from fairdeploy.inputs.input_format import (
+    InputHints,
+    InputShape,
+    find_preprocessing,
+    image_size_from_option,
+)
+from fairdeploy.inputs.pickle_safety import damaged, load_checkpoint
+from fairdeploy.inputs.state_dicts import (
+    Weights,
+    fill_network,
+    find_network,
+    infer_num_classes,
+    strip_wrappers,
+)
+from fairdeploy.records import LoadedModel
+
+_FOREIGN_KINDS = {
+    ".onnx": "an ONNX file",
+    ".h5": "a Keras file",
+    ".keras": "a Keras file",
+    ".pb": "a TensorFlow file",
+    ".tflite": "a TensorFlow Lite file",
+    ".engine": "a TensorRT engine",
+}
+_DIRECT_PREFIXES = ("timm:", "torchvision:")
+
+
+def load_model(
+    source: str,
+    *,
+    arch: str | None = None,
+    trust_pickle: bool = False,
+    num_classes: int | None = None,
+    input_shape: InputShape | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    seed: int = 0,
+) -> LoadedModel:
+    """Load a network in eval mode, in float32, on the CPU.
+
+    Args:
+        source: A file (whole pickled module, state dict, safetensors, ``.pt2``), ``timm:NAME`` or
+            ``torchvision:NAME``. The last two have random weights unless ``,pretrained=true``
+            follows the name.
+        arch: The network that a state dict belongs to; see ``architectures``.
+        trust_pickle: Let the file run code.
+        num_classes: Length of the classifier; read off a state dict where it is not given.
+        input_shape: [C, H, W], or H = W with the channels of the first convolution.
+        mean: Per channel, of images in [0, 1]; overrides the model's own configuration.
+        std: The same.
+        seed: Of random weights. The caller's random state stays as it was.
+
+    Raises:
+        ModelError: The file or the weights cannot be used; ``UnsafePickleError`` if it would run
+            code.
+        UsageError: An option is missing or impossible.
+    """
+    hints = InputHints(shape=input_shape, mean=mean, std=std)
+    if source.startswith(_DIRECT_PREFIXES):
+        return _load_by_name(source, arch, num_classes, hints, seed)
+    path = Path(source)
+    _check_file(path)
+    if is_exported_program(path):
+        network = load_exported_program(path, trust_pickle=trust_pickle)
+        hints = InputHints(input_shape, mean, std, image_size=network.image_shape)
+        return _finished(source, path.stem, network.module, hints, is_user_class=False)
+    content = _read_content(path, trust_pickle)
+    if isinstance(content, nn.Module):
+        warnings = (f"'{source}' holds a whole module; --arch {arch} is ignored",) if arch else ()
+        return _finished(source, path.stem, _unwrapped(content), hints, warnings=warnings)
+    return _load_state_dict(
+        source, content, arch=arch, num_classes=num_classes, hints=hints, seed=seed
+    )
+
+
+def _load_by_name(
+    source: str, arch: str | None, num_classes: int | None, hints: InputHints, seed: int
+) -> LoadedModel:
+    if arch is not None:
+        raise UsageError(f"'{source}' names its own architecture; leave --arch {arch} out")
+    architecture = parse_architecture(source)
+    network = build_network(architecture, num_classes=num_classes, seed=seed)
+    warnings: tuple[str, ...] = ()
+    if not architecture.is_pretrained:
+        warnings = (
+            f"'{source}' has random weights, so its accuracy means nothing; write "
+            f"{source},pretrained=true or give a checkpoint with --arch {source}",
+        )
+    hints = _with_option_size(hints, architecture)
+    return _finished(source, architecture.name, network, hints, warnings=warnings)
+
+
+def _load_state_dict(
+    source: str,
+    weights: Weights,
+    *,
+    arch: str | None,
+    num_classes: int | None,
+    hints: InputHints,
+    seed: int,
+) -> LoadedModel:
+    if arch is None:
+        raise UsageError(
+            f"'{source}' holds weights only; name their network with --arch timm:NAME, "
+            "--arch torchvision:NAME or --arch package.module:factory"
+        )
+    architecture = parse_architecture(arch)
+    network = build_network(
+        architecture, num_classes=num_classes, seed=seed, state_keys=weights.keys()
+    )
+    weights = strip_wrappers(weights, set(network.state_dict()))
+    if num_classes is None and "num_classes" not in architecture.options:
+        inferred = infer_num_classes(weights, network)
+        if inferred is not None:
+            network = build_network(
+                architecture, num_classes=inferred, seed=seed, state_keys=weights.keys()
+            )
+    fill_network(network, weights, source=source, arch=arch)
+    hints = _with_option_size(hints, architecture)
+    return _finished(source, Path(source).stem, network, hints)
+
+
+def _finished(
+    source: str,
+    name: str,
+    module: nn.Module,
+    hints: InputHints,
+    *,
+    is_user_class: bool = True,
+    warnings: tuple[str, ...] = (),
+) -> LoadedModel:
+    _check_weights(source, module)
+    half = {p.dtype for p in module.parameters() if p.is_floating_point()} - {torch.float32}
+    if half:
+        module = module.float()
+        warnings += (f"weights in {', '.join(map(str, sorted(half, key=str)))} became float32",)
+    preprocessing, assumed = find_preprocessing(module, hints)
+    return LoadedModel(
+        name=name,
+        module=module.eval(),
+        is_user_class=is_user_class,
+        preprocessing=preprocessing,
+        sha256=sha256_of_tensors(module.state_dict()),
+        source=source,
+        warnings=warnings + assumed,
+    )
+
+
+def _with_option_size(hints: InputHints, architecture: Architecture) -> InputHints:
+    size = image_size_from_option(architecture.options.get("img_size"))
+    return InputHints(hints.shape, hints.mean, hints.std, image_size=size)
+
+
+def _check_weights(source: str, module: nn.Module) -> None:
+    for name, tensor in module.state_dict().items():
+        if tensor.is_meta:
+            raise ModelError(f"'{source}' has no values for '{name}'; save it with its weights")
+        if not torch.isfinite(tensor).all():
+            num_bad = int((~torch.isfinite(tensor)).sum())
+            raise ModelError(
+                f"'{name}' in '{source}' has {num_bad} of {tensor.numel()} values that are NaN or "
+                "infinite; use a checkpoint from before the training diverged"
+            )
+    if not any(True for _ in module.parameters()):
+        raise ModelError(f"'{source}' has no parameters; there is nothing to shrink")
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    return module.module if isinstance(module, parallel) else module
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise ModelError(f"'{path}' is a folder; give the model file in it")
+    if not path.exists():
+        raise ModelError(
+            f"no model file '{path}'; give a path to one, timm:NAME or torchvision:NAME"
+        )
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise ModelError(f"'{path}' cannot be read: {error.strerror}") from error
+    if not head:
+        raise ModelError(f"'{path}' is empty (0 bytes); copy or save it again")
+    if head.startswith(b"version https://git-lfs"):
+        raise ModelError(f"'{path}' is a Git LFS pointer, not the model; run git lfs pull")
+    if path.suffix.lower() in _FOREIGN_KINDS:
+        raise ModelError(
+            f"'{path}' is {_FOREIGN_KINDS[path.suffix.lower()]}; give the PyTorch model behind it"
+        )
+    if head.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(path):
+        raise ModelError(f"'{path}' is cut off: its end is missing; copy or save it again")
+
+
+def _read_content(path: Path, trust_pickle: bool) -> nn.Module | Weights:
+    if path.suffix.lower() == ".safetensors":
+        return _read_safetensors(path)
+    _reject_torchscript_and_strangers(path)
+    content = find_network(load_checkpoint(path, trust_pickle=trust_pickle))
+    if content is None:
+        raise ModelError(
+            f"'{path}' holds neither a module nor a dictionary of tensors; "
+            "save the module, or its state_dict()"
+        )
+    return content
+
+
+def _reject_torchscript_and_strangers(path: Path) -> None:
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            if file.read(1) != b"\x80":  # the first byte of every binary pickle
+                raise ModelError(f"'{path}' is not a PyTorch checkpoint; save it with torch.save")
+        return
+    with zipfile.ZipFile(path) as archive:
+        names = [name.split("/", 1)[-1] for name in archive.namelist()]
+    if "constants.pkl" in names:
+        raise ModelError(
+            f"'{path}' is a TorchScript archive, which cannot be rewritten; give the module it "
+            "was made from (torch.save) or a torch.export.save file"
+        )
+    if "data.pkl" not in names:
+        raise ModelError(f"'{path}' is a zip file but no PyTorch checkpoint; unpack it first")
+
+
+def _read_safetensors(path: Path) -> Weights:
+    try:
+        safetensors = importlib.import_module("safetensors")
+        reader = importlib.import_module("safetensors.torch")
+    except ImportError as error:
+        raise ModelError(f"'{path}' needs safetensors; run pip install safetensors") from error
+    try:
+        return cast("Weights", reader.load_file(path))
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise damaged(path, error) from error

@@ -1,0 +1,121 @@
+"""``fairdeploy.toml`` beside the model: defaults for the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fairdeploy.inputs.factories import is_factory_spec
+from fairdeploy.inputs.toml_tables import (
+    Reader,
+    numbers,
+    positive_number,
+    read_text,
+    read_toml_table,
+    text,
+    text_or_texts,
+    texts,
+    whole_number,
+)
+
+PROJECT_FILE_NAME = "fairdeploy.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectFile:
+    """One field per key, None where the file does not have it.
+
+    There is no key for ``--trust-pickle``: a folder that comes with a model must not be able to
+    ask for it.
+    """
+
+    arch: str | None = None
+    num_classes: int | None = None
+    input_size: int | tuple[int, int, int] | None = None
+    """Height = width, or [C, H, W]."""
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    data: str | None = None
+    """A path, made absolute against the file's folder, or a factory."""
+    class_names: tuple[str, ...] | None = None
+    num_calibration: int | None = None
+    max_test: int | None = None
+    budget: tuple[str, ...] | None = None
+    target: str | None = None
+    """Name of a profile, or the path of one, made absolute."""
+    seed: int | None = None
+    recover: str | None = None
+    output: str | None = None
+    """A path, made absolute."""
+
+
+def load_project_file(folder: Path) -> ProjectFile:
+    """Read ``fairdeploy.toml`` in ``folder``; without one every field is None.
+
+    Raises:
+        ProjectFileError: Not TOML, an unknown key, or a value of the wrong kind.
+    """
+    path = folder / PROJECT_FILE_NAME
+    if not path.exists():
+        return ProjectFile()
+    project = ProjectFile(**read_toml_table(read_text(path), path, _READERS))
+    return replace(
+        project,
+        arch=_located_factory(project.arch, folder),
+        data=_located(project.data, folder),
+        output=_located(project.output, folder),
+        target=_located_profile(project.target, folder),
+    )
+
+
+def _input_size(value: object) -> int | tuple[int, int, int]:
+    items = value if isinstance(value, list) else [value]
+    sizes = [item for item in items if isinstance(item, int) and not isinstance(item, bool)]
+    if len(sizes) != len(items) or len(sizes) not in (1, 3) or min(sizes) < 1:
+        raise ValueError("one whole number, or three: [channels, height, width]")
+    return sizes[0] if len(sizes) == 1 else (sizes[0], sizes[1], sizes[2])
+
+
+def _positive_numbers(value: object) -> tuple[float, ...]:
+    return tuple(positive_number(item) for item in numbers(value))
+
+
+_READERS: dict[str, Reader] = {
+    "arch": text,
+    "num_classes": whole_number(1),
+    "input_size": _input_size,
+    "mean": numbers,
+    "std": _positive_numbers,
+    "data": text,
+    "class_names": texts,
+    "num_calibration": whole_number(2),
+    "max_test": whole_number(0),
+    "budget": text_or_texts,
+    "target": text,
+    "seed": whole_number(0),
+    "recover": text,
+    "output": text,
+}
+
+
+def _located(value: str | None, folder: Path) -> str | None:
+    """A path made absolute against ``folder``; ``package.module:factory`` stays as it is."""
+    if value is None:
+        return None
+    if is_factory_spec(value):
+        return _located_factory(value, folder)
+    return str(folder.resolve() / Path(value).expanduser())
+
+
+def _located_factory(value: str | None, folder: Path) -> str | None:
+    """``file.py:factory`` with the file made absolute; anything else stays as it is."""
+    if value is None:
+        return None
+    module, colon, rest = value.partition(".py:")
+    if not colon:
+        return value
+    return f"{folder.resolve() / Path(module).expanduser()}.py:{rest}"
+
+
+def _located_profile(value: str | None, folder: Path) -> str | None:
+    return _located(value, folder) if value is not None and value.endswith(".toml") else value

@@ -1,0 +1,123 @@
+"""Reads TOML tables with a fixed set of keys: unknown keys and wrong types are errors."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fairdeploy.errors import ProjectFileError
+
+Reader = Callable[[object], Any]
+"""Turns a TOML value into the record's value, or raises ValueError with what would be right."""
+
+
+def read_toml_table(text: str, path: Path | str, readers: Mapping[str, Reader]) -> dict[str, Any]:
+    """The checked values of the keys that are there.
+
+    Raises:
+        ProjectFileError: Not TOML, a key that ``readers`` lacks, or a value of the wrong kind.
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ProjectFileError(f"'{path}' is not valid TOML: {error}") from error
+    for key in table:
+        if key not in readers:
+            raise ProjectFileError(_unknown_key(key, path, sorted(readers)))
+    return {key: _read_value(key, value, path, readers[key]) for key, value in table.items()}
+
+
+def read_text(path: Path) -> str:
+    """The file's text.
+
+    Raises:
+        ProjectFileError: The file cannot be read or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ProjectFileError(f"'{path}' is not UTF-8 text; save it as UTF-8") from error
+    except OSError as error:
+        raise ProjectFileError(f"'{path}' cannot be read: {error.strerror}") from error
+
+
+def _unknown_key(key: str, path: Path | str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    return f"'{path}' has the unknown key '{key}'; {hint}known keys are {', '.join(known)}"
+
+
+def _read_value(key: str, value: object, path: Path | str, reader: Reader) -> object:
+    try:
+        return reader(value)
+    except ValueError as error:
+        raise ProjectFileError(f"'{key}' in '{path}' is {value!r}; give {error}") from error
+
+
+def text(value: object) -> str:
+    """A string that is not empty."""
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("a text in quotes")
+    return value
+
+
+def texts(value: object) -> tuple[str, ...]:
+    """A list of strings."""
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ValueError("a list of texts")
+    return tuple(value)
+
+
+def text_or_texts(value: object) -> tuple[str, ...]:
+    """One string, or a list of strings with at least one."""
+    items = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else ()
+    if not items or not all(isinstance(item, str) and item.strip() for item in items):
+        raise ValueError("a text in quotes, or a list of them")
+    return items
+
+
+def whole_number(minimum: int) -> Callable[[object], int]:
+    """Reader of integers from ``minimum`` up."""
+
+    def read(value: object) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+            raise ValueError(f"a whole number from {minimum}")
+        return value
+
+    return read
+
+
+def positive_number(value: object) -> float:
+    """A finite number above 0."""
+    number = _number(value)
+    if number is None or number <= 0:
+        raise ValueError("a number above 0")
+    return number
+
+
+def not_negative_number(value: object) -> float:
+    """A finite number from 0 up."""
+    number = _number(value)
+    if number is None or number < 0:
+        raise ValueError("a number from 0")
+    return number
+
+
+def numbers(value: object) -> tuple[float, ...]:
+    """One number, or a list of numbers, one per channel."""
+    items = [_number(item) for item in (value if isinstance(value, list) else [value])]
+    found = tuple(item for item in items if item is not None)
+    if not found or len(found) != len(items):
+        raise ValueError("a list of numbers, one per channel")
+    return found
+
+
+def _number(value: object) -> float | None:
+    """A finite number as float; TOML knows booleans, nan and inf too."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    return float(value) if math.isfinite(value) else None

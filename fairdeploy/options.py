@@ -1,0 +1,51 @@
+"""What the user typed: one field for each option of the command line, None where it is absent.
+
+A missing option is looked up in ``fairdeploy.toml`` and then has a default; see ``settings``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+RecoveryMethod = Literal["least_squares", "batchnorm", "none"]
+RECOVERY_METHODS: tuple[RecoveryMethod, ...] = ("least_squares", "batchnorm", "none")
+
+InputShape = int | tuple[int, int, int]
+"""Height = width, or [C, H, W]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOptions:
+    """Which network, and what images it takes."""
+
+    model: str
+    """A path, ``timm:NAME`` or ``torchvision:NAME``."""
+    arch: str | None = None
+    num_classes: int | None = None
+    input_shape: InputShape | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    seed: int | None = None
+    trust_pickle: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShrinkOptions(ModelOptions):
+    """Everything that ``fairdeploy shrink`` can be told."""
+
+    budgets: tuple[str, ...] | None = None
+    """As typed: ``40%``, ``macs=50%,size=4MB``; see ``allocation.budget``."""
+    data: str | None = None
+    """An image folder, an ``.npz`` file or ``package.module:factory``."""
+    output: Path | None = None
+    target: str | None = None
+    """Name or path of a target profile."""
+    recover: RecoveryMethod | None = None
+    num_calibration: int | None = None
+    force: bool = False
+    """Replace an earlier result."""
+    with_latency: bool = True
+    command: tuple[str, ...] = ()
+    """The command line as typed, for the report."""

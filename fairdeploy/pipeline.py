@@ -1,0 +1,120 @@
+"""The run, top to bottom: load, capture, score, search, remove, prove, recover, export, measure.
+
+Only this module, with ``stages`` and ``delivery``, joins the packages. It prints nothing and never
+ends the process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fairdeploy.allocation.budget import parse_budgets, reject_unsupported
+from fairdeploy.allocation.cost import CostModel
+from fairdeploy.allocation.tolerance import tod_curve
+from fairdeploy.delivery import deliver
+from fairdeploy.deployment.exporter_api import get_exporter
+from fairdeploy.evaluation import Evaluation
+from fairdeploy.graph.capture import EXAMPLE_BATCH
+from fairdeploy.inputs.target_profiles import load_profile
+from fairdeploy.options import ShrinkOptions
+from fairdeploy.output_folder import appearing_folder, check_output_folder
+from fairdeploy.progress import Progress, SilentProgress
+from fairdeploy.records import AccuracyByStage, RunRecord
+from fairdeploy.reporting.run_record import build_document, write_report
+from fairdeploy.saving import write_network
+from fairdeploy.settings import resolve_shrink
+from fairdeploy.stages import (
+    allocate,
+    capture_network,
+    example_inputs,
+    group_scores,
+    group_sizes,
+    load_images,
+    load_network,
+    make_plan,
+    recover,
+    refuse_unreachable,
+    remove,
+    score,
+)
+from fairdeploy.stopwatch import Stopwatch
+
+
+SUPPORTED_METRICS = ("params", "macs", "size")
+
+
+@dataclass(frozen=True, slots=True)
+class ShrinkResult:
+    """Where everything is, and ``report.json`` as a dictionary."""
+
+    output: Path
+    document: Mapping[str, Any]
+
+
+def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkResult:
+    """Shrink a network to a budget, prove it, repair it, export it, measure it and report.
+
+    Raises:
+        FairdeployError: With the exit code for the command line; then nothing was written.
+    """
+    settings = resolve_shrink(options)
+    budgets = parse_budgets(settings.budgets)
+    reject_unsupported(budgets, supported=SUPPORTED_METRICS)
+    check_output_folder(settings.output, force=options.force)
+    profile = load_profile(settings.target)
+    exporter = get_exporter(profile.runtime)
+    watch = Stopwatch(progress or SilentProgress())
+
+    model = load_network(settings.model, watch)
+    graph = capture_network(model, watch)
+    costs = CostModel(graph.cost_terms, len(graph.groups))
+    refuse_unreachable(graph, costs, budgets)
+    data = load_images(settings, model, graph, watch)
+    scores = score(graph, model, data, settings, watch)
+    allocation = allocate(graph, scores, costs, budgets, watch)
+    removed = graph.removed_mask(allocation.removed)
+    shrunk, proof, own_class_problem = remove(model, graph, removed, settings, watch)
+    fixed_batch = None if graph.has_dynamic_batch else EXAMPLE_BATCH
+    evaluation = Evaluation(data.test, watch, fixed_batch)
+    evaluation.add("original", graph.module)
+    evaluation.add("pruned", shrunk)
+    recovery = recover(graph, shrunk, removed, data, settings, watch)
+    evaluation.add("recovered", shrunk)
+    plan = make_plan(model, graph, allocation)
+
+    with appearing_folder(settings.output, force=options.force) as folder:
+        with watch.stage("write network"):
+            artifacts = write_network(folder, shrunk, example_inputs(graph), plan)
+        deployed = deliver(
+            folder, graph, shrunk, data, exporter, profile, evaluation, watch,
+            plan=plan, seed=settings.model.seed, with_latency=options.with_latency,
+        )  # fmt: skip
+        curves = {item.name: tod_curve(item.u, item.r) for item in group_scores(graph, scores)}
+        document = build_document(
+            model=model,
+            data=data,
+            graph=graph,
+            budgets=budgets,
+            original_costs=costs.cost(group_sizes(graph)),
+            shrunk_costs=allocation.costs,
+            scores=group_scores(graph, scores),
+            tod_curves=curves,
+            allocation=allocation,
+            proof=proof,
+            recovery=recovery,
+            artifacts=(deployed.artifact, *artifacts),
+            parity=deployed.parity,
+            accuracy=AccuracyByStage(**evaluation.estimates),
+            latency=deployed.latency,
+            profile=profile,
+            seed=settings.model.seed,
+            command=options.command,
+            stage_seconds=watch.seconds,
+            warnings=watch.warnings,
+            own_class_problem=own_class_problem,
+        )
+        write_report(folder, RunRecord(document, curves, deployed.latency))
+    return ShrinkResult(settings.output, document)

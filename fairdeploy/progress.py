@@ -1,0 +1,54 @@
+"""How the pipeline tells the user where it is, without knowing who listens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+
+class Stage(Protocol):
+    """One line of work that is under way."""
+
+    def advance(self, count: int = 1) -> None:
+        """``count`` more of the stage's total are done."""
+
+    def note(self, text: str) -> None:
+        """A short result to show beside the stage's name (``412 units in 19 groups``)."""
+
+
+class Progress(Protocol):
+    """Listens to the pipeline."""
+
+    def stage(self, name: str, total: int | None = None) -> AbstractContextManager[Stage]:
+        """Open a stage; it counts as done when the block ends without an error.
+
+        Args:
+            name: What is being done (``score``), a word or two.
+            total: Number of steps that ``advance`` will report, or None if it is not known.
+        """
+
+    def warn(self, text: str) -> None:
+        """Tell the user, now and at the end, something that changes what the result means."""
+
+
+class SilentStage:
+    """Listens to nothing."""
+
+    def advance(self, count: int = 1) -> None:
+        """Do nothing."""
+
+    def note(self, text: str) -> None:
+        """Do nothing."""
+
+
+class SilentProgress:
+    """For ``--quiet``, ``--json``, and calls from Python."""
+
+    @contextmanager
+    def stage(self, name: str, total: int | None = None) -> Iterator[Stage]:
+        """Open a stage that shows nothing."""
+        yield SilentStage()
+
+    def warn(self, text: str) -> None:
+        """Do nothing; warnings are in the report."""

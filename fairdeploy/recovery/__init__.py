@@ -1,0 +1,1 @@
+"""Repair of a shrunk network's accuracy, without training."""

@@ -1,0 +1,118 @@
+"""Between a layer's parameters and the affine map that least squares solves for."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx
+
+from fairdeploy.recovery.fittable_layers import BatchNorm, FittableLayer
+from fairdeploy.recovery.normal_equations import NormalEquations
+from fairdeploy.recovery.sweep import attribute
+
+
+def has_bias(layer: FittableLayer) -> bool:
+    """Whether the layer, with its batch norm, can add a constant to each output."""
+    return layer.bias is not None or layer.batchnorm is not None
+
+
+def current_map(shrunk: fx.GraphModule, layer: FittableLayer) -> Tensor:
+    """The layer's affine map, batch norm folded in.
+
+    Returns:
+        float64, shape [G, n, o]; with ``has_bias`` the last of the n rows is the constant.
+    """
+    weight: Tensor = attribute(shrunk, layer.weight).detach().double()
+    flat = weight.reshape(weight.shape[0], -1)
+    bias = torch.zeros(weight.shape[0], dtype=torch.float64)
+    if layer.bias is not None:
+        bias = attribute(shrunk, layer.bias).detach().double()
+    if layer.batchnorm is not None:
+        scale, shift = _folded(shrunk, layer.batchnorm)
+        flat, bias = flat * scale[:, None], bias * scale + shift
+    if has_bias(layer):
+        flat = torch.cat([flat, bias[:, None]], dim=1)
+    groups = layer.window.groups
+    return flat.reshape(groups, flat.shape[0] // groups, -1).mT.contiguous()
+
+
+def write_map(
+    shrunk: fx.GraphModule, layer: FittableLayer, solution: Tensor, sums: NormalEquations
+) -> None:
+    """Change the layer's parameters, and its batch norm, in place so that they give this map.
+
+    The batch norm gets the mean and variance that the fitted convolution's output really has, as
+    if it had been trained so: its statistics stay meaningful for whoever fine-tunes or quantises.
+
+    Args:
+        shrunk: The network that is changed.
+        layer: One of its layers.
+        solution: As ``current_map`` gives it.
+        sums: Over the rows that it was fitted on.
+    """
+    num_outputs = solution.shape[0] * solution.shape[2]
+    flat = solution.mT.reshape(num_outputs, -1)
+    bias = torch.zeros(num_outputs, dtype=torch.float64)
+    if has_bias(layer):
+        flat, bias = flat[:, :-1], flat[:, -1]
+    _set(shrunk, layer.weight, flat)
+    if layer.batchnorm is None:
+        if layer.bias is not None:
+            _set(shrunk, layer.bias, bias)
+        return
+    if layer.bias is not None:
+        _set(shrunk, layer.bias, torch.zeros_like(bias))
+    linear_map = solution.clone()
+    linear_map[:, -1] = 0
+    mean, variance = _output_moments(linear_map, sums)
+    _write_batchnorm(shrunk, layer.batchnorm, mean, variance, bias)
+
+
+def own_tensors(shrunk: fx.GraphModule, original: fx.GraphModule) -> None:
+    """Give ``shrunk`` copies, in place, of the tensors that it shares with ``original``."""
+    shared = {t.untyped_storage().data_ptr() for t in _state(original)}
+    for tensor in _state(shrunk):
+        if tensor.untyped_storage().data_ptr() in shared:
+            tensor.data = tensor.detach().clone()
+
+
+def _state(module: fx.GraphModule) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
+
+
+def _folded(shrunk: fx.GraphModule, norm: BatchNorm) -> tuple[Tensor, Tensor]:
+    mean = attribute(shrunk, norm.running_mean).double()
+    scale = (attribute(shrunk, norm.running_var).double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * attribute(shrunk, norm.weight).detach().double()
+    shift = -mean * scale
+    if norm.bias is not None:
+        shift = shift + attribute(shrunk, norm.bias).detach().double()
+    return scale, shift
+
+
+def _write_batchnorm(
+    shrunk: fx.GraphModule, norm: BatchNorm, mean: Tensor, variance: Tensor, bias: Tensor
+) -> None:
+    if norm.weight is None:
+        variance = torch.full_like(variance, 1 - norm.eps)
+    else:
+        _set(shrunk, norm.weight, (variance + norm.eps).sqrt())
+    if norm.bias is None:
+        mean = -bias
+    else:
+        scale = (variance + norm.eps).rsqrt() if norm.weight is None else 1.0
+        _set(shrunk, norm.bias, bias + mean * scale)
+    _set(shrunk, norm.running_mean, mean)
+    _set(shrunk, norm.running_var, variance)
+
+
+def _output_moments(linear_map: Tensor, sums: NormalEquations) -> tuple[Tensor, Tensor]:
+    mean = (sums.gram[:, -1:] @ linear_map).squeeze(1) / sums.num_rows
+    square = (linear_map * (sums.gram @ linear_map)).sum(dim=1) / sums.num_rows
+    return mean.reshape(-1), (square - mean.square()).clamp_min(0).reshape(-1)
+
+
+def _set(module: fx.GraphModule, name: str, value: Tensor) -> None:
+    tensor = attribute(module, name)
+    with torch.no_grad():
+        tensor.copy_(value.reshape(tensor.shape))

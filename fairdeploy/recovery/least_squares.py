@@ -1,0 +1,194 @@
+"""Repair accuracy without training: refit each layer to give what the original's gave.
+
+One sweep goes through both networks in the order of execution. At each convolution or linear layer
+the rows are the *shrunk* network's inputs, repaired up to here, and the targets what the original
+has at the same place: after the batch norm that follows, and after the shortcut is added, less the
+shortcut that the shrunk network carries, so that the layer also makes up for errors of earlier
+blocks. No labels, no gradients.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx
+
+from fairdeploy.errors import DataError
+from fairdeploy.graph.unit_graph import UnitGraph
+from fairdeploy.records import LayerFit, RecoverySummary
+from fairdeploy.recovery.fittable_layers import FittableLayer, find_layers
+from fairdeploy.recovery.fitted_weights import current_map, has_bias, own_tensors, write_map
+from fairdeploy.recovery.normal_equations import NormalEquations, solve_ridge
+from fairdeploy.recovery.rectified import Block, refine_rectified
+from fairdeploy.recovery.sampled_rows import (
+    choose_positions,
+    position_shape,
+    sample_rows,
+    sample_targets,
+)
+from fairdeploy.recovery.sweep import NetworkSweep, ValueStore
+
+Progress = Callable[[int, int], None]
+
+HELD_OUT_EVERY = 4
+DEFAULT_MEMORY_BYTES = 2_000_000_000
+CHUNK_VALUE_BYTES = 64_000_000
+MAX_CHUNK_IMAGES = 64
+# Rows: enough for the unknowns, more where more are nearly free, in the cost of the Gram matrix.
+ROWS_PER_UNKNOWN = 8
+MAX_ROWS = 65_536
+MAX_GRAM_MACS = 2e10
+MAX_SAMPLE_BYTES = 400_000_000
+# A Gram matrix of 0.3 GB; the few larger layers are classifiers of VGG's kind.
+MAX_UNKNOWNS = 6_144
+# Share of the target's variation: float32 rounding, with batch norm folded, stays well below.
+EXACT_ERROR = 1e-6
+
+
+def fit_least_squares(
+    graph: UnitGraph,
+    shrunk: fx.GraphModule,
+    removed: NDArray[np.bool_],
+    images: Tensor,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+    max_memory_bytes: int = DEFAULT_MEMORY_BYTES,
+) -> RecoverySummary:
+    """Change the parameters and batch norm buffers of ``shrunk`` in place to mimic the original.
+
+    Args:
+        graph: Of the original network, which stays as it is.
+        shrunk: The network without the removed units; same node names, sliced tensors.
+        removed: Which units went, bool [num_units].
+        images: Calibration images, float32 [N, C, H, W]; 256 or more do well. No labels needed.
+        seed: Of the choice of positions; equal seeds give equal weights.
+        progress: Called with (layers done, layers in all).
+        max_memory_bytes: Activations beyond this go to temporary files.
+
+    Raises:
+        DataError: Fewer than two images.
+    """
+    if len(images) < 2:
+        raise DataError(
+            f"recovery needs at least 2 calibration images, got {len(images)}; add images to --data"
+        )
+    started = time.perf_counter()
+    own_tensors(shrunk, graph.module)
+    with torch.no_grad(), ValueStore(max_memory_bytes) as store:
+        fits = _Fitting(graph, shrunk, removed, images, store, seed).run(progress)
+    return RecoverySummary("least_squares", fits, len(images), time.perf_counter() - started)
+
+
+class _Fitting:
+    def __init__(
+        self,
+        graph: UnitGraph,
+        shrunk: fx.GraphModule,
+        removed: NDArray[np.bool_],
+        images: Tensor,
+        store: ValueStore,
+        seed: int,
+    ) -> None:
+        self._shrunk_module = shrunk
+        self._layers = find_layers(graph, shrunk, removed)
+        self._chunks = torch.split(images, chunk_size(graph))
+        self._num_images = len(images)
+        self._seed = seed
+        targets = {layer.target_node: i for i, layer in enumerate(self._layers)}
+        self._original = NetworkSweep("original", graph.module, self._chunks, store, targets)
+        self._shrunk = NetworkSweep("shrunk", shrunk, self._chunks, store, {})
+
+    def run(self, progress: Progress | None) -> tuple[LayerFit, ...]:
+        fits = []
+        for index, layer in enumerate(self._layers):
+            self._shrunk.advance(self._shrunk.position_of(layer.node), index)
+            self._original.advance(self._original.position_of(layer.target_node) + 1, index)
+            fits.append(self._fit(layer, index))
+            if progress is not None:
+                progress(index + 1, len(self._layers))
+        return tuple(fits)
+
+    def _fit(self, layer: FittableLayer, index: int) -> LayerFit:
+        old = current_map(self._shrunk_module, layer)
+        if old.shape[1] > MAX_UNKNOWNS:
+            return LayerFit(layer.name, "skipped", None, None, None)
+        blocks = self._sample(layer, index, old)
+        fit, held_out = (_summed(part, old) for part in blocks)
+        num_free = int(has_bias(layer))
+        found = solve_ridge(fit, held_out, old, num_free)
+        before, after = found.error_before, found.error_after
+        if before <= EXACT_ERROR:
+            return LayerFit(layer.name, "exact", before, before, None)
+        if math.isinf(found.ridge):
+            return LayerFit(layer.name, "kept", before, before, None)
+        sums, weights = fit.merged(held_out), found.weights
+        if layer.is_rectified:
+            everything = [*blocks[0], *blocks[1]]
+            weights = refine_rectified(sums, everything, old, weights, found.ridge, num_free)
+        write_map(self._shrunk_module, layer, weights, sums)
+        return LayerFit(layer.name, "fitted", before, after, found.ridge)
+
+    def _sample(
+        self, layer: FittableLayer, index: int, old: Tensor
+    ) -> tuple[list[Block], list[Block]]:
+        """Rows and targets at chosen positions of all chunks: to fit on, and held out."""
+        blocks: tuple[list[Block], list[Block]] = ([], [])
+        rows_per_image = rows_wanted(*old.shape) / self._num_images
+        every = min(HELD_OUT_EVERY, self._num_images)
+        for chunk, images in enumerate(self._chunks):
+            target = self._original.value(layer.target_node, chunk)
+            inputs = self._shrunk.value(layer.input_node, chunk)
+            shortcut = None
+            if layer.shortcut_node is not None:
+                shortcut = self._shrunk.value(layer.shortcut_node, chunk)
+            generator = torch.Generator().manual_seed(
+                (self._seed * len(self._layers) + index) * len(self._chunks) + chunk
+            )
+            first = sum(len(c) for c in self._chunks[:chunk])
+            is_held_out = torch.arange(first, first + len(images)) % every == every - 1
+            for part, mask in zip(blocks, (~is_held_out, is_held_out), strict=True):
+                chosen = mask.nonzero().squeeze(1)
+                if len(chosen) == 0:
+                    continue
+                shape = position_shape(target, layer.window)
+                at = choose_positions(chosen, shape, rows_per_image, generator)
+                rows = sample_rows(inputs, layer.window, at, has_bias(layer))
+                goals = sample_targets(target, layer.window, at, layer.kept_channels)
+                if shortcut is not None:
+                    goals = goals - sample_targets(shortcut, layer.window, at)
+                part.append((rows, goals))
+        return blocks
+
+
+def _summed(blocks: list[Block], old: Tensor) -> NormalEquations:
+    sums = NormalEquations(*old.shape)
+    for rows, targets in blocks:
+        sums.add(rows, targets)
+    return sums
+
+
+def rows_wanted(num_groups: int, num_unknowns: int, num_outputs: int) -> int:
+    """How many rows to sample for a layer, over all images."""
+    affordable = int(MAX_GRAM_MACS / (num_groups * num_unknowns**2))
+    wanted = max(ROWS_PER_UNKNOWN * num_unknowns, min(MAX_ROWS, affordable))
+    return min(wanted, MAX_SAMPLE_BYTES // (4 * num_groups * (num_unknowns + num_outputs)))
+
+
+def chunk_size(graph: UnitGraph) -> int:
+    """Images that run at once: the largest value stays near 64 MB.
+
+    A network with a fixed batch takes just that batch.
+    """
+    first = graph.example_inputs[0]
+    assert isinstance(first, Tensor)
+    batch = len(first)
+    if not graph.has_dynamic_batch:
+        return batch
+    largest = max(math.prod(len(u) for u in dims) for dims in graph.value_units.values())
+    return max(1, min(MAX_CHUNK_IMAGES, int(CHUNK_VALUE_BYTES / 4 * batch / largest)))

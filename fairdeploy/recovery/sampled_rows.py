@@ -1,0 +1,139 @@
+"""From activations to the rows of a least-squares problem, at some of the positions.
+
+Neighbouring pixels say nearly the same, so a few thousand positions spread over all images fit a
+layer as well as all of them, at a fraction of the cost.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How a convolution walks over its input; empty tuples for a linear layer."""
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int = 1
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether rows are plain feature vectors, channels last."""
+        return not self.kernel
+
+
+LINEAR = Window((), (), (), ())
+
+
+def patches_view(inputs: Tensor, window: Window) -> Tensor:
+    """All patches of a convolution without copying them (beyond the padding).
+
+    Args:
+        inputs: Shape [B, C, *spatial].
+        window: Of the convolution.
+
+    Returns:
+        View of shape [B, *output positions, C, *kernel].
+    """
+    pads = [amount for p in reversed(window.padding) for amount in (p, p)]
+    padded = functional.pad(inputs, pads) if any(pads) else inputs
+    strides = padded.stride()
+    reach = [d * (k - 1) + 1 for d, k in zip(window.dilation, window.kernel, strict=True)]
+    sizes = [
+        (n - r) // s + 1 for n, r, s in zip(padded.shape[2:], reach, window.stride, strict=True)
+    ]
+    size = (padded.shape[0], *sizes, padded.shape[1], *window.kernel)
+    step = (
+        strides[0],
+        *(a * b for a, b in zip(strides[2:], window.stride, strict=True)),
+        strides[1],
+        *(a * b for a, b in zip(strides[2:], window.dilation, strict=True)),
+    )
+    return padded.as_strided(size, step)
+
+
+def sample_rows(
+    inputs: Tensor, window: Window, positions: tuple[Tensor, ...], has_bias: bool
+) -> Tensor:
+    """Rows of the layer's least-squares problem.
+
+    Args:
+        inputs: The layer's input, [B, C, *spatial] or, for a linear layer, [..., C].
+        window: Of the layer.
+        positions: Index tensors [M] over the batch and output positions.
+        has_bias: Append a column of ones.
+
+    Returns:
+        Shape [G, M, n] with n = C / G * prod(kernel), plus one with a bias.
+    """
+    if window.is_linear:
+        rows = inputs[positions].unsqueeze(0)
+    else:
+        picked = patches_view(inputs, window)[positions]
+        rows = picked.reshape(picked.shape[0], window.groups, -1).transpose(0, 1)
+    if has_bias:
+        rows = torch.cat([rows, rows.new_ones(*rows.shape[:2], 1)], dim=2)
+    return rows
+
+
+def sample_targets(
+    values: Tensor,
+    window: Window,
+    positions: tuple[Tensor, ...],
+    kept: tuple[int, ...] | None = None,
+) -> Tensor:
+    """The layer's wanted outputs at the same positions, shape [G, M, outputs per group].
+
+    Args:
+        values: [B, C, *positions], or [..., C] for a linear layer.
+        window: Of the layer.
+        positions: As for ``sample_rows``.
+        kept: Indices of the channels that the shrunk layer still has; None: all.
+    """
+    last = values if window.is_linear else values.movedim(1, -1)
+    picked = last[positions]
+    if kept is not None:
+        picked = picked[:, list(kept)]
+    return picked.reshape(picked.shape[0], window.groups, -1).transpose(0, 1)
+
+
+def position_shape(values: Tensor, window: Window) -> tuple[int, ...]:
+    """Shape of the output positions of one image: without batch and channels."""
+    return tuple(values.shape[1:-1] if window.is_linear else values.shape[2:])
+
+
+def choose_positions(
+    images: Tensor, shape: tuple[int, ...], rows_per_image: float, generator: torch.Generator
+) -> tuple[Tensor, ...]:
+    """Random positions, evenly many in each image.
+
+    Args:
+        images: Indices of the images (within the chunk) to sample from, int64 [I].
+        shape: Of the output positions of one image.
+        rows_per_image: About how many to choose; all, if there are not more.
+        generator: Source of randomness.
+
+    Returns:
+        One index tensor for the batch dimension and one per position dimension.
+    """
+    num_positions = math.prod(shape)
+    per_image = max(1, min(num_positions, math.ceil(rows_per_image)))
+    if per_image >= num_positions:
+        flat = torch.arange(num_positions).expand(len(images), -1)
+    else:
+        # With replacement: a repeated pixel costs little, a permutation per image costs much.
+        flat = torch.randint(num_positions, (len(images), per_image), generator=generator)
+    batch = images[:, None].expand(-1, per_image).reshape(-1)
+    return (batch, *_unravel(flat.reshape(-1), shape))
+
+
+def _unravel(flat: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
+    return tuple(torch.unravel_index(flat, shape)) if shape else ()

@@ -1,0 +1,103 @@
+"""Bring a shrunk network back: from its folder, or from the original model and a plan.
+
+Nothing here runs a pickle: the graph is read from the ``.pt2`` archive, weights from safetensors.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from fairdeploy.errors import ModelError, PlanError
+from fairdeploy.graph.capture import EXAMPLE_BATCH
+from fairdeploy.graph.units import build_unit_graph
+from fairdeploy.inputs.model_loading import load_model
+from fairdeploy.surgery.module_rewrite import rebuild_own_class
+from fairdeploy.surgery.plan import Plan, read_plan
+from fairdeploy.surgery.removal import remove_units
+
+PROGRAM_FILE = "model.pt2"
+WEIGHTS_FILE = "weights.safetensors"
+PLAN_FILE = "plan.json"
+
+
+def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
+    """Load the shrunk, repaired network from the folder that ``fairdeploy shrink`` wrote.
+
+    Args:
+        folder: Holds ``model.pt2``, or ``plan.json`` and ``weights.safetensors``.
+        model: The original network, whose weights do not matter. If given, the result is of its
+            own class wherever that is possible; otherwise it is a graph module.
+
+    Returns:
+        The network in eval mode.
+
+    Raises:
+        ModelError: A file is missing or damaged.
+        PlanError: ``model`` is not what the plan was made for.
+    """
+    folder = Path(folder)
+    if model is None:
+        path = folder / PROGRAM_FILE
+        if not path.is_file():
+            raise ModelError(f"no '{PROGRAM_FILE}' in '{folder}'; give a folder that shrink wrote")
+        return load_model(str(path)).module.eval()
+    shrunk = apply(model, folder / PLAN_FILE)
+    path = folder / WEIGHTS_FILE
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"cannot read '{path}': {error}") from error
+    return _with_weights(shrunk, weights, path)
+
+
+def apply(model: nn.Module, plan: Plan | str | Path) -> nn.Module:
+    """Remove a plan's units from ``model``, which is left as it is.
+
+    The weights are those of ``model``, sliced; for the repaired ones use ``load``.
+
+    Returns:
+        A network of the model's own class if its forward works with the new sizes, otherwise the
+        proved graph module; in eval mode.
+
+    Raises:
+        PlanError: The plan was made for another model.
+    """
+    if not isinstance(plan, Plan):
+        plan = read_plan(Path(plan))
+    parameter = next(model.parameters(), None)
+    if parameter is None:
+        raise PlanError("the model has no parameters; give the network that the plan was made for")
+    example = torch.zeros(EXAMPLE_BATCH, *plan.input_shape, device=parameter.device)
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        graph = build_unit_graph(model, (example,))
+        shrunk = remove_units(graph, plan.removed_mask(graph))
+        own, _ = rebuild_own_class(model, graph, shrunk.module)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return (own if own is not None else shrunk.module).eval()
+
+
+def _with_weights(
+    module: nn.Module, weights: dict[str, torch.Tensor], path: Path
+) -> nn.Module:
+    """Load ``weights`` by name (changes ``module``); names that the module shares may be absent."""
+    own = module.state_dict()
+    unknown = sorted(set(weights) - set(own))
+    different = [
+        name for name in weights if name in own and weights[name].shape != own[name].shape
+    ]
+    if unknown or different:
+        name = (unknown + different)[0]
+        raise PlanError(f"'{path}' does not fit this model: tensor '{name}'")
+    with torch.no_grad():
+        for name, tensor in weights.items():
+            own[name].copy_(tensor)
+    return module

@@ -1,0 +1,103 @@
+"""Numbers as people read them. None, which stands for a value that is not a number, is a dash."""
+
+from __future__ import annotations
+
+MISSING = "\N{EN DASH}"
+TIMES = "\N{MULTIPLICATION SIGN}"
+_MINUS = "\N{MINUS SIGN}"
+_SPACE = "\N{NO-BREAK SPACE}"
+_METRIC_NAMES = {
+    "params": "parameters",
+    "macs": "MACs",
+    "size": "size",
+    "latency": "latency",
+}
+
+
+def metric_name(metric: str) -> str:
+    """``parameters`` for ``params``, and so on."""
+    return _METRIC_NAMES.get(metric, metric)
+
+
+def amount(metric: str, value: float | None) -> str:
+    """A value in the unit of its metric: count, bytes or milliseconds."""
+    if metric == "size":
+        return size(value)
+    if metric == "latency":
+        return milliseconds(value)
+    return count(value)
+
+
+def count(value: float | None) -> str:
+    """``855,770`` up to a million, then ``1.23 M``, ``4.10 G``."""
+    if value is None:
+        return MISSING
+    return _scaled(value, (("G", 1e9), ("M", 1e6))) or f"{value:,.0f}"
+
+
+def size(num_bytes: float | None) -> str:
+    """Bytes in powers of ten: ``3.42 MB``."""
+    if num_bytes is None:
+        return MISSING
+    return (
+        _scaled(num_bytes, (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))) or f"{num_bytes:.0f}{_SPACE}B"
+    )
+
+
+def _scaled(value: float, units: tuple[tuple[str, float], ...]) -> str:
+    """Three digits in the largest unit that fits, or an empty string."""
+    for unit, worth in units:
+        if value >= worth:
+            scaled = value / worth
+            digits = 2 if scaled < 10 else 1 if scaled < 100 else 0
+            return f"{scaled:,.{digits}f}{_SPACE}{unit}"
+    return ""
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """``39.8 %`` of 0.398."""
+    return MISSING if share is None else f"{100 * share:.{digits}f}{_SPACE}%"
+
+
+def share_of(part: float | None, whole: float | None) -> float | None:
+    """``part / whole``, or None where that means nothing."""
+    return None if part is None or not whole else part / whole
+
+
+def milliseconds(value: float | None) -> str:
+    """``0.412 ms``, ``12.3 ms``, ``1,240 ms``."""
+    if value is None:
+        return MISSING
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3
+    return f"{value:,.{digits}f}{_SPACE}ms"
+
+
+def factor(value: float | None) -> str:
+    """A ratio: 1.42 and the sign for "times"."""
+    return MISSING if value is None else f"{value:.2f}{TIMES}"
+
+
+def error_text(value: float | None) -> str:
+    """A relative error: ``3.1e-07``; ``not a number`` where the outputs were NaN or infinite."""
+    return "not a number" if value is None else f"{value:.1e}"
+
+
+def points(difference: float) -> str:
+    """A signed difference of two shares, in percentage points."""
+    text = f"{100 * difference:+.1f}"
+    return ("±0.0" if text in {"+0.0", "-0.0"} else text.replace("-", _MINUS)) + f"{_SPACE}points"
+
+
+def seconds(value: float | None) -> str:
+    """``0.4 s``, ``12 s``, ``3 min 20 s``."""
+    if value is None:
+        return MISSING
+    if value < 10:
+        return f"{value:.1f}{_SPACE}s"
+    whole = round(value)
+    return f"{whole}{_SPACE}s" if whole < 120 else f"{whole // 60}{_SPACE}min {whole % 60}{_SPACE}s"
+
+
+def plural(number: int, noun: str) -> str:
+    """``1 group``, ``3 groups``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -1,0 +1,211 @@
+"""``report.json``: everything that a run found out, as one versioned tree that scripts may read.
+
+Numbers are never NaN or infinite (JSON has no word for them); such values become null. Shares are
+fractions, not per cent; times are milliseconds per call unless the key says seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fairdeploy.graph.unit_graph import UnitGraph
+from fairdeploy.records import (
+    AccuracyByStage,
+    Allocation,
+    Artifact,
+    Budget,
+    DataSplits,
+    GroupScores,
+    ImageSet,
+    LatencyComparison,
+    LoadedModel,
+    ParityResult,
+    ProofResult,
+    RecoverySummary,
+    RunRecord,
+    TargetProfile,
+)
+from fairdeploy.reporting.environment import describe_environment
+from fairdeploy.reporting.group_rows import freeze_rows, group_rows
+from fairdeploy.reporting.html_report import render_html
+
+SCHEMA_VERSION = 1
+_MODEL_COSTS = {"params": "params", "macs": "macs", "size": "size_bytes"}
+
+
+def build_document(
+    *,
+    model: LoadedModel,
+    data: DataSplits | None,
+    graph: UnitGraph,
+    budgets: Sequence[Budget],
+    original_costs: Mapping[str, float],
+    shrunk_costs: Mapping[str, float],
+    scores: Sequence[GroupScores],
+    tod_curves: Mapping[str, NDArray[np.float64]],
+    allocation: Allocation,
+    proof: ProofResult,
+    recovery: RecoverySummary | None,
+    artifacts: Sequence[Artifact],
+    parity: Sequence[ParityResult],
+    accuracy: AccuracyByStage,
+    latency: LatencyComparison | None,
+    profile: TargetProfile,
+    seed: int,
+    command: Sequence[str],
+    stage_seconds: Mapping[str, float],
+    warnings: Sequence[str] = (),
+    own_class_problem: str | None = None,
+) -> dict[str, Any]:
+    """Put a whole run into the tree of ``report.json``, version 1.
+
+    Args:
+        data: None where the images are synthetic and have no source.
+        original_costs: By metric (``params``, ``macs``, ``size``); every budget's metric is a key.
+        shrunk_costs: The same of the network that is written.
+        scores: Of the removable groups, in the order of ``graph.groups``.
+        tod_curves: Group name to ``ToD(k)`` for k = 1 to N.
+        command: The command line as typed, word by word.
+        stage_seconds: Stage name to its duration, in the order in which they ran.
+        warnings: Everything the user was warned of.
+        own_class_problem: Why the user's own class could not be rebuilt; None or empty where it
+            was.
+
+    Returns:
+        Dictionaries, lists, strings, finite numbers, booleans and None.
+    """
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "command": shlex.join(command),
+        "seed": seed,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "model": {
+            "name": model.name,
+            "source": model.source,
+            "sha256": model.sha256,
+            "input_shape": list(model.preprocessing.shape),
+            "original": _costs(original_costs),
+            "shrunk": _costs(shrunk_costs),
+            "own_class": {"rebuilt": not own_class_problem, "problem": own_class_problem or None},
+        },
+        "budget": [budget_row(budget, original_costs, shrunk_costs) for budget in budgets],
+        "tolerance": allocation.tolerance,
+        "num_evaluations": allocation.num_evaluations,
+        "groups": group_rows(graph, scores, tod_curves, allocation),
+        "freezes": freeze_rows(graph),
+        "proof": asdict(proof) | {"passed": proof.passed},
+        "recovery": asdict(recovery) if recovery else None,
+        "artifacts": [asdict(artifact) for artifact in artifacts],
+        "parity": [asdict(result) | {"passed": result.passed} for result in parity],
+        "accuracy": _accuracy(accuracy),
+        "latency": _latency(latency),
+        "target": asdict(profile),
+        "data": _data(data),
+        "warnings": list(dict.fromkeys(warnings)),
+        "stage_seconds": dict(stage_seconds),
+        "environment": describe_environment(),
+    }
+    safe = json_safe(document)
+    assert isinstance(safe, dict)
+    return safe
+
+
+def write_report(folder: Path, record: RunRecord) -> None:
+    """Write ``report.json`` and ``report.html`` into ``folder``."""
+    text = json.dumps(record.document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    (folder / "report.json").write_text(text, encoding="utf-8")
+    (folder / "report.html").write_text(render_html(record), encoding="utf-8")
+
+
+def budget_row(
+    budget: Budget, original_costs: Mapping[str, float], shrunk_costs: Mapping[str, float]
+) -> dict[str, Any]:
+    """What was asked, allowed and got, in the metric's own unit."""
+    original, got = original_costs[budget.metric], shrunk_costs[budget.metric]
+    allowed = budget.allowed(original)
+    return {
+        "metric": budget.metric,
+        "asked": budget.text,
+        "allowed": allowed,
+        "original": original,
+        "got": got,
+        "met": got <= allowed,
+    }
+
+
+def json_safe(value: object) -> object:
+    """The same tree in plain JSON types: arrays as lists, NaN and infinities as None."""
+    if isinstance(value, np.generic | np.ndarray):
+        return json_safe(value.tolist())
+    if isinstance(value, Mapping):
+        return {str(key): json_safe(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_safe(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    return str(value)
+
+
+def _costs(costs: Mapping[str, float]) -> dict[str, int]:
+    return {key: round(costs[metric]) for metric, key in _MODEL_COSTS.items()}
+
+
+def _accuracy(accuracy: AccuracyByStage) -> dict[str, Any]:
+    estimates = {
+        "original": accuracy.original,
+        "pruned": accuracy.pruned,
+        "recovered": accuracy.recovered,
+        "exported": accuracy.exported,
+    }
+    sizes = [estimate.num_images for estimate in estimates.values() if estimate]
+    row: dict[str, Any] = {
+        stage: {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+        if estimate
+        else None
+        for stage, estimate in estimates.items()
+    }
+    return row | {"num_images": max(sizes, default=0)}
+
+
+def _latency(latency: LatencyComparison | None) -> dict[str, Any] | None:
+    if latency is None:
+        return None
+    row = asdict(latency)
+    for name in ("original", "shrunk"):
+        stats = row.pop(name)
+        raw = stats.pop("raw_ms")
+        row |= {f"{name}_{key}": value for key, value in stats.items()}
+        row[f"{name}_raw_ms"] = [round(time, 6) for time in raw]
+    row["num_pairs"] = len(latency.original.raw_ms)
+    return row
+
+
+def _data(data: DataSplits | None) -> dict[str, Any] | None:
+    if data is None:
+        return None
+    return {
+        "source": data.source,
+        "sha256": data.sha256,
+        "label_source": data.calibration.label_source,
+        "is_synthetic": data.calibration.is_synthetic,
+        "num_calibration": len(data.calibration),
+        "num_calibration_classes": _num_classes(data.calibration),
+        "num_test": len(data.test) if data.test else 0,
+        "class_names": list(data.class_names) if data.class_names else None,
+    }
+
+
+def _num_classes(images: ImageSet) -> int | None:
+    return None if images.labels is None else len(np.unique(images.labels.numpy()))

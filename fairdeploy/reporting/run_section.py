@@ -1,0 +1,107 @@
+"""How to get the same result again: command, seed, data, machine, versions, and the time taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fairdeploy.reporting.charts import share_bar
+from fairdeploy.reporting.markup import NOTHING, Html, details, dotted, section, table, tag
+from fairdeploy.reporting.quantities import MISSING, TIMES, error_text, percent, seconds, share_of
+
+Row = Mapping[str, Any]
+_LABELS = {
+    "given": "labels given",
+    "predicted": "no labels: the model's own predictions served as classes",
+    "none": "no labels",
+}
+
+
+def run_facts(document: Row) -> Html:
+    """Command and facts, then stage times, versions and recovered layers to open."""
+    return section(
+        "This run",
+        tag("pre", document["command"]),
+        _facts(document),
+        _stage_times(document["stage_seconds"]),
+        _layers(document["recovery"]),
+        lead="The same command with the same files and seed gives the same plan, byte for byte.",
+    )
+
+
+def _facts(document: Row) -> Html:
+    environment, target, model = document["environment"], document["target"], document["model"]
+    facts = {
+        "Model": f"{model['name']} from {model['source']}, input {_shape(model['input_shape'])}",
+        "Weights SHA-256": tag("span", model["sha256"], class_="hash mono"),
+        "Own class": "rebuilt"
+        if model["own_class"]["rebuilt"]
+        else f"not rebuilt ({model['own_class']['problem']}); the .pt2 file has the network",
+        "Data": _data(document["data"]),
+        "Seed": str(document["seed"]),
+        "Target": f"{target['name']}: {target['description']}",
+        "Processor": f"{environment['cpu']}, {environment['cores']} cores",
+        "System": f"{environment['platform']}, Python {environment['python']}",
+        "Versions": ", ".join(f"{name} {v}" for name, v in environment["packages"].items()),
+        "Written": f"{document['created_at'][:16].replace('T', ' ')} UTC",
+    }
+    pairs = (item for key, value in facts.items() for item in (tag("dt", key), tag("dd", value)))
+    return tag("dl", *pairs, class_="facts")
+
+
+def _shape(lengths: Sequence[int]) -> str:
+    return f" {TIMES} ".join(map(str, lengths))
+
+
+def _data(data: Row | None) -> str:
+    if data is None:
+        return "none"
+    if data["is_synthetic"]:
+        return f"{data['num_calibration']:,} synthetic images"
+    return (
+        f"{data['source']}: {data['num_calibration']:,} calibration and {data['num_test']:,} test "
+        f"images, {_LABELS.get(data['label_source'], data['label_source'])}"
+    )
+
+
+def _stage_times(stage_seconds: Mapping[str, float]) -> Html:
+    if not stage_seconds:
+        return NOTHING
+    total = sum(stage_seconds.values())
+    rows = (
+        tag(
+            "div",
+            tag("span", name, class_="label"),
+            share_bar(share_of(duration, total) or 0.0, f"{name}: {seconds(duration)}"),
+            tag("span", seconds(duration), class_="figure"),
+            class_="row",
+        )
+        for name, duration in stage_seconds.items()
+    )
+    return details(f"Where the {seconds(total)} went", tag("div", *rows, class_="rows"))
+
+
+def _layers(recovery: Row | None) -> Html:
+    if not recovery or not recovery["layers"]:
+        return NOTHING
+    rows = (
+        (
+            dotted(layer["layer"]),
+            layer["outcome"],
+            _share(layer["error_before"]),
+            _share(layer["error_after"]),
+            MISSING if layer["ridge"] is None else error_text(layer["ridge"]),
+        )
+        for layer in recovery["layers"]
+    )
+    note = tag(
+        "p",
+        "Errors are shares of the variance of the original layer's output, on held-out images.",
+        class_="lead",
+    )
+    headers = ("layer", "outcome", "error before", "after", "ridge")
+    return details("Recovery of each layer", note, table(headers, rows, numeric_from=2))
+
+
+def _share(value: float | None) -> str:
+    return percent(value, 2)

@@ -1,0 +1,199 @@
+"""The top of the page: what came out, and whether every check passed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fairdeploy.reporting.markup import NOTHING, Html, pill, section, table, tag
+from fairdeploy.reporting.quantities import (
+    amount,
+    error_text,
+    factor,
+    metric_name,
+    percent,
+    points,
+    share_of,
+    size,
+)
+
+Document = Mapping[str, Any]
+"""The tree of ``report.json``."""
+
+
+def header(document: Document) -> Html:
+    """Title, verdict, and what changes the meaning of the result."""
+    return tag(
+        "header",
+        tag("p", "fairdeploy report", class_="overline"),
+        tag("h1", title(document)),
+        _verdict(failed_checks(document)),
+        _warnings(document["warnings"]),
+    )
+
+
+def tiles(document: Document) -> Html:
+    """One tile for each thing that was promised."""
+    return tag(
+        "div",
+        *(_budget_tile(row) for row in document["budget"]),
+        _accuracy_tile(document),
+        _latency_tile(document["latency"]),
+        _proof_tile(document["proof"]),
+        _parity_tile(document["parity"]),
+        _size_tile(document),
+        class_="tiles",
+    )
+
+
+def title(document: Document) -> str:
+    """``resnet56 with 39.82 % of its parameters``."""
+    model = document["model"]
+    share = share_of(model["shrunk"]["params"], model["original"]["params"])
+    return f"{model['name']} with {percent(share, 2)} of its parameters"
+
+
+def failed_checks(document: Document) -> list[str]:
+    """Names of the checks that did not pass."""
+    failed = [
+        f"{metric_name(row['metric'])} budget" for row in document["budget"] if not row["met"]
+    ]
+    if not document["proof"]["passed"]:
+        failed.append("proof of exact removal")
+    failed += [
+        f"parity of {row['artifact']} at batch {row['batch']}"
+        for row in document["parity"]
+        if not row["passed"]
+    ]
+    return failed
+
+
+def _verdict(failed: list[str]) -> Html:
+    if failed:
+        return tag("p", pill("failed", is_good=False), f" {', '.join(failed)}")
+    return tag(
+        "p",
+        pill("every check passed", is_good=True),
+        " The budget is met, the removal is proved exact, and the exported file agrees with torch.",
+    )
+
+
+def _warnings(texts: Sequence[str]) -> Html:
+    if not texts:
+        return NOTHING
+    items = (tag("li", text) for text in texts)
+    return tag("section", tag("h2", "Please note"), tag("ul", *items), class_="warnings")
+
+
+def _tile(name: str, value: str, note: str, *, verdict: Html = NOTHING) -> Html:
+    return tag(
+        "div",
+        tag("div", tag("span", name), verdict, class_="name"),
+        tag("div", value, class_="value"),
+        tag("div", note, class_="note"),
+        class_="tile",
+    )
+
+
+def _budget_tile(row: Document) -> Html:
+    metric = row["metric"]
+    original, got = amount(metric, row["original"]), amount(metric, row["got"])
+    name = metric_name(metric)
+    return _tile(
+        name[0].upper() + name[1:],
+        percent(share_of(row["got"], row["original"]), 2),
+        f"{got} of {original}; at most {amount(metric, row['allowed'])} asked ({row['asked']})",
+        verdict=pill("met", is_good=True) if row["met"] else pill("not met", is_good=False),
+    )
+
+
+def _accuracy_tile(document: Document) -> Html:
+    accuracy = document["accuracy"]
+    before = accuracy["original"]
+    after = accuracy["exported"] or accuracy["recovered"] or accuracy["pruned"]
+    if not before or not after:
+        return _tile("Accuracy", "not measured", "No labelled test images were given.")
+    return _tile(
+        "Accuracy",
+        f"{percent(before['value'])} → {percent(after['value'])}",
+        f"{points(after['value'] - before['value'])} on {accuracy['num_images']:,} test images; "
+        f"95 % interval {percent(after['low'])} to {percent(after['high'])}",
+    )
+
+
+def _latency_tile(latency: Document | None) -> Html:
+    if latency is None:
+        return _tile("Speed", "not measured", "Latency measurement was switched off.")
+    return _tile(
+        "Speed",
+        f"{factor(latency['speedup'])} as fast",
+        f"95 % interval {factor(latency['speedup_low'])} to {factor(latency['speedup_high'])}"
+        f"{_speed_remark(latency)}; target {latency['target']}, batch {latency['batch']}",
+        verdict=pill("noisy", is_good=False) if latency["is_noisy"] else NOTHING,
+    )
+
+
+def _speed_remark(latency: Document) -> str:
+    low, high = latency["speedup_low"], latency["speedup_high"]
+    if low is None or high is None or low > 1:
+        return ""
+    return ": slower than the original" if high < 1 else ": no clear difference"
+
+
+def _proof_tile(proof: Document) -> Html:
+    return _tile(
+        "Exact removal",
+        error_text(proof["max_relative_error"]),
+        f"Largest relative difference to the original with the removed units at zero; "
+        f"limit {error_text(proof['limit'])}",
+        verdict=pill("proved", is_good=True) if proof["passed"] else pill("failed", is_good=False),
+    )
+
+
+def _parity_tile(parity: list[Document]) -> Html:
+    if not parity:
+        return _tile("Exported file", "not checked", "Nothing was exported.")
+    worst = max(
+        parity,
+        key=lambda row: (
+            float("inf") if row["max_relative_error"] is None else row["max_relative_error"]
+        ),
+    )
+    batches = sorted({row["batch"] for row in parity})
+    passed = all(row["passed"] for row in parity)
+    return _tile(
+        "Exported file",
+        error_text(worst["max_relative_error"]),
+        f"Largest relative difference to torch at batch {' and '.join(map(str, batches))}; "
+        f"limit {error_text(worst['limit'])}",
+        verdict=pill("agrees", is_good=True) if passed else pill("differs", is_good=False),
+    )
+
+
+def _size_tile(document: Document) -> Html:
+    original = document["model"]["original"]["size_bytes"]
+    shrunk = document["model"]["shrunk"]["size_bytes"]
+    return _tile(
+        "Weights",
+        f"{size(original)} → {size(shrunk)}",
+        f"{percent(share_of(shrunk, original))} of the bytes",
+    )
+
+
+def network_table(document: Document) -> Html:
+    """Parameters, MACs and bytes of both networks."""
+    original, shrunk = document["model"]["original"], document["model"]["shrunk"]
+    rows = [
+        (label, amount(metric, original[key]), amount(metric, shrunk[key]),
+         percent(share_of(shrunk[key], original[key])))
+        for label, metric, key in (
+            ("Parameters", "params", "params"),
+            ("MACs per image", "macs", "macs"),
+            ("Weights", "size", "size_bytes"),
+        )
+    ]  # fmt: skip
+    return section(
+        "The network",
+        table(("", "original", "shrunk", "kept"), rows),
+        lead="A MAC is one multiplication with its addition; FLOPs are twice as many.",
+    )

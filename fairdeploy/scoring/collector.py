@@ -1,0 +1,201 @@
+"""One forward and backward pass over the calibration images, from which all scores follow.
+
+The pass runs the captured graph on detached copies of its parameters that share their storage, so
+the user's network keeps its mode, statistics, gradients, ``requires_grad`` and hooks untouched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import torch.utils._pytree as pytree
+from torch import Tensor, fx
+from torch.fx.node import Argument, Target
+
+from fairdeploy.errors import DataError, ModelError
+from fairdeploy.graph.layers import score_points
+from fairdeploy.graph.unit_graph import UnitGraph
+from fairdeploy.records import ImageSet
+from fairdeploy.scoring.projections import ProjectionStore, affordable_projections
+from fairdeploy.scoring.reconstruction import GradientProducts
+
+Arguments = tuple[Argument, ...]
+
+MAX_BATCH = 32
+MAX_ACTIVATION_BYTES = 3 * 2**29
+"""1.5 GiB: what the values of one batch may take while the backward pass waits for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What the pass leaves behind, enough for every score."""
+
+    store: ProjectionStore
+    labels: Tensor
+    """int64 [N]: the given ones, or what the model predicts."""
+    top_logits: Tensor
+    """float32 [N]: the largest logit of each image."""
+    products: Mapping[tuple[str, int], Tensor]
+    """By tensor and dimension: sum of value times gradient over the other dimensions, float64."""
+
+
+def collect(
+    graph: UnitGraph,
+    images: ImageSet,
+    *,
+    seed: int,
+    num_projections: int,
+    progress: Callable[[int], None] | None = None,
+) -> Collected:
+    """Run the pass.
+
+    Args:
+        num_projections: Wanted random directions per unit; wide networks get fewer.
+        progress: Called with the number of images done in each batch.
+
+    Raises:
+        DataError: A label does not fit the model's outputs.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        return _collect(graph, images, seed, num_projections, progress or _ignore)
+
+
+def _collect(
+    graph: UnitGraph,
+    images: ImageSet,
+    seed: int,
+    num_projections: int,
+    progress: Callable[[int], None],
+) -> Collected:
+    points = score_points(graph)
+    num_images = len(images)
+    num_kept = affordable_projections(points, num_images, num_projections)
+    store = ProjectionStore(points, num_images, num_kept, seed)
+    products = GradientProducts(graph)
+    labels = torch.zeros(num_images, dtype=torch.int64)
+    top_logits = torch.zeros(num_images)
+    batch = batch_size(graph, num_images)
+    fixed_batch = 0 if graph.has_dynamic_batch else batch
+    run = _Pass(graph, store, products)
+    for start in range(0, num_images, batch):
+        part = slice(start, min(start + batch, num_images))
+        given = None if images.labels is None else images.labels[part]
+        found = run.batch(images.images[part], given, start, fixed_batch)
+        labels[part], top_logits[part] = found
+        progress(part.stop - part.start)
+    return Collected(store, labels, top_logits, products.result(num_images))
+
+
+def _ignore(_: int) -> None:
+    """No progress is shown."""
+
+
+def batch_size(graph: UnitGraph, num_images: int) -> int:
+    """Images per batch whose values fit into ``MAX_ACTIVATION_BYTES``, at most ``MAX_BATCH``."""
+    (example, *_) = graph.example_inputs
+    assert isinstance(example, Tensor)
+    example_batch = example.shape[0]
+    if not graph.has_dynamic_batch:
+        return int(example_batch)
+    numbers = 0
+    for dims in graph.value_units.values():
+        size = 1
+        for units in dims:
+            size *= len(units)
+        numbers += size
+    per_image = max(4 * numbers // example_batch, 1)
+    return int(max(1, min(MAX_BATCH, num_images, MAX_ACTIVATION_BYTES // per_image)))
+
+
+class _Pass(fx.Interpreter):
+    """Runs the graph on leaf copies; reads values at score points and layers on the way."""
+
+    def __init__(
+        self, graph: UnitGraph, store: ProjectionStore, products: GradientProducts
+    ) -> None:
+        super().__init__(graph.module)
+        self._store = store
+        self._products = products
+        self._points: dict[str, list[int]] = {}
+        for number, point in enumerate(store.points):
+            self._points.setdefault(point.node, []).append(number)
+        self._where = (0, 0, 0)
+        first = next(graph.module.parameters(), None)
+        self._device = torch.device("cpu") if first is None else first.device
+
+    def batch(
+        self, images: Tensor, labels: Tensor | None, start: int, fixed_batch: int
+    ) -> tuple[Tensor, Tensor]:
+        """Forward and backward of one batch; returns its labels and top logits, on the CPU.
+
+        Args:
+            fixed_batch: Fill up to this many images by repetition, if not 0.
+        """
+        used = len(images)
+        if fixed_batch > used:
+            images = images[torch.arange(fixed_batch) % used]
+        self._where = (start, len(images), used)
+        if images.is_inference():
+            images = images.clone()
+        inputs = _channels_last(images.detach().to(self._device))
+        logits = _logits(self.run(inputs))[:used]
+        targets = logits.detach().argmax(1) if labels is None else labels.to(logits.device)
+        _check_labels(targets, logits.shape[1])
+        loss = F.cross_entropy(logits, targets, reduction="sum")
+        if loss.requires_grad:
+            loss.backward()  # type: ignore[no-untyped-call]
+        return targets.cpu(), logits.detach().amax(1).float().cpu()
+
+    def get_attr(self, target: Target, args: Arguments, kwargs: dict[str, Any]) -> object:
+        """The parameter's leaf copy, or the buffer's clone."""
+        copied = self._products.tensor(str(target))
+        return super().get_attr(target, args, kwargs) if copied is None else copied
+
+    def call_function(self, target: Target, args: Arguments, kwargs: dict[str, Any]) -> object:
+        """Run an operator; ``view`` as ``reshape``, which takes channels-last values too."""
+        if target is torch.ops.aten.view.default:
+            target = torch.ops.aten.reshape.default
+        return super().call_function(target, args, kwargs)
+
+    def run_node(self, n: fx.Node) -> object:
+        """Run one node, then read its value if a score needs it."""
+        value = super().run_node(n)
+        if self._products.is_layer(n.name):
+            value = self._products.watch(n.name, value)
+        for number in self._points.get(n.name, ()):
+            with torch.no_grad():
+                self._store.add(number, value, *self._where)
+        return value
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    """Images in the memory order that convolutions on a CPU are fastest with."""
+    if images.dim() != 4:
+        return images
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def _logits(output: object) -> Tensor:
+    """The first tensor of the output as [N, classes]; dense outputs are averaged over space."""
+    leaves = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+    if not leaves or leaves[0].dim() == 0:
+        raise ModelError(
+            "the model returns no tensor of scores; give one that returns [N, classes]"
+        )
+    first = leaves[0]
+    if first.dim() == 1:
+        return first[:, None]
+    return first.flatten(2).mean(2) if first.dim() > 2 else first
+
+
+def _check_labels(labels: Tensor, num_outputs: int) -> None:
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_outputs:
+        raise DataError(
+            f"label {low if low < 0 else high} does not fit the model's {num_outputs} outputs; "
+            f"labels must be 0 to {num_outputs - 1}: use the data that the model was trained for"
+        )

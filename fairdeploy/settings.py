@@ -1,0 +1,134 @@
+"""One value for every option: the command line first, then ``fairdeploy.toml``, then the default."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from fairdeploy.errors import UsageError
+from fairdeploy.inputs.project_file import ProjectFile, load_project_file
+from fairdeploy.options import (
+    RECOVERY_METHODS,
+    InputShape,
+    ModelOptions,
+    RecoveryMethod,
+    ShrinkOptions,
+)
+
+DEFAULT_CALIBRATION_IMAGES = 512
+DEFAULT_TEST_IMAGES = 2000
+DEFAULT_TARGET = "cpu"
+DEFAULT_RECOVERY: RecoveryMethod = "least_squares"
+
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """How to load the network."""
+
+    source: str
+    arch: str | None
+    num_classes: int | None
+    input_shape: InputShape | None
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+    seed: int
+    trust_pickle: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ShrinkSettings:
+    """Everything a run needs to know."""
+
+    model: ModelSettings
+    budgets: tuple[str, ...]
+    data: str | None
+    class_names: tuple[str, ...] | None
+    num_calibration: int
+    max_test: int
+    output: Path
+    target: str
+    recover: RecoveryMethod | None
+    """None: the default, which depends on whether there are real images."""
+
+
+def first_given(*values: _Value | None) -> _Value | None:
+    """The first value that is not None."""
+    return next((value for value in values if value is not None), None)
+
+
+def project_of(model: str) -> ProjectFile:
+    """``fairdeploy.toml`` beside the model, or in the working folder for a model given by name."""
+    path = Path(model)
+    return load_project_file(path.parent if path.is_file() else Path())
+
+
+def resolve_model(options: ModelOptions, project: ProjectFile) -> ModelSettings:
+    """Settings for loading the network."""
+    return ModelSettings(
+        source=options.model,
+        arch=first_given(options.arch, project.arch),
+        num_classes=first_given(options.num_classes, project.num_classes),
+        input_shape=first_given(options.input_shape, project.input_size),
+        mean=first_given(options.mean, project.mean),
+        std=first_given(options.std, project.std),
+        seed=first_given(options.seed, project.seed) or 0,
+        trust_pickle=options.trust_pickle,
+    )
+
+
+def resolve_shrink(options: ShrinkOptions) -> ShrinkSettings:
+    """Settings for a whole run.
+
+    Raises:
+        UsageError: No budget is given anywhere, or a value can't be.
+        ProjectFileError: The project file is malformed.
+    """
+    project = project_of(options.model)
+    budgets = first_given(options.budgets, project.budget)
+    if not budgets:
+        raise UsageError(
+            "no budget given; add --budget 40% (what may stay), or 'budget' in fairdeploy.toml"
+        )
+    recover = first_given(options.recover, project.recover)
+    if recover is not None and recover not in RECOVERY_METHODS:
+        raise UsageError(f"no recovery '{recover}'; use one of {', '.join(RECOVERY_METHODS)}")
+    num_calibration = first_given(
+        options.num_calibration, project.num_calibration, DEFAULT_CALIBRATION_IMAGES
+    )
+    assert num_calibration is not None
+    if num_calibration < 2:
+        raise UsageError(f"--num-calibration {num_calibration} is too few; use 64 or more")
+    output = first_given(options.output, Path(project.output) if project.output else None)
+    return ShrinkSettings(
+        model=resolve_model(options, project),
+        budgets=tuple(budgets),
+        data=first_given(options.data, project.data),
+        class_names=project.class_names,
+        num_calibration=num_calibration,
+        max_test=DEFAULT_TEST_IMAGES,
+        output=output or default_output(options.model),
+        target=first_given(options.target, project.target) or DEFAULT_TARGET,
+        recover=recover,  # type: ignore[arg-type]
+    )
+
+
+def default_output(model: str) -> Path:
+    """``model-shrunk`` beside ``model.pt``; ``resnet18-shrunk`` here for ``timm:resnet18``."""
+    path = Path(model)
+    if path.is_file():
+        return path.with_name(f"{path.stem}-shrunk")
+    name = re.sub(r"[^\w.-]+", "-", model.partition(":")[2].partition(",")[0]).strip("-")
+    return Path(f"{name or 'model'}-shrunk")
+
+
+def cache_folder() -> Path:
+    """Where scores are kept between runs: ``$FAIRDEPLOY_CACHE`` or the user's cache folder."""
+    given = os.environ.get("FAIRDEPLOY_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(given) if given else Path(base) / "fairdeploy"

@@ -1,0 +1,195 @@
+"""The stages of a run, each with its line of progress; ``pipeline`` says in which order."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx
+
+from fairdeploy.allocation.cost import CostModel
+from fairdeploy.allocation.search import reachable_range, require_reachable, search
+from fairdeploy.graph.capture import EXAMPLE_BATCH
+from fairdeploy.graph.unit_graph import UnitGraph
+from fairdeploy.graph.units import build_unit_graph
+from fairdeploy.inputs.calibration import check_labels_fit, load_data, with_predicted_labels
+from fairdeploy.inputs.model_loading import load_model
+from fairdeploy.options import RecoveryMethod
+from fairdeploy.records import (
+    Allocation,
+    Budget,
+    DataSplits,
+    GroupScores,
+    LoadedModel,
+    Preprocessing,
+    ProofResult,
+    RecoverySummary,
+    UnitScores,
+)
+from fairdeploy.recovery.batchnorm import reestimate_batchnorm
+from fairdeploy.recovery.least_squares import fit_least_squares
+from fairdeploy.scoring.cache import cached_scores, scores_key
+from fairdeploy.scoring.unit_scores import score_units
+from fairdeploy.settings import DEFAULT_RECOVERY, ModelSettings, ShrinkSettings, cache_folder
+from fairdeploy.stopwatch import Stopwatch
+from fairdeploy.surgery.equivalence import prove, require_proof
+from fairdeploy.surgery.module_rewrite import rebuild_own_class
+from fairdeploy.surgery.plan import Plan
+from fairdeploy.surgery.removal import remove_units
+
+
+def load_network(settings: ModelSettings, watch: Stopwatch) -> LoadedModel:
+    with watch.stage("load model") as stage:
+        model = load_model(
+            settings.source,
+            arch=settings.arch,
+            trust_pickle=settings.trust_pickle,
+            num_classes=settings.num_classes,
+            input_shape=settings.input_shape,
+            mean=settings.mean,
+            std=settings.std,
+            seed=settings.seed,
+        )
+        stage.note(model.name)
+    for text in model.warnings:
+        watch.warn(text)
+    return model
+
+
+def capture_network(model: LoadedModel, watch: Stopwatch) -> UnitGraph:
+    with watch.stage("unit graph") as stage:
+        graph = build_unit_graph(model.module, (example_images(model.preprocessing),))
+        stage.note(f"{graph.num_units:,} units in {len(graph.groups)} groups")
+    return graph
+
+
+def example_images(preprocessing: Preprocessing) -> Tensor:
+    """The batch that a network is captured with."""
+    return torch.zeros(EXAMPLE_BATCH, *preprocessing.shape)
+
+
+def example_inputs(graph: UnitGraph) -> tuple[Tensor, ...]:
+    return tuple(example for example in graph.example_inputs if isinstance(example, Tensor))
+
+
+def refuse_unreachable(graph: UnitGraph, costs: CostModel, budgets: tuple[Budget, ...]) -> None:
+    """Refuse an unreachable budget before any image is read."""
+    blank = UnitScores(np.zeros(graph.num_units), np.zeros(graph.num_units), 0, 0)
+    require_reachable(budgets, reachable_range(group_scores(graph, blank), costs.costs))
+
+
+def group_scores(graph: UnitGraph, scores: UnitScores) -> list[GroupScores]:
+    """Scores group by group; each keeps at least one unit."""
+    return [
+        GroupScores(group.name, scores.u[group.units], scores.r[group.units], group.size - 1)
+        for group in graph.groups
+    ]
+
+
+def group_sizes(graph: UnitGraph) -> NDArray[np.int64]:
+    """Number of units of each group."""
+    return np.array([group.size for group in graph.groups], dtype=np.int64)
+
+
+def load_images(
+    settings: ShrinkSettings, model: LoadedModel, graph: UnitGraph, watch: Stopwatch
+) -> DataSplits:
+    with watch.stage("load images") as stage, torch.no_grad():
+        data = load_data(
+            settings.data,
+            model.preprocessing,
+            num_calibration=settings.num_calibration,
+            max_test=settings.max_test,
+            seed=settings.model.seed,
+            class_names=settings.class_names,
+        )
+        check_labels_fit(data, graph.module(*example_inputs(graph)).shape[-1])
+        data = with_predicted_labels(data, graph.module)
+        num_test = len(data.test) if data.test is not None else 0
+        stage.note(f"{len(data.calibration)} to calibrate, {num_test} to test")
+    for text in data.warnings:
+        watch.warn(text)
+    return data
+
+
+def score(
+    graph: UnitGraph,
+    model: LoadedModel,
+    data: DataSplits,
+    settings: ShrinkSettings,
+    watch: Stopwatch,
+) -> UnitScores:
+    seed = settings.model.seed
+    key = scores_key(model.sha256, data.sha256, seed=seed, units=graph.num_units)
+    with watch.stage("score units", total=len(data.calibration)) as stage:
+        return cached_scores(
+            cache_folder(),
+            key,
+            lambda: score_units(graph, data.calibration, seed=seed, progress=stage.advance),
+        )
+
+
+def allocate(
+    graph: UnitGraph,
+    scores: UnitScores,
+    costs: CostModel,
+    budgets: tuple[Budget, ...],
+    watch: Stopwatch,
+) -> Allocation:
+    with watch.stage("search tolerance") as stage:
+        allocation = search(group_scores(graph, scores), costs.costs, budgets)
+        stage.note(f"tolerance {allocation.tolerance:.3f}")
+    return allocation
+
+
+def remove(
+    model: LoadedModel,
+    graph: UnitGraph,
+    removed: NDArray[np.bool_],
+    settings: ShrinkSettings,
+    watch: Stopwatch,
+) -> tuple[fx.GraphModule, ProofResult, str]:
+    """The shrunk network, its proof, and why the user's class can't be had (empty if it can)."""
+    with watch.stage("remove and prove") as stage:
+        shrunk = remove_units(graph, removed).module
+        proof = prove(graph, shrunk, removed, seed=settings.model.seed)
+        require_proof(proof)
+        reason = "the model came as an exported program"
+        if model.is_user_class:
+            _, reason = rebuild_own_class(model.module, graph, shrunk)
+        stage.note(f"{int(removed.sum()):,} units gone, error {proof.max_relative_error:.1e}")
+    return shrunk, proof, reason
+
+
+def recover(
+    graph: UnitGraph,
+    shrunk: fx.GraphModule,
+    removed: NDArray[np.bool_],
+    data: DataSplits,
+    settings: ShrinkSettings,
+    watch: Stopwatch,
+) -> RecoverySummary | None:
+    """Repair ``shrunk`` (changes it); noise teaches it nothing, so without images it stays."""
+    default: RecoveryMethod = "none" if data.calibration.is_synthetic else DEFAULT_RECOVERY
+    method = settings.recover or default
+    if method == "none" or not removed.any():
+        return None
+    images = data.calibration.images
+    with watch.stage(f"recover ({method.replace('_', ' ')})") as stage:
+        if method == "batchnorm":
+            return reestimate_batchnorm(shrunk, images)
+        return fit_least_squares(
+            graph, shrunk, removed, images, seed=settings.model.seed,
+            progress=lambda done, total: stage.note(f"layer {done} of {total}"),
+        )  # fmt: skip
+
+
+def make_plan(model: LoadedModel, graph: UnitGraph, allocation: Allocation) -> Plan:
+    return Plan(
+        model_name=model.name,
+        model_sha256=model.sha256,
+        input_shape=model.preprocessing.shape,
+        tolerance=allocation.tolerance,
+        group_sizes={group.name: group.size for group in graph.groups},
+        removed={name: units for name, units in allocation.removed.items() if units},
+    )

@@ -1,0 +1,1 @@
+"""Whole architectures through graph, search, surgery, proof and export."""
