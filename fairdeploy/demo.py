@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,3 +124,9 @@ input_size = [1, {IMAGE_SIZE}, {IMAGE_SIZE}]
 mean = [{mean}]
 std = [{std}]
 """
+
+
+def run_shrink(folder: Path) -> int:
+    """Run ``fairdeploy shrink`` in ``folder`` as its own process; returns its exit code."""
+    command = [sys.executable, "-m", "fairdeploy", *SHRINK_ARGUMENTS]
+    return subprocess.run(command, cwd=folder, check=False).returncode

@@ -62,9 +62,7 @@ def _enlarged(image: NDArray[np.float64]) -> NDArray[np.uint8]:
     return np.asarray(small.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC))
 
 
-def _stratified_choice(
-    labels: NDArray[np.int64], share: float, seed: int
-) -> NDArray[np.bool_]:
+def _stratified_choice(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
     """A mask that holds for ``share`` of the items of each label."""
     random = np.random.default_rng(seed)
     chosen = np.zeros(len(labels), dtype=np.bool_)

@@ -75,9 +75,7 @@ def removable_share(original: float, smallest: float) -> float:
     return 1.0 - smallest / original if original else 0.0
 
 
-def _group_row(
-    group: Group, costs: CostModel, sizes: np.ndarray, index: int
-) -> dict[str, object]:
+def _group_row(group: Group, costs: CostModel, sizes: np.ndarray, index: int) -> dict[str, object]:
     """A group, and what it would save alone if only one unit of it stayed."""
     alone = sizes.copy()
     alone[index] = 1

@@ -85,15 +85,11 @@ def apply(model: nn.Module, plan: Plan | str | Path) -> nn.Module:
     return (own if own is not None else shrunk.module).eval()
 
 
-def _with_weights(
-    module: nn.Module, weights: dict[str, torch.Tensor], path: Path
-) -> nn.Module:
+def _with_weights(module: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> nn.Module:
     """Load ``weights`` by name (changes ``module``); names that the module shares may be absent."""
     own = module.state_dict()
     unknown = sorted(set(weights) - set(own))
-    different = [
-        name for name in weights if name in own and weights[name].shape != own[name].shape
-    ]
+    different = [name for name in weights if name in own and weights[name].shape != own[name].shape]
     if unknown or different:
         name = (unknown + different)[0]
         raise PlanError(f"'{path}' does not fit this model: tensor '{name}'")

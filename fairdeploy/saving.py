@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, fx
 
 from fairdeploy.errors import OutputError
@@ -31,7 +31,7 @@ def write_network(
         torch.export.save(program, archive)
     try:
         (folder / PROGRAM_FILE).write_bytes(archive.getvalue())
-        save_file(unshared_tensors(module), folder / WEIGHTS_FILE)
+        (folder / WEIGHTS_FILE).write_bytes(save(unshared_tensors(module)))
         (folder / PLAN_FILE).write_text(plan.to_json(), encoding="utf-8")
     except OSError as error:
         raise OutputError(f"cannot write in '{folder}': {error.strerror or error}") from error

@@ -91,9 +91,7 @@ def _open_session(path: Path, profile: TargetProfile, threads: int) -> Any:  # n
             enable_fallback=0,  # it would print, and run on the CPU
         )
     except Exception as error:  # ONNX Runtime's exceptions have no public base
-        raise ExportError(
-            f"'{path.name}' cannot be opened as ONNX: {_one_line(error)}"
-        ) from error
+        raise ExportError(f"'{path.name}' cannot be opened as ONNX: {_one_line(error)}") from error
 
 
 def _session_options(onnxruntime: Any, threads: int) -> Any:  # noqa: ANN401

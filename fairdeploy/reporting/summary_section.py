@@ -27,7 +27,7 @@ def header(document: Document) -> Html:
         "header",
         tag("p", "fairdeploy report", class_="overline"),
         tag("h1", title(document)),
-        _verdict(failed_checks(document)),
+        _verdict(document),
         _warnings(document["warnings"]),
     )
 
@@ -68,13 +68,17 @@ def failed_checks(document: Document) -> list[str]:
     return failed
 
 
-def _verdict(failed: list[str]) -> Html:
+def _verdict(document: Document) -> Html:
+    failed = failed_checks(document)
     if failed:
         return tag("p", pill("failed", is_good=False), f" {', '.join(failed)}")
+    promises = ["the budget is met", "the removal is proved exact"]
+    if document["parity"]:
+        promises.append("the exported file agrees with torch")
     return tag(
         "p",
         pill("every check passed", is_good=True),
-        " The budget is met, the removal is proved exact, and the exported file agrees with torch.",
+        f" {'; '.join(promises)}.",
     )
 
 
@@ -171,6 +175,8 @@ def _parity_tile(parity: list[Document]) -> Html:
 
 
 def _size_tile(document: Document) -> Html:
+    if any(row["metric"] == "size" for row in document["budget"]):
+        return NOTHING  # a budget's tile tells it already
     original = document["model"]["original"]["size_bytes"]
     shrunk = document["model"]["shrunk"]["size_bytes"]
     return _tile(

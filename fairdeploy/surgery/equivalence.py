@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from fairdeploy.errors import ParityError
+from fairdeploy.graph.capture import quiet_export
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import ProofResult
 from fairdeploy.surgery.removal import StayingIndices
@@ -28,7 +29,8 @@ def zeroed_original(graph: UnitGraph, removed: NDArray[np.bool_]) -> fx.GraphMod
 
     Weights are shared with the original; only the graph is copied.
     """
-    module = fx.GraphModule(graph.module, copy.deepcopy(graph.module.graph))
+    with quiet_export():
+        module = fx.GraphModule(graph.module, copy.deepcopy(graph.module.graph))
     nodes = {node.name: node for node in module.graph.nodes}
     stays = StayingIndices(removed)
     masked: dict[tuple[str, int], fx.Node] = {}

@@ -14,6 +14,7 @@ from collections import defaultdict
 import torch
 from torch import Tensor, fx, nn
 
+from fairdeploy.graph.capture import quiet_export
 from fairdeploy.graph.freezes import module_path
 from fairdeploy.graph.functionalize import op_name
 from fairdeploy.graph.propagation import argument
@@ -65,7 +66,8 @@ def _with_tensors(module: nn.Module, shrunk: fx.GraphModule) -> nn.Module:
                 if isinstance(tensor, nn.Parameter)
                 else new
             )
-    result = copy.deepcopy(module, memo)
+    with quiet_export():
+        result = copy.deepcopy(module, memo)
     assert isinstance(result, nn.Module)
     return result
 

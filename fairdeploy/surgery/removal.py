@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
+from fairdeploy.graph.capture import quiet_export
 from fairdeploy.graph.propagation import fetch_tensor
 from fairdeploy.graph.unit_graph import KEPT, UnitGraph, UnitIds
 from fairdeploy.surgery.graph_rewrite import rewrite_constants
@@ -91,6 +92,7 @@ def _with_tensors(module: fx.GraphModule, tensors: Mapping[str, Tensor]) -> fx.G
             nn.Parameter(tensor, requires_grad=original.requires_grad) if is_parameter else tensor
         )
         memo[id(original)] = replacement
-    result = copy.deepcopy(module, memo)
+    with quiet_export():
+        result = copy.deepcopy(module, memo)
     assert isinstance(result, fx.GraphModule)
     return result

@@ -153,6 +153,7 @@ def test_page_claims_nothing_that_was_not_measured(graph: UnitGraph) -> None:
     assert "The network was not repaired" in page.text
     assert "Nothing was exported." in page.text
     assert "as fast" not in page.text
+    assert "agrees with torch" not in page.text
     assert page.count("circle", "original") == 0
 
 

@@ -1,0 +1,291 @@
+"""The command line: parse, call, print, exit code; nothing else.
+
+The pipeline, and with it torch, is imported inside the commands, so that ``--help`` is instant.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console, RenderableType
+from rich.markup import escape
+
+from fairdeploy import __version__
+from fairdeploy.errors import FairdeployError, UsageError
+from fairdeploy.option_values import parse_input_shape, parse_numbers
+from fairdeploy.options import RECOVERY_METHODS, ModelOptions, RecoveryMethod, ShrinkOptions
+from fairdeploy.progress import Progress, SilentProgress
+
+EXIT_CODES = (
+    "Exit codes: 0 all met, 1 user error, 2 usage, 3 budget not met, 4 parity failed, "
+    "5 accuracy gate failed, 130 interrupted."
+)
+INTERRUPTED = 130
+_LOG_WIDTH = 120
+# Newer releases of typer carry their own copy of click, older ones need click itself.
+_CLICK_ERROR = next(
+    base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
+)
+
+app = typer.Typer(
+    help="Shrink a trained vision network to a budget, prove the surgery, and deploy it.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="A checkpoint (.pt, .pth, .safetensors, .pt2), timm:NAME or torchvision:NAME."
+    ),
+]
+Arch = Annotated[
+    str | None,
+    typer.Option(
+        help="The network of a state dict: timm:NAME, torchvision:NAME or package.module:factory."
+    ),
+]
+NumClasses = Annotated[int | None, typer.Option(help="Length of the classifier.", min=1)]
+InputSize = Annotated[
+    str | None, typer.Option(metavar="H or C,H,W", help="Image size that the network takes.")
+]
+Mean = Annotated[
+    str | None, typer.Option(metavar="M,M,M", help="Mean per channel, of pixels in [0, 1].")
+]
+Std = Annotated[str | None, typer.Option(metavar="S,S,S", help="Standard deviation per channel.")]
+Seed = Annotated[int | None, typer.Option(help="Of every random choice; 0 if not given.", min=0)]
+TrustPickle = Annotated[
+    bool, typer.Option("--trust-pickle", help="Let the checkpoint run its own code.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+
+
+@app.command()
+def shrink(
+    model: Model,
+    *,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--budget",
+            "-b",
+            help="What may stay: 40% (of the parameters), macs=50%, params=1.2M, size=4MB. "
+            "Give several to meet them all.",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Images: a folder of class folders, an .npz file, or package.module:factory."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for the results; MODEL-shrunk if not given."),
+    ] = None,
+    arch: Arch = None,
+    target: Annotated[
+        str | None, typer.Option(help="Where it will run; see 'fairdeploy targets'.")
+    ] = None,
+    recover: Annotated[
+        str | None, typer.Option(metavar="|".join(RECOVERY_METHODS), help="How to repair it.")
+    ] = None,
+    num_calibration: Annotated[
+        int | None, typer.Option(help="Images to score and repair with.", min=2)
+    ] = None,
+    num_classes: NumClasses = None,
+    input_size: InputSize = None,
+    mean: Mean = None,
+    std: Std = None,
+    seed: Seed = None,
+    trust_pickle: TrustPickle = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier result.")] = False,
+    no_latency: Annotated[bool, typer.Option("--no-latency", help="Do not measure.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Shrink a network to a budget: remove, prove, repair, export, measure, report.
+
+    A fairdeploy.toml beside the model supplies what is not given here.
+    """
+    options = ShrinkOptions(
+        model=model,
+        budgets=tuple(budget) if budget else None,
+        data=data,
+        output=output,
+        arch=arch,
+        target=target,
+        recover=_recovery_method(recover),
+        num_calibration=num_calibration,
+        num_classes=num_classes,
+        input_shape=parse_input_shape(input_size),
+        mean=parse_numbers("--mean", mean),
+        std=parse_numbers("--std", std),
+        seed=seed,
+        trust_pickle=trust_pickle,
+        force=force,
+        with_latency=not no_latency,
+        command=("fairdeploy", *sys.argv[1:]),
+    )
+    from fairdeploy import pipeline
+    from fairdeploy.summary import shrink_summary
+
+    result = pipeline.shrink(options, _progress(as_json or quiet))
+    if not quiet or as_json:
+        _show(result.document, shrink_summary(result.document, result.output), as_json)
+
+
+@app.command()
+def inspect(
+    model: Model,
+    *,
+    arch: Arch = None,
+    num_classes: NumClasses = None,
+    input_size: InputSize = None,
+    trust_pickle: TrustPickle = False,
+    as_json: Json = False,
+) -> None:
+    """Show what can be removed from a network, what cannot, and why."""
+    options = ModelOptions(
+        model=model,
+        arch=arch,
+        num_classes=num_classes,
+        input_shape=parse_input_shape(input_size),
+        trust_pickle=trust_pickle,
+    )
+    from fairdeploy import inspection
+    from fairdeploy.summary import inspection_summary
+
+    document = inspection.inspect(options, _progress(as_json))
+    _show(document, inspection_summary(document), as_json)
+
+
+@app.command()
+def targets(*, as_json: Json = False) -> None:
+    """List the target profiles, and whether each is usable here."""
+    from fairdeploy.doctor import target_rows
+    from fairdeploy.summary import targets_table
+
+    rows = target_rows()
+    _show({"targets": rows}, targets_table(rows), as_json)
+
+
+@app.command()
+def doctor(*, as_json: Json = False) -> None:
+    """Show versions and what works here; say what to install for what does not."""
+    from fairdeploy.doctor import examine
+    from fairdeploy.summary import doctor_summary
+
+    document = examine()
+    _show(document, doctor_summary(document), as_json)
+    raise typer.Exit(1 if document["problems"] else 0)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]")] = Path("fairdeploy-demo"),
+    *,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier demo.")] = False,
+) -> None:
+    """Train a small network on handwritten digits and shrink it, as you would your own."""
+    from fairdeploy.demo import SHRINK_ARGUMENTS, prepare_demo, run_shrink
+    from fairdeploy.summary import demo_ending
+
+    prepare_demo(folder, force=force, progress=_progress(is_silent=False))
+    typed = shlex.join(["fairdeploy", *SHRINK_ARGUMENTS])
+    _print(f"\n[bold]$ cd {escape(shlex.quote(str(folder)))}\n$ {escape(typed)}[/]\n")
+    code = run_shrink(folder)
+    if code == 0:
+        _print(demo_ending(folder))
+    raise typer.Exit(code)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    *, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
+    """Shrink a trained vision network to a budget, prove the surgery, and deploy it."""
+    if version:
+        _print(f"fairdeploy {__version__}")
+        raise typer.Exit
+
+
+def main() -> NoReturn:
+    """Run the command line and end the process with its exit code."""
+    # An orderly end lets the temporary folders go.
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; returns the exit code. A user error becomes one line on stderr."""
+    try:
+        code = app(list(arguments), prog_name="fairdeploy", standalone_mode=False)
+    except FairdeployError as error:
+        return _fail(str(error), error.exit_code)
+    except _CLICK_ERROR as error:
+        text = str(getattr(error, "format_message", lambda: error)())
+        return _fail(f"{_lower_first(text).rstrip('.')}; see fairdeploy --help", 2)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        return _fail("interrupted; nothing was written", INTERRUPTED)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(text: str, exit_code: int) -> int:
+    one_line = " ".join(text.split())
+    console = Console(stderr=True)
+    console.print(f"[bold red]error:[/] {escape(one_line)}", soft_wrap=True, highlight=False)
+    return exit_code
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _recovery_method(text: str | None) -> RecoveryMethod | None:
+    for method in RECOVERY_METHODS:
+        if text == method:
+            return method
+    if text is None:
+        return None
+    raise UsageError(f"no recovery '{text}'; use one of {', '.join(RECOVERY_METHODS)}")
+
+
+def _progress(is_silent: bool) -> Progress:
+    if is_silent:
+        return SilentProgress()
+    from fairdeploy.terminal import TerminalProgress
+
+    return TerminalProgress(Console(stderr=True))
+
+
+def _show(document: Mapping[str, Any], summary: RenderableType, as_json: bool) -> None:
+    """Print a result for people or for machines."""
+    if as_json:
+        sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    else:
+        _print(summary)
+
+
+def _print(renderable: RenderableType) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_LOG_WIDTH)
+    console.print(renderable, highlight=False)

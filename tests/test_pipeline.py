@@ -1,0 +1,198 @@
+"""The main job on a tiny network: what it writes, that it comes back, and that it repeats."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+import fairdeploy
+from fairdeploy.errors import BudgetError, ModelError, OutputError, PlanError, UsageError
+from fairdeploy.options import ShrinkOptions
+from fairdeploy.pipeline import ShrinkResult, shrink
+from tests.random_networks import RandomNetwork, randomise
+
+KINDS = ("residual", "dense", "attention")
+FACTORY = """
+from tests.random_networks import RandomNetwork
+
+def build():
+    return RandomNetwork(("residual", "dense", "attention"), (6, 6, 6), False)
+"""
+
+
+def network() -> RandomNetwork:
+    built = randomise(RandomNetwork(KINDS, (6, 6, 6), flatten=False), seed=4)
+    assert isinstance(built, RandomNetwork)
+    return built
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a state dict, its architecture, labelled images and a project file."""
+    folder = tmp_path_factory.mktemp("project")
+    torch.save(network().state_dict(), folder / "model.pt")
+    (folder / "arch.py").write_text(FACTORY)
+    random = np.random.default_rng(0)
+    labels = np.arange(120) % 5
+    images = random.integers(0, 200, (120, 8, 8, 3)) + (labels * 10)[:, None, None, None]
+    np.savez(folder / "images.npz", images=images.astype(np.uint8), labels=labels)
+    (folder / "fairdeploy.toml").write_text(
+        'arch = "arch.py:build"\ninput_size = 8\ndata = "images.npz"\nnum_calibration = 60\n'
+        "mean = [0.5, 0.5, 0.5]\nstd = [0.5, 0.5, 0.5]\n"
+    )
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAIRDEPLOY_CACHE", str(tmp_path / "cache"))
+
+
+def run(project: Path, output: Path, **changes: object) -> ShrinkResult:
+    options = {"budgets": ("60%",), "with_latency": False, "command": ("fairdeploy", "shrink")}
+    return shrink(
+        ShrinkOptions(model=str(project / "model.pt"), output=output, **(options | changes))
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(project: Path, tmp_path_factory: pytest.TempPathFactory) -> ShrinkResult:
+    """One run that several tests look at."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FAIRDEPLOY_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return run(project, tmp_path_factory.mktemp("results") / "out")
+
+
+def test_budget_is_met_and_nearly_used_up(finished: ShrinkResult) -> None:
+    budget = finished.document["budget"][0]
+    original = sum(parameter.numel() for parameter in network().parameters())
+    assert budget["original"] == original
+    assert budget["met"]
+    assert 0.9 * budget["allowed"] < budget["got"] <= budget["allowed"]
+    shrunk = fairdeploy.load(finished.output)
+    assert sum(parameter.numel() for parameter in shrunk.parameters()) == budget["got"]
+
+
+def test_report_has_every_promised_key(finished: ShrinkResult) -> None:
+    document = json.loads((finished.output / "report.json").read_text())
+    assert document == finished.document
+    assert document["schema_version"] == 1
+    promised = {
+        "budget", "model", "tolerance", "groups", "proof", "artifacts", "parity", "accuracy",
+        "latency", "environment", "seed", "command",
+    }  # fmt: skip
+    assert promised <= document.keys()
+    assert document["budget"][0].keys() >= {"metric", "asked", "allowed", "original", "got", "met"}
+    for side in ("original", "shrunk"):
+        assert document["model"][side].keys() >= {"params", "macs", "size_bytes"}
+    assert document["groups"][0].keys() >= {"name", "units", "kept", "tod", "frozen_reason"}
+    assert document["proof"]["passed"]
+    assert document["accuracy"]["num_images"] == 60
+    for step in ("original", "pruned", "recovered", "exported"):
+        estimate = document["accuracy"][step]
+        assert 0 <= estimate["low"] <= estimate["value"] <= estimate["high"] <= 1
+    assert [row["batch"] for row in document["parity"]] == [1, 3]
+
+
+def test_artifacts_match_their_checksums(finished: ShrinkResult) -> None:
+    rows = finished.document["artifacts"]
+    assert {row["path"] for row in rows} == {
+        "model.onnx", "model.pt2", "weights.safetensors", "plan.json",
+    }  # fmt: skip
+    for row in rows:
+        content = (finished.output / row["path"]).read_bytes()
+        assert row["sha256"] == hashlib.sha256(content).hexdigest()
+        assert row["size_bytes"] == len(content)
+
+
+def test_network_comes_back_in_every_form_with_equal_outputs(finished: ShrinkResult) -> None:
+    images = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    program = fairdeploy.load(finished.output)
+    own = fairdeploy.load(finished.output, network())
+    assert isinstance(own, RandomNetwork)
+    session = onnxruntime.InferenceSession(finished.output / "model.onnx")
+    (from_file,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    with torch.no_grad():
+        torch.testing.assert_close(own(images), program(images))
+        torch.testing.assert_close(torch.from_numpy(from_file), own(images), rtol=1e-4, atol=1e-4)
+
+
+def test_apply_slices_the_given_weights_and_leaves_the_model_alone(
+    finished: ShrinkResult,
+) -> None:
+    model = network().train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    small = fairdeploy.apply(model, finished.output / "plan.json")
+    assert isinstance(small, RandomNetwork)
+    assert model.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    kept = small.state_dict()["head.weight"]
+    columns = model.state_dict()["head.weight"].T.tolist()
+    assert all(column in columns for column in kept.T.tolist())
+
+
+def test_apply_refuses_another_model(finished: ShrinkResult) -> None:
+    other = RandomNetwork(("plain",), (4,), flatten=False)
+    with pytest.raises(PlanError, match="the plan is for another model"):
+        fairdeploy.apply(other, finished.output / "plan.json")
+
+
+def test_same_inputs_and_seed_give_the_same_plan_byte_for_byte(
+    project: Path, finished: ShrinkResult, tmp_path: Path
+) -> None:
+    again = run(project, tmp_path / "again")
+    plan = (again.output / "plan.json").read_bytes()
+    assert plan == (finished.output / "plan.json").read_bytes()
+
+
+def test_several_budgets_hold_together(project: Path, tmp_path: Path) -> None:
+    result = run(project, tmp_path / "out", budgets=("params=80%", "macs=50%,size=90%"))
+    assert [row["metric"] for row in result.document["budget"]] == ["params", "macs", "size"]
+    assert all(row["met"] for row in result.document["budget"])
+
+
+def test_unreachable_budget_is_refused_with_the_range_and_nothing_is_written(
+    project: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(BudgetError, match=r"cannot reach .*0\.1%.*") as caught:
+        run(project, tmp_path / "out", budgets=("0.1%",))
+    assert caught.value.exit_code == 3
+    assert not (tmp_path / "out").exists()
+
+
+def test_latency_budget_is_refused_in_words(project: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="latency budgets are not available"):
+        run(project, tmp_path / "out", budgets=("latency=5ms",))
+
+
+def test_existing_output_is_refused_before_the_model_is_read(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(OutputError, match="exists"):
+        run(tmp_path / "no-such-project", tmp_path / "out")
+
+
+def test_no_data_gives_a_result_without_accuracy_and_a_warning(
+    project: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "model.pt").write_bytes((project / "model.pt").read_bytes())
+    (tmp_path / "arch.py").write_text(FACTORY)
+    result = run(
+        tmp_path, tmp_path / "out", arch=f"{tmp_path}/arch.py:build", input_shape=8,
+        num_calibration=16,
+    )  # fmt: skip
+    assert result.document["accuracy"]["original"] is None
+    assert any("NO DATA" in text for text in result.document["warnings"])
+    assert result.document["recovery"] is None
+
+
+def test_network_that_nothing_can_go_from_is_refused(tmp_path: Path) -> None:
+    torch.save(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 5)), tmp_path / "m.pt")
+    with pytest.raises((BudgetError, ModelError), match="nothing can be removed|cannot reach"):
+        shrink(ShrinkOptions(model=str(tmp_path / "m.pt"), budgets=("50%",), input_shape=(3, 8, 8)))
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
