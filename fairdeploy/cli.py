@@ -31,7 +31,7 @@ EXIT_CODES = (
 INTERRUPTED = 130
 _LOG_WIDTH = 120
 # Newer releases of typer carry their own copy of click, older ones need click itself.
-_CLICK_ERROR = next(
+_CLICK_ERROR: type[Any] = next(
     base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
 )
 
@@ -235,7 +235,7 @@ def run(arguments: Sequence[str]) -> int:
     except FairdeployError as error:
         return _fail(str(error), error.exit_code)
     except _CLICK_ERROR as error:
-        text = str(getattr(error, "format_message", lambda: error)())
+        text = str(error.format_message())
         return _fail(f"{_lower_first(text).rstrip('.')}; see fairdeploy --help", 2)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED

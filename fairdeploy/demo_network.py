@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,8 +24,9 @@ def build_network() -> nn.Module:
     ensure_torchvision()
     from timm.models.resnet import BasicBlock, ResNet
 
+    block: Any = BasicBlock  # timm's annotation asks for an instance
     network = ResNet(
-        BasicBlock,
+        block,
         (1, 1, 1, 1),
         num_classes=NUM_CLASSES,
         in_chans=1,
@@ -68,11 +71,10 @@ def _train(network: nn.Module, images: Tensor, labels: Tensor, *, seed: int, sta
     )
     network.train()
     for _ in range(NUM_EPOCHS):
-        for batch in torch.randperm(len(images), generator=random).split(_BATCH):
+        for batch in torch.split(torch.randperm(len(images), generator=random), _BATCH):
             scores = network(_shifted(images[batch], random))
-            loss = functional.cross_entropy(scores, labels[batch])
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(functional.cross_entropy(scores, labels[batch]))
             optimizer.step()
             schedule.step()
         stage.advance()

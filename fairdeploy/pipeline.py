@@ -13,6 +13,7 @@ from typing import Any
 
 from fairdeploy.allocation.budget import parse_budgets, reject_unsupported
 from fairdeploy.allocation.cost import CostModel
+from fairdeploy.allocation.diagnostics import diagnose
 from fairdeploy.allocation.tolerance import tod_curve
 from fairdeploy.delivery import deliver
 from fairdeploy.deployment.exporter_api import get_exporter
@@ -41,7 +42,6 @@ from fairdeploy.stages import (
     score,
 )
 from fairdeploy.stopwatch import Stopwatch
-
 
 SUPPORTED_METRICS = ("params", "macs", "size")
 
@@ -101,7 +101,7 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
             original_costs=costs.cost(group_sizes(graph)),
             shrunk_costs=allocation.costs,
             scores=group_scores(graph, scores),
-            tod_curves=curves,
+            diagnostics=diagnose(group_scores(graph, scores), allocation, costs.costs, budgets),
             allocation=allocation,
             proof=proof,
             recovery=recovery,

@@ -145,6 +145,34 @@ class Allocation:
     num_evaluations: int
 
 
+@dataclass(frozen=True, slots=True)
+class GroupDiagnostics:
+    """R-mass (sum of R-Scores, in units of the loss) that one group gave up."""
+
+    tod: float
+    """ToD at the prefix that the tolerance allowed; 0 where nothing went."""
+    r_mass_removed: float
+    """After the top-up."""
+    r_mass_prefix: float
+    """Before the top-up."""
+    r_mass_bound: float
+    """No prefix of that length with that ToD can have more."""
+    r_mass_uniform: float
+    """What uniform pruning at the same budgets removes."""
+
+
+@dataclass(frozen=True, slots=True)
+class AllocationDiagnostics:
+    """R-mass by group name, and the sum over groups of uniform minus ToD.
+
+    An ``exchange`` above 0 speaks for ToD against uniform pruning at the same budgets.
+    """
+
+    groups: Mapping[str, GroupDiagnostics]
+    uniform_fraction: float
+    exchange: float
+
+
 # ---- surgery and recovery ----------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""One value for every option: the command line first, then ``fairdeploy.toml``, then the default."""
+"""One value for each option: the command line first, then ``fairdeploy.toml``, then a default."""
 
 from __future__ import annotations
 

@@ -39,6 +39,7 @@ from fairdeploy.surgery.removal import remove_units
 
 
 def load_network(settings: ModelSettings, watch: Stopwatch) -> LoadedModel:
+    """Load the network and pass its warnings on."""
     with watch.stage("load model") as stage:
         model = load_model(
             settings.source,
@@ -57,6 +58,7 @@ def load_network(settings: ModelSettings, watch: Stopwatch) -> LoadedModel:
 
 
 def capture_network(model: LoadedModel, watch: Stopwatch) -> UnitGraph:
+    """Trace the network and find its units."""
     with watch.stage("unit graph") as stage:
         graph = build_unit_graph(model.module, (example_images(model.preprocessing),))
         stage.note(f"{graph.num_units:,} units in {len(graph.groups)} groups")
@@ -69,6 +71,7 @@ def example_images(preprocessing: Preprocessing) -> Tensor:
 
 
 def example_inputs(graph: UnitGraph) -> tuple[Tensor, ...]:
+    """The tensors that the network was captured with."""
     return tuple(example for example in graph.example_inputs if isinstance(example, Tensor))
 
 
@@ -94,6 +97,7 @@ def group_sizes(graph: UnitGraph) -> NDArray[np.int64]:
 def load_images(
     settings: ShrinkSettings, model: LoadedModel, graph: UnitGraph, watch: Stopwatch
 ) -> DataSplits:
+    """Read calibration and test images; predict the labels that are missing."""
     with watch.stage("load images") as stage, torch.no_grad():
         data = load_data(
             settings.data,
@@ -119,6 +123,7 @@ def score(
     settings: ShrinkSettings,
     watch: Stopwatch,
 ) -> UnitScores:
+    """U and R of all units: from the cache, or in one pass."""
     seed = settings.model.seed
     key = scores_key(model.sha256, data.sha256, seed=seed, units=graph.num_units)
     with watch.stage("score units", total=len(data.calibration)) as stage:
@@ -136,6 +141,7 @@ def allocate(
     budgets: tuple[Budget, ...],
     watch: Stopwatch,
 ) -> Allocation:
+    """Which units go."""
     with watch.stage("search tolerance") as stage:
         allocation = search(group_scores(graph, scores), costs.costs, budgets)
         stage.note(f"tolerance {allocation.tolerance:.3f}")
@@ -185,6 +191,7 @@ def recover(
 
 
 def make_plan(model: LoadedModel, graph: UnitGraph, allocation: Allocation) -> Plan:
+    """The plan that ``plan.json`` holds."""
     return Plan(
         model_name=model.name,
         model_sha256=model.sha256,

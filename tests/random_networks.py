@@ -1,4 +1,4 @@
-"""Random small networks for property tests: every way of tying channels together, in random order."""
+"""Random small networks for property tests: all ways of tying channels, in random order."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Block(nn.Module):
             self.qkv = nn.Conv2d(into, 3 * 2 * width, 1)
             self.proj = nn.Conv2d(2 * width, into, 1)
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: PLR0911
+    def forward(self, x: Tensor) -> Tensor:
         """Apply the block."""
         if self.kind in {"plain", "depthwise"}:
             return self.first(x)

@@ -21,9 +21,14 @@ def test_folder_appears_only_at_the_end(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])
 def test_nothing_is_left_when_the_work_fails(tmp_path: Path, failure: type[BaseException]) -> None:
-    with pytest.raises(failure), appearing_folder(tmp_path / "out", force=False) as scratch:
-        (scratch / "half.bin").write_text("half")
-        raise failure
+
+    def work() -> None:
+        with appearing_folder(tmp_path / "out", force=False) as scratch:
+            (scratch / "half.bin").write_text("half")
+            raise failure
+
+    with pytest.raises(failure):
+        work()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -70,7 +75,8 @@ def test_force_never_deletes_a_folder_that_holds_something_else(tmp_path: Path) 
 
 def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("file")
-    with pytest.raises(OutputError, match="is a file"), appearing_folder(
-        tmp_path / "out", force=True
+    with (
+        pytest.raises(OutputError, match="is a file"),
+        appearing_folder(tmp_path / "out", force=True),
     ):
         pass

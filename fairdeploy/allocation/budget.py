@@ -85,10 +85,11 @@ def _parse_one(text: str) -> Budget:
     if match is None:
         raise UsageError(f"budget '{text}' is not an amount; use for example {EXAMPLES}")
     value, unit = float(match[1]), match[2].lower().replace("µ", "u")
+    if not math.isfinite(value) or value <= 0:
+        fault = "above zero" if value <= 0 else "finite"
+        raise UsageError(f"budget '{text}' is not {fault}; use for example {EXAMPLES}")
     if metric is None:
         metric = _metric_of_bare(text, match[1], unit)
-    if not math.isfinite(value) or value <= 0:
-        raise UsageError(f"budget '{text}' is not above zero; use for example {EXAMPLES}")
     canonical = f"{metric}={match[1]}{match[2]}"
     if unit == "%":
         return _percentage(metric, canonical, value)

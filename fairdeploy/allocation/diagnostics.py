@@ -6,43 +6,23 @@ R-mass is a sum of R-Scores: the estimated loss change if those units go one by 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fairdeploy.allocation.limits import CostFunction, Limits
 from fairdeploy.allocation.tolerance import removal_order, tod_curve
-from fairdeploy.records import Allocation, Budget, GroupScores
+from fairdeploy.records import (
+    Allocation,
+    AllocationDiagnostics,
+    Budget,
+    GroupDiagnostics,
+    GroupScores,
+)
 
 # Keeps ``alpha * k`` from falling just below the whole number that alpha was computed from.
 _ROUNDING = 1e-9
-
-
-@dataclass(frozen=True, slots=True)
-class GroupDiagnostics:
-    """One group's part; masses in units of the loss."""
-
-    tod: float
-    """ToD at the prefix that the tolerance allowed; 0 where nothing went."""
-    r_mass_removed: float
-    """After the top-up."""
-    r_mass_prefix: float
-    """Before the top-up."""
-    r_mass_bound: float
-    """No prefix of that length with that ToD can have more."""
-    r_mass_uniform: float
-    """What uniform pruning at the same budgets removes."""
-
-
-@dataclass(frozen=True, slots=True)
-class AllocationDiagnostics:
-    """By group name, and the sum over groups of uniform minus ToD: above 0 speaks for ToD."""
-
-    groups: Mapping[str, GroupDiagnostics]
-    uniform_fraction: float
-    exchange: float
 
 
 def diagnose(
@@ -70,6 +50,8 @@ def r_mass_bound(r: NDArray[np.float64], depth: int, alpha: float) -> float:
 
     Args:
         r: R-Scores of the whole group, shape [N], none negative.
+        depth: Length k of the prefix.
+        alpha: Limit on its ToD.
     """
     if depth == 0:
         return 0.0

@@ -105,7 +105,8 @@ def mac_products(
 def _einsum_macs(node: fx.Node, units: object) -> list[tuple[float, list[UnitIds]]]:
     inputs = str(node.args[0]).replace(" ", "").partition("->")[0]
     operands = node.args[1]
-    assert isinstance(operands, (list, tuple)) and callable(units)
+    assert isinstance(operands, (list, tuple))
+    assert callable(units)
     if "." in inputs or len(operands) < 2:
         return []
     letters: dict[str, UnitIds] = {}

@@ -15,7 +15,6 @@ from fairdeploy.graph.labels import NO_REASON, Labels
 from fairdeploy.graph.propagation import UNREMARKABLE, Propagation, fetch_tensor
 from fairdeploy.graph.unit_graph import Freeze, FrozenGroup
 
-
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 _TORCH_FOLDER = str(Path(torch.__file__).parent)
 

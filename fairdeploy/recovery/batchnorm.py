@@ -11,17 +11,22 @@ from torch import Tensor, fx
 from fairdeploy.errors import DataError
 from fairdeploy.records import RecoverySummary
 from fairdeploy.recovery.fittable_layers import aten, bound_arguments
-from fairdeploy.recovery.sweep import NetworkSweep, ValueStore, attribute
+from fairdeploy.recovery.sweep import (
+    DEFAULT_MEMORY_BYTES,
+    NetworkSweep,
+    ValueStore,
+    attribute,
+    chunks_of_images,
+)
 
-CHUNK_IMAGES = 32
+MAX_CHUNK_IMAGES = 32
 
 
 def reestimate_batchnorm(
     shrunk: fx.GraphModule,
     images: Tensor,
     *,
-    chunk_images: int = CHUNK_IMAGES,
-    max_memory_bytes: int = 2_000_000_000,
+    max_memory_bytes: int = DEFAULT_MEMORY_BYTES,
 ) -> RecoverySummary:
     """Change the running statistics of ``shrunk`` in place to those of ``images``.
 
@@ -31,17 +36,16 @@ def reestimate_batchnorm(
     Args:
         shrunk: In eval mode, one input.
         images: float32, shape [N, C, H, W].
-        chunk_images: Images that run at once; the captured batch if that is fixed.
         max_memory_bytes: Activations beyond this go to temporary files.
 
     Raises:
         DataError: There are no images.
     """
-    if len(images) == 0:
-        raise DataError("recovery needs calibration images, got none; add images to --data")
     started = time.perf_counter()
+    chunks = chunks_of_images(shrunk, images, MAX_CHUNK_IMAGES)
+    if not chunks:
+        raise DataError(f"recovery needs calibration images, got {len(images)}; add some to --data")
     norms = [n for n in shrunk.graph.nodes if n.target is aten.batch_norm.default]
-    chunks = torch.split(images, chunk_images)
     with torch.no_grad(), ValueStore(max_memory_bytes) as store:
         sweep = NetworkSweep("shrunk", shrunk, chunks, store, {})
         for index, norm in enumerate(norms):

@@ -31,12 +31,16 @@ from fairdeploy.recovery.sampled_rows import (
     sample_rows,
     sample_targets,
 )
-from fairdeploy.recovery.sweep import NetworkSweep, ValueStore
+from fairdeploy.recovery.sweep import (
+    DEFAULT_MEMORY_BYTES,
+    NetworkSweep,
+    ValueStore,
+    chunks_of_images,
+)
 
 Progress = Callable[[int, int], None]
 
 HELD_OUT_EVERY = 4
-DEFAULT_MEMORY_BYTES = 2_000_000_000
 CHUNK_VALUE_BYTES = 64_000_000
 MAX_CHUNK_IMAGES = 64
 # Rows: enough for the unknowns, more where more are nearly free, in the cost of the Gram matrix.
@@ -97,8 +101,8 @@ class _Fitting:
     ) -> None:
         self._shrunk_module = shrunk
         self._layers = find_layers(graph, shrunk, removed)
-        self._chunks = torch.split(images, chunk_size(graph))
-        self._num_images = len(images)
+        self._chunks = chunks_of_images(graph.module, images, max_chunk_images(graph))
+        self._num_images = sum(len(chunk) for chunk in self._chunks)
         self._seed = seed
         targets = {layer.target_node: i for i, layer in enumerate(self._layers)}
         self._original = NetworkSweep("original", graph.module, self._chunks, store, targets)
@@ -180,15 +184,10 @@ def rows_wanted(num_groups: int, num_unknowns: int, num_outputs: int) -> int:
     return min(wanted, MAX_SAMPLE_BYTES // (4 * num_groups * (num_unknowns + num_outputs)))
 
 
-def chunk_size(graph: UnitGraph) -> int:
-    """Images that run at once: the largest value stays near 64 MB.
-
-    A network with a fixed batch takes just that batch.
-    """
+def max_chunk_images(graph: UnitGraph) -> int:
+    """Images that run at once: the largest value stays near 64 MB."""
     first = graph.example_inputs[0]
     assert isinstance(first, Tensor)
-    batch = len(first)
-    if not graph.has_dynamic_batch:
-        return batch
     largest = max(math.prod(len(u) for u in dims) for dims in graph.value_units.values())
-    return max(1, min(MAX_CHUNK_IMAGES, int(CHUNK_VALUE_BYTES / 4 * batch / largest)))
+    affordable = CHUNK_VALUE_BYTES * len(first) // (4 * largest)
+    return max(1, min(MAX_CHUNK_IMAGES, affordable))

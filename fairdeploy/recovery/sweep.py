@@ -18,8 +18,28 @@ from torch import Tensor, fx
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
+DEFAULT_MEMORY_BYTES = 2_000_000_000
+
+Chunks = tuple[Tensor, ...]
 ValueKey = tuple[str, str, int]
 """Network, node name, chunk."""
+
+
+def chunks_of_images(module: fx.GraphModule, images: Tensor, max_images: int) -> Chunks:
+    """Images in chunks that the network takes: a network of fixed batch gets just that batch.
+
+    Its last images, too few for a batch, are left out; so they are if there are no more.
+    """
+    fixed = _fixed_batch(module)
+    chunks: Chunks = torch.split(images, fixed or max_images)
+    return tuple(c for c in chunks if fixed is None or len(c) == fixed)
+
+
+def _fixed_batch(module: fx.GraphModule) -> int | None:
+    first = next(node for node in module.graph.nodes if node.op == "placeholder")
+    example = first.meta.get("val")
+    batch = example.shape[0] if isinstance(example, Tensor) else None
+    return batch if isinstance(batch, int) else None
 
 
 class ValueStore:
@@ -101,7 +121,7 @@ class NetworkSweep:
         self,
         name: str,
         module: fx.GraphModule,
-        chunks: tuple[Tensor, ...],
+        chunks: Chunks,
         store: ValueStore,
         pinned_until: Mapping[str, int],
     ) -> None:

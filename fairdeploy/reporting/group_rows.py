@@ -1,27 +1,24 @@
-"""One row for each group of the network: what it kept, and what the ToD rule promised about it.
-
-``ToD(k)`` of a prefix bounds the R-Score mass that goes with it: of the k removed units,
-``k * ToD(k)`` are in the protected tail, so they weigh at most as much as that many of the highest
-R-Scores; each of the others weighs at most the k-th highest.
-"""
+"""One row for each group of the network: what it kept, and what the ToD rule promised about it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fairdeploy.graph.unit_graph import UnitGraph
-from fairdeploy.records import Allocation, GroupScores
+from fairdeploy.records import (
+    Allocation,
+    AllocationDiagnostics,
+    GroupDiagnostics,
+    GroupScores,
+)
 
 
 def group_rows(
     graph: UnitGraph,
     scores: Sequence[GroupScores],
-    tod_curves: Mapping[str, NDArray[np.float64]],
+    diagnostics: AllocationDiagnostics,
     allocation: Allocation,
 ) -> list[dict[str, Any]]:
     """Rows of the removable groups in graph order, then of those that something holds in place."""
@@ -29,9 +26,9 @@ def group_rows(
     rows = [
         _removable_row(
             by_name[group.name],
-            tod_curves[group.name],
             allocation.removed.get(group.name, ()),
             allocation.prefix_lengths.get(group.name, 0),
+            diagnostics.groups[group.name],
         )
         for group in graph.groups
     ]
@@ -57,33 +54,23 @@ def freeze_rows(graph: UnitGraph) -> list[dict[str, Any]]:
     return [asdict(freeze) for freeze in freezes]
 
 
-def r_mass_bound(r: NDArray[np.float64], prefix_length: int, tod: float) -> float:
-    """The most R-Score mass that a prefix of ``prefix_length`` units with this ToD can hold."""
-    if prefix_length == 0:
-        return 0.0
-    highest = np.sort(r)[::-1]
-    num_protected = round(prefix_length * tod)
-    rest = (prefix_length - num_protected) * highest[prefix_length - 1]
-    return float(highest[:num_protected].sum() + rest)
-
-
 def _removable_row(
     group: GroupScores,
-    curve: NDArray[np.float64],
     removed: tuple[int, ...],
     prefix_length: int,
+    diagnostics: GroupDiagnostics,
 ) -> dict[str, Any]:
-    tod = float(curve[prefix_length - 1]) if prefix_length else 0.0
-    total = float(group.r.sum())
     return {
         "name": group.name,
         "units": len(group.u),
         "kept": len(group.u) - len(removed),
-        "tod": tod,
+        "tod": diagnostics.tod,
         "frozen_reason": None,
         "prefix_length": prefix_length,
         "max_removed": group.max_removed,
-        "r_mass_removed": float(group.r[list(removed)].sum()),
-        "r_mass_bound": r_mass_bound(group.r, prefix_length, tod),
-        "r_mass_total": total,
+        "r_mass_removed": diagnostics.r_mass_removed,
+        "r_mass_prefix": diagnostics.r_mass_prefix,
+        "r_mass_bound": diagnostics.r_mass_bound,
+        "r_mass_uniform": diagnostics.r_mass_uniform,
+        "r_mass_total": float(group.r.sum()),
     }

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import (
     AccuracyByStage,
     Allocation,
+    AllocationDiagnostics,
     Artifact,
     Budget,
     DataSplits,
@@ -52,7 +52,7 @@ def build_document(
     original_costs: Mapping[str, float],
     shrunk_costs: Mapping[str, float],
     scores: Sequence[GroupScores],
-    tod_curves: Mapping[str, NDArray[np.float64]],
+    diagnostics: AllocationDiagnostics,
     allocation: Allocation,
     proof: ProofResult,
     recovery: RecoverySummary | None,
@@ -74,7 +74,7 @@ def build_document(
         original_costs: By metric (``params``, ``macs``, ``size``); every budget's metric is a key.
         shrunk_costs: The same of the network that is written.
         scores: Of the removable groups, in the order of ``graph.groups``.
-        tod_curves: Group name to ``ToD(k)`` for k = 1 to N.
+        diagnostics: Of every removable group.
         command: The command line as typed, word by word.
         stage_seconds: Stage name to its duration, in the order in which they ran.
         warnings: Everything the user was warned of.
@@ -101,7 +101,11 @@ def build_document(
         "budget": [budget_row(budget, original_costs, shrunk_costs) for budget in budgets],
         "tolerance": allocation.tolerance,
         "num_evaluations": allocation.num_evaluations,
-        "groups": group_rows(graph, scores, tod_curves, allocation),
+        "groups": group_rows(graph, scores, diagnostics, allocation),
+        "exchange": {
+            "uniform_fraction": diagnostics.uniform_fraction,
+            "r_mass_uniform_minus_tod": diagnostics.exchange,
+        },
         "freezes": freeze_rows(graph),
         "proof": asdict(proof) | {"passed": proof.passed},
         "recovery": asdict(recovery) if recovery else None,

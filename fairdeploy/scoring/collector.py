@@ -6,6 +6,7 @@ the user's network keeps its mode, statistics, gradients, ``requires_grad`` and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +18,18 @@ from torch import Tensor, fx
 from torch.fx.node import Argument, Target
 
 from fairdeploy.errors import DataError, ModelError
+from fairdeploy.graph.functionalize import op_name
 from fairdeploy.graph.layers import score_points
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import ImageSet
 from fairdeploy.scoring.projections import ProjectionStore, affordable_projections
 from fairdeploy.scoring.reconstruction import GradientProducts
+
+_VIEWS = {
+    "view", "reshape", "flatten", "unflatten", "permute", "transpose", "expand", "slice", "select",
+    "getitem", "unsqueeze", "squeeze", "split", "split_with_sizes", "chunk", "unbind", "dropout",
+}  # fmt: skip
+"""They show another value's memory, or copy it for a moment only."""
 
 Arguments = tuple[Argument, ...]
 
@@ -101,12 +109,11 @@ def batch_size(graph: UnitGraph, num_images: int) -> int:
     example_batch = example.shape[0]
     if not graph.has_dynamic_batch:
         return int(example_batch)
-    numbers = 0
-    for dims in graph.value_units.values():
-        size = 1
-        for units in dims:
-            size *= len(units)
-        numbers += size
+    numbers = sum(
+        math.prod(len(units) for units in graph.value_units.get(node.name, ((),)))
+        for node in graph.module.graph.nodes
+        if node.op == "call_function" and op_name(node) not in _VIEWS
+    )
     per_image = max(4 * numbers // example_batch, 1)
     return int(max(1, min(MAX_BATCH, num_images, MAX_ACTIVATION_BYTES // per_image)))
 

@@ -1,4 +1,4 @@
-"""The proof: the original with the removed units' consumers reading zeros equals the shrunk network.
+"""The proof: the original whose consumers read zeros for removed units equals the shrunk network.
 
 Zeros are put where a removed index is summed away (before convolutions, linear layers and matrix
 products), not into the weights that make it. So a leak anywhere else, say a mean over channels,

@@ -141,7 +141,8 @@ def _narrow(rewriter: _Rewriter, original: fx.Node, node: fx.Node) -> None:
     source = rewriter.units(original.args[0])
     dim = normal_dim(given, len(source))
     if rewriter.changes(original.args[0], dim):
-        assert isinstance(start, int) and isinstance(length, int)
+        assert isinstance(start, int)
+        assert isinstance(length, int)
         before = rewriter.count(source[dim][:start])
         kept = rewriter.count(source[dim][start : start + length])
         node.args = (node.args[0], dim, before, kept)
@@ -176,7 +177,8 @@ def _group_norm(rewriter: _Rewriter, original: fx.Node, node: fx.Node) -> None:
 
 def _unflatten(rewriter: _Rewriter, original: fx.Node, node: fx.Node) -> None:
     given, sizes = original.args[1], original.args[2]
-    assert isinstance(given, int) and isinstance(sizes, (list, tuple))
+    assert isinstance(given, int)
+    assert isinstance(sizes, (list, tuple))
     dim = normal_dim(given, len(rewriter.units(original.args[0])))
     new = [
         size if size == -1 else rewriter.kept(original, dim + offset)

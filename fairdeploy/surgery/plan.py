@@ -1,4 +1,4 @@
-"""The plan: which units go. A small JSON file; with the original weights it rebuilds the network."""
+"""The plan: which units go. A small JSON file; with the original it rebuilds the network."""
 
 from __future__ import annotations
 

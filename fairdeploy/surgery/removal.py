@@ -1,4 +1,4 @@
-"""Physically remove units: ``remove_units`` slices every tensor and rewrites the graph's constants."""
+"""Physically remove units: slice every tensor and rewrite the graph's constants."""
 
 from __future__ import annotations
 

@@ -27,12 +27,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from cifar_images import read_images, shuffled
+from cifar_resnet import CifarResNet
 from scoring_agreement import layer_agreement, measured_modules, summary
 from scoring_reference import ReferenceScores, add_reference_path, reference_scores
 from torch import Tensor, nn
 
-from cifar_images import read_images, shuffled
-from cifar_resnet import CifarResNet
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.records import ImageSet
 from fairdeploy.scoring import DEFAULT_PROJECTIONS, score_units

@@ -83,8 +83,8 @@ def _check(name: str, seed: int, row: Row) -> None:
     costs = CostModel(graph.cost_terms, len(graph.groups))
     random = np.random.default_rng(seed)
     groups = [
-        GroupScores(group.name, random.random(group.size), random.random(group.size), group.size - 1)
-        for group in graph.groups
+        GroupScores(group.name, random.random(size), random.random(size), size - 1)
+        for group, size in ((group, group.size) for group in graph.groups)
     ]
     allocation = search(groups, costs.costs, parse_budgets([f"params={BUDGET:.0%}"]))
     removed = graph.removed_mask(allocation.removed)

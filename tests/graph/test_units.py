@@ -142,7 +142,7 @@ def test_layer_norm_freezes_and_says_so() -> None:
             a=nn.Linear(3, 6),
             norm=nn.LayerNorm(6),
             b=nn.Linear(6, 2),
-        )  # fmt: skip
+        )
     )
     assert graph.num_units == 0
     assert any(

@@ -16,9 +16,11 @@ from fairdeploy.records import (
     AccuracyByStage,
     AccuracyEstimate,
     Allocation,
+    AllocationDiagnostics,
     Artifact,
     Budget,
     DataSplits,
+    GroupDiagnostics,
     GroupScores,
     ImageSet,
     LatencyComparison,
@@ -60,7 +62,7 @@ def sample_graph() -> UnitGraph:
 def sample_arguments(graph: UnitGraph, **changes: Any) -> dict[str, Any]:
     """Arguments of ``build_document``; ``changes`` replace some of them."""
     scores = tuple(_scores(group.name, group.size) for group in graph.groups)
-    curves = {group.name: _slow_tod_curve(group.u, group.r) for group in scores}
+    curves = sample_curves(graph)
     arguments: dict[str, Any] = {
         "model": _model(),
         "data": _data(),
@@ -69,7 +71,7 @@ def sample_arguments(graph: UnitGraph, **changes: Any) -> dict[str, Any]:
         "original_costs": {"params": 1000.0, "macs": 50_000.0, "size": 4000.0},
         "shrunk_costs": {"params": 398.0, "macs": 21_000.0, "size": 1592.0},
         "scores": scores,
-        "tod_curves": curves,
+        "diagnostics": _diagnostics(scores, curves),
         "allocation": _allocation(scores),
         "proof": ProofResult(3.1e-7, 1e-5, 4, (2, 3)),
         "recovery": _recovery(),
@@ -84,6 +86,26 @@ def sample_arguments(graph: UnitGraph, **changes: Any) -> dict[str, Any]:
         "warnings": ("no class names were given",),
     }
     return arguments | changes
+
+
+def sample_curves(graph: UnitGraph) -> dict[str, NDArray[np.float64]]:
+    """ToD curves by group name."""
+    scores = (_scores(group.name, group.size) for group in graph.groups)
+    return {group.name: _slow_tod_curve(group.u, group.r) for group in scores}
+
+
+def _diagnostics(
+    scores: tuple[GroupScores, ...], curves: dict[str, NDArray[np.float64]]
+) -> AllocationDiagnostics:
+    """Half of each group has gone; the masses are invented."""
+    groups = {
+        group.name: GroupDiagnostics(
+            tod=float(curves[group.name][len(group.u) // 2 - 1]),
+            r_mass_removed=1.0, r_mass_prefix=1.5, r_mass_bound=2.0, r_mass_uniform=1.8,
+        )
+        for group in scores
+    }  # fmt: skip
+    return AllocationDiagnostics(groups, uniform_fraction=0.5, exchange=0.8 * len(groups))
 
 
 def sample_latency(*, is_noisy: bool = False) -> LatencyComparison:

@@ -13,7 +13,7 @@ from fairdeploy.records import AccuracyByStage, ParityResult, ProofResult, RunRe
 from fairdeploy.reporting.groups_section import MAX_BARS, MAX_CURVES, kept_units, tod_curves
 from fairdeploy.reporting.html_report import render_html
 from fairdeploy.reporting.run_record import build_document
-from tests.reporting.sample_run import sample_arguments, sample_graph, sample_latency
+from tests.reporting.sample_run import sample_arguments, sample_curves, sample_graph, sample_latency
 
 VOID = {"meta", "link", "wbr", "br"}
 ATTACK = "<script>alert('x')</script>\"&"
@@ -65,7 +65,7 @@ def graph() -> UnitGraph:
 def render(graph: UnitGraph, **changes: Any) -> Page:
     arguments = sample_arguments(graph, **changes)
     document = build_document(**arguments)
-    return Page(render_html(RunRecord(document, arguments["tod_curves"], arguments["latency"])))
+    return Page(render_html(RunRecord(document, sample_curves(graph), arguments["latency"])))
 
 
 def test_page_tells_the_verdict_and_the_main_numbers(graph: UnitGraph) -> None:

@@ -20,9 +20,8 @@ from fairdeploy.records import (
     ProofResult,
     RunRecord,
 )
-from fairdeploy.reporting.group_rows import r_mass_bound
 from fairdeploy.reporting.run_record import build_document, json_safe, write_report
-from tests.reporting.sample_run import sample_arguments, sample_graph
+from tests.reporting.sample_run import sample_arguments, sample_curves, sample_graph
 
 PROMISED_KEYS = {
     "budget": {"metric", "asked", "allowed", "original", "got", "met"},
@@ -100,22 +99,15 @@ def test_group_rows_list_removable_groups_first_and_frozen_ones_with_a_reason(
 def test_group_row_takes_tod_at_the_depth_that_the_tolerance_allowed(
     document: dict[str, Any], graph: UnitGraph
 ) -> None:
-    curves = sample_arguments(graph)["tod_curves"]
+    curves = sample_curves(graph)
     for row in document["groups"][: len(graph.groups)]:
-        assert row["tod"] == curves[row["name"]][row["units"] // 2]
+        assert row["tod"] == curves[row["name"]][row["units"] // 2 - 1]
 
 
-def test_removed_r_mass_never_exceeds_its_bound(document: dict[str, Any], graph: UnitGraph) -> None:
-    for row in document["groups"][: len(graph.groups)]:
-        assert 0 < row["r_mass_removed"] <= row["r_mass_bound"]
-
-
-def test_r_mass_bound_matches_a_count_by_hand() -> None:
-    r = np.array([1.0, 8.0, 2.0, 4.0])
-    # Two go, one of them protected: at most 8 for that one and 4, the tail's lowest, for the other.
-    assert r_mass_bound(r, 2, 0.5) == 12.0
-    assert r_mass_bound(r, 3, 0.0) == 6.0
-    assert r_mass_bound(r, 0, 0.0) == 0.0
+def test_exchange_against_uniform_pruning_is_in_the_document(document: dict[str, Any]) -> None:
+    exchange = document["exchange"]
+    assert exchange["uniform_fraction"] == 0.5
+    assert exchange["r_mass_uniform_minus_tod"] > 0
 
 
 def test_numbers_that_json_does_not_know_become_null(graph: UnitGraph) -> None:
@@ -169,6 +161,6 @@ def test_report_files_are_written_and_the_json_reads_back_equal(
     tmp_path: Path, graph: UnitGraph, document: dict[str, Any]
 ) -> None:
     arguments = sample_arguments(graph)
-    write_report(tmp_path, RunRecord(document, arguments["tod_curves"], arguments["latency"]))
+    write_report(tmp_path, RunRecord(document, sample_curves(graph), arguments["latency"]))
     assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8")) == document
     assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")

@@ -26,7 +26,8 @@ def dim_of(node: fx.Node, index: int, default: int = 0) -> int:
     dim = argument(node, index, "dim", default)
     source = node.args[0]
     first = source[0] if isinstance(source, (list, tuple)) else source
-    assert isinstance(dim, int) and isinstance(first, fx.Node)
+    assert isinstance(dim, int)
+    assert isinstance(first, fx.Node)
     return normal_dim(dim, first.meta["val"].dim() if "val" in first.meta else 0)
 
 
@@ -98,7 +99,8 @@ def getitem(walk: Propagation, node: fx.Node) -> Value:
     """Takes one result out of several."""
     assert node.target is operator.getitem
     source, index = node.args
-    assert isinstance(source, fx.Node) and isinstance(index, int)
+    assert isinstance(source, fx.Node)
+    assert isinstance(index, int)
     results = walk.values.get(source)
     return results[index] if isinstance(results, list) else walk.fixed_like(node)
 

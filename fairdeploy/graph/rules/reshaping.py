@@ -26,7 +26,8 @@ from fairdeploy.graph.shape_segments import segments
 
 
 @rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", "reshape_as", "view_as", "squeeze",
-      "unsqueeze", "_reshape_alias", "view_copy", "unsqueeze_copy", "squeeze_copy", "ravel")  # fmt: skip
+      "unsqueeze", "_reshape_alias", "view_copy", "unsqueeze_copy", "squeeze_copy",
+      "ravel")  # fmt: skip
 def reshape(walk: Propagation, node: fx.Node) -> Value:
     """Any change of shape that keeps the order of elements."""
     return reshape_labels(walk, node, walk.dims(node.args[0]), result_shape(node))
@@ -139,7 +140,8 @@ def transposed_axes(node: fx.Node, rank: int) -> tuple[int, int]:
     if len(node.args) < 3:
         return rank - 2, rank - 1
     first, second = node.args[1], node.args[2]
-    assert isinstance(first, int) and isinstance(second, int)
+    assert isinstance(first, int)
+    assert isinstance(second, int)
     return normal_dim(first, rank), normal_dim(second, rank)
 
 

@@ -1,0 +1,233 @@
+"""The race of two networks, on a clock that the test turns."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from fairdeploy.deployment.latency import bootstrap_speedup, compare_latency
+from fairdeploy.errors import ExportError, MeasurementError
+from fairdeploy.records import LatencyComparison
+from tests.deployment.fakes import FakeClock, FakeRunner, profile
+
+IMAGES = (np.zeros((2, 3, 4, 4), dtype=np.float32),)
+Duration = Callable[[int], float]
+
+
+def always(milliseconds: float) -> Duration:
+    return lambda _: milliseconds
+
+
+def lognormal(median_ms: float, spread: float, seed: int) -> Duration:
+    """Durations whose median is known; the distribution is that of real latencies."""
+    rng = np.random.default_rng(seed)
+    return lambda _: float(median_ms * rng.lognormal(0.0, spread))
+
+
+def race(original: Duration, shrunk: Duration, **changes: object) -> LatencyComparison:
+    clock = FakeClock()
+    return compare_latency(
+        lambda: FakeRunner(clock, original),
+        lambda: FakeRunner(clock, shrunk),
+        IMAGES,
+        profile(**changes),
+        seed=0,
+        clock=clock,
+    )
+
+
+def test_speedup_is_the_ratio_of_the_medians() -> None:
+    result = race(always(6.0), always(4.0))
+    assert result.speedup == pytest.approx(1.5)
+    assert (result.speedup_low, result.speedup_high) == (
+        pytest.approx(1.5), pytest.approx(1.5),
+    )  # fmt: skip
+    assert (result.original.median_ms, result.shrunk.median_ms) == (6.0, 4.0)
+    assert not result.is_noisy
+
+
+def test_the_interval_holds_the_true_ratio_of_two_unsteady_networks() -> None:
+    result = race(lognormal(5.0, 0.1, 1), lognormal(2.0, 0.1, 2), max_seconds=60.0)
+    assert result.speedup_low < 2.5 < result.speedup_high
+    assert result.stopped_because.startswith("interval narrower than 5%")
+
+
+def test_the_interval_of_a_network_against_itself_holds_one_in_most_races() -> None:
+    holds = 0
+    for seed in range(40):
+        result = race(lognormal(5.0, 0.1, 2 * seed), lognormal(5.0, 0.1, 2 * seed + 1))
+        holds += result.speedup_low <= 1.0 <= result.speedup_high
+    assert holds >= 34  # 38 expected; fewer than 34 of 40 has a chance below 2 %
+
+
+def test_percentiles_come_from_the_timed_calls_only() -> None:
+    # 1 cold call, 20 to warm up (the first 10 slow), then 40 timed: 36 of 1 ms, 4 of 3 ms.
+    def original(call: int) -> float:
+        if call == 0:
+            return 500.0
+        if call <= 10:
+            return 1.02
+        return 3.0 if call >= 57 else 1.0
+
+    result = race(original, always(1.0), min_pairs=40, warmup_seconds=9.0, ratio_interval=9.0)
+    assert len(result.original.raw_ms) == 40
+    assert sorted(result.original.raw_ms)[35:37] == [1.0, 3.0]
+    assert result.original.median_ms == 1.0
+    assert result.original.p90_ms == pytest.approx(1.2)  # index 35.1 of 0..39
+    assert result.original.p99_ms == 3.0
+
+
+def test_cold_start_is_opening_and_the_first_call() -> None:
+    clock = FakeClock()
+
+    def open_slowly() -> FakeRunner:
+        clock.advance_ms(70.0)
+        return FakeRunner(clock, lambda call: 30.0 if call == 0 else 1.0)
+
+    result = compare_latency(
+        open_slowly, lambda: FakeRunner(clock, always(1.0)), IMAGES, profile(), seed=0, clock=clock
+    )
+    assert result.original.cold_start_ms == pytest.approx(100.0)
+    assert result.shrunk.cold_start_ms == pytest.approx(1.0)
+    assert max(result.original.raw_ms) == 1.0
+
+
+def test_warm_up_lasts_until_the_times_are_stationary() -> None:
+    def settling(call: int) -> float:
+        return 1.0 + 10.0 * 0.9**call
+
+    result = race(settling, always(1.0), warmup_seconds=60.0)
+    assert max(result.original.raw_ms) < 1.15
+
+
+def test_warm_up_ends_after_its_time_even_if_nothing_settles() -> None:
+    clock = FakeClock()
+    runner = FakeRunner(clock, lambda call: 1.0 + call)
+    compare_latency(
+        lambda: runner, lambda: FakeRunner(clock, always(1.0)), IMAGES,
+        profile(warmup_seconds=0.05, max_seconds=0.01), seed=0, clock=clock,
+    )  # fmt: skip
+    assert runner.num_calls < 60
+
+
+def test_both_networks_run_in_turn_in_random_order() -> None:
+    clock, log = FakeClock(), []
+    compare_latency(
+        lambda: FakeRunner(clock, always(1.0), name="A", log=log),
+        lambda: FakeRunner(clock, always(1.0), name="B", log=log),
+        IMAGES, profile(min_pairs=30, warmup_seconds=0.0), seed=3, clock=clock,
+    )  # fmt: skip
+    pairs = [log[i : i + 2] for i in range(len(log) - 60, len(log), 2)]
+    assert all(sorted(pair) == ["A", "B"] for pair in pairs)
+    num_original_first = sum(pair[0] == "A" for pair in pairs)
+    assert 5 <= num_original_first <= 25
+
+
+def test_the_same_seed_gives_the_same_comparison() -> None:
+    first = race(lognormal(5.0, 0.2, 1), lognormal(4.0, 0.2, 2))
+    second = race(lognormal(5.0, 0.2, 1), lognormal(4.0, 0.2, 2))
+    assert first == second
+
+
+def test_it_stops_when_time_is_up_and_says_so() -> None:
+    result = race(lognormal(5.0, 0.5, 1), lognormal(5.0, 0.5, 2), ratio_interval=1e-6)
+    assert result.stopped_because.startswith("1 s passed after ")
+    assert 20 <= len(result.original.raw_ms) < 200
+
+
+def test_it_times_at_least_twenty_pairs_even_if_time_is_up() -> None:
+    result = race(always(900.0), always(300.0), min_pairs=40)
+    assert len(result.original.raw_ms) == len(result.shrunk.raw_ms) == 20
+
+
+def test_an_endless_race_ends_at_the_largest_number_of_pairs() -> None:
+    result = race(
+        lognormal(0.01, 0.5, 1), lognormal(0.01, 0.5, 2), ratio_interval=1e-9, max_seconds=1e6
+    )
+    assert 5000 <= len(result.original.raw_ms) < 6500
+    assert result.stopped_because.endswith("pairs timed")
+
+
+def test_too_few_pairs_are_refused_before_anything_is_opened() -> None:
+    def never() -> FakeRunner:
+        raise AssertionError("opened")
+
+    with pytest.raises(MeasurementError, match="min_pairs 19 .* use at least 20"):
+        compare_latency(never, never, IMAGES, profile(min_pairs=19), seed=0)
+
+
+def test_an_unsteady_measurement_is_flagged() -> None:
+    assert race(lognormal(5.0, 0.4, 1), always(5.0)).is_noisy
+    assert not race(lognormal(5.0, 0.05, 1), always(5.0)).is_noisy
+
+
+def test_the_comparison_says_on_what_it_ran() -> None:
+    result = race(always(2.0), always(1.0))
+    assert (result.target, result.batch) == ("test-target", 2)
+    assert (result.providers, result.threads) == (("FakeProvider",), 1)
+    assert result.load_average >= 0.0
+
+
+@pytest.mark.parametrize("difference", [{"threads": 4}, {"providers": ("Other",)}])
+def test_networks_that_run_on_different_terms_are_not_compared(difference: dict) -> None:
+    clock = FakeClock()
+    runners = [FakeRunner(clock, always(1.0)), FakeRunner(clock, always(1.0), **difference)]
+    with pytest.raises(MeasurementError, match="both must run alike"):
+        compare_latency(
+            lambda: runners[0], lambda: runners[1], IMAGES, profile(), seed=0, clock=clock
+        )
+    assert all(runner.is_closed for runner in runners)
+
+
+def test_a_clock_that_cannot_see_the_network_is_refused() -> None:
+    with pytest.raises(MeasurementError, match="cannot resolve one call"):
+        race(always(1.0), always(0.0), max_seconds=0.01)
+
+
+def test_both_runners_are_closed_and_collection_is_on_again_when_a_call_fails() -> None:
+    clock = FakeClock()
+
+    def fails_late(call: int) -> float:
+        if call > 30:
+            raise ExportError("device lost")
+        return 1.0
+
+    runners = [FakeRunner(clock, always(1.0)), FakeRunner(clock, fails_late)]
+    with pytest.raises(ExportError, match="device lost"):
+        compare_latency(
+            lambda: runners[0], lambda: runners[1], IMAGES, profile(), seed=0, clock=clock
+        )
+    assert all(runner.is_closed for runner in runners)
+    assert gc.isenabled()
+
+
+def test_bootstrap_interval_agrees_with_the_theory_for_the_median() -> None:
+    # The log of a lognormal median has standard error spread * sqrt(pi / 2n); two networks add.
+    rng, count, spread = np.random.default_rng(0), 2000, 0.2
+    original, shrunk = (rng.lognormal(0.0, spread, count) for _ in range(2))
+    interval = bootstrap_speedup(original, shrunk, rng)
+    expected = 2 * 1.96 * spread * np.sqrt(np.pi / (2 * count)) * np.sqrt(2)
+    assert np.log(interval.high / interval.low) == pytest.approx(expected, rel=0.25)
+
+
+def test_bootstrap_keeps_pairs_together() -> None:
+    # A slow spell hits both networks of a pair: the ratio is 2 in each resample.
+    rng = np.random.default_rng(0)
+    shrunk = rng.lognormal(0.0, 0.5, 200)
+    interval = bootstrap_speedup(2.0 * shrunk, shrunk, rng)
+    assert (interval.low, interval.high) == (pytest.approx(2.0), pytest.approx(2.0))
+
+
+def test_bootstrap_interval_grows_when_slow_spells_last_for_many_calls() -> None:
+    rng = np.random.default_rng(0)
+    independent = rng.random(400) < 0.4
+    spells = np.repeat(rng.random(40) < 0.4, 10)
+    widths = []
+    for is_slow in (independent, spells):
+        original = 1.0 + is_slow + 0.5 * rng.random(400)
+        shrunk = 1.0 + 0.5 * rng.random(400)
+        widths.append(bootstrap_speedup(original, shrunk, rng).relative_width)
+    assert widths[1] > 1.5 * widths[0]

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from fairdeploy.recovery.sampled_rows import (
+    LINEAR,
+    Window,
+    choose_positions,
+    position_shape,
+    sample_rows,
+    sample_targets,
+)
+
+CONVOLVE = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+
+
+@pytest.mark.parametrize(
+    ("window", "size"),
+    [
+        (Window((3, 3), (1, 1), (1, 1), (1, 1)), (6, 5)),
+        (Window((3, 2), (2, 1), (1, 0), (1, 2), groups=2), (7, 6)),
+        (Window((1, 1), (2, 2), (0, 0), (1, 1)), (5, 5)),
+        (Window((5, 5), (2, 2), (2, 2), (1, 1), groups=4), (8, 8)),
+        (Window((3,), (2,), (1,), (1,)), (9,)),
+        (Window((2, 3, 2), (1, 2, 1), (1, 1, 0), (1, 1, 1)), (4, 5, 4)),
+    ],
+)
+def test_rows_times_weights_are_the_convolution(window: Window, size: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(2, 4, *size, generator=generator)
+    weight = torch.randn(8, 4 // window.groups, *window.kernel, generator=generator)
+    bias = torch.randn(8, generator=generator)
+    output = CONVOLVE[len(size)](
+        inputs, weight, bias, window.stride, window.padding, window.dilation, window.groups
+    )
+    at = choose_positions(torch.arange(2), position_shape(output, window), 1e9, generator)
+    rows = sample_rows(inputs, window, at, has_bias=True)
+    solution = torch.cat([weight.flatten(1), bias[:, None]], dim=1)
+    product = rows @ solution.reshape(window.groups, 8 // window.groups, -1).mT
+    torch.testing.assert_close(product, sample_targets(output, window, at))
+    assert product.numel() == output.numel()
+
+
+def test_linear_rows_are_feature_vectors_with_channels_last() -> None:
+    inputs = torch.arange(24.0).reshape(2, 3, 4)
+    at = (torch.tensor([1]), torch.tensor([2]))
+    rows = sample_rows(inputs, LINEAR, at, has_bias=True)
+    assert rows.tolist() == [[[20.0, 21.0, 22.0, 23.0, 1.0]]]
+    assert sample_targets(inputs, LINEAR, at, kept=(0, 3)).tolist() == [[[20.0, 23.0]]]
+
+
+def test_positions_are_evenly_many_per_image_and_repeat_with_the_seed() -> None:
+    def draw(seed: int) -> list[list[int]]:
+        generator = torch.Generator().manual_seed(seed)
+        at = choose_positions(torch.tensor([1, 3]), (10, 10), 4.2, generator)
+        return [index.tolist() for index in at]
+
+    images, rows, columns = draw(0)
+    assert images == [1] * 5 + [3] * 5
+    assert all(0 <= value < 10 for value in rows + columns)
+    assert draw(0) == [images, rows, columns]
+    assert draw(1) != draw(0)
+
+
+def test_every_position_is_taken_once_when_there_are_not_more_than_asked_for() -> None:
+    at = choose_positions(torch.tensor([0]), (2, 3), 100, torch.Generator().manual_seed(0))
+    assert [index.tolist() for index in at] == [[0] * 6, [0, 0, 0, 1, 1, 1], [0, 1, 2, 0, 1, 2]]
