@@ -1,4 +1,7 @@
-"""The demo's network: a small residual CNN, trained from scratch in well under a minute."""
+"""The demo's network: a small residual CNN, trained from scratch in about a minute on two cores.
+
+Wide enough that arithmetic, not the cost of a call, takes its time: shrinking it shows as speed.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from fairdeploy.demo_images import IMAGE_SIZE, NUM_CLASSES, DigitSplit
 from fairdeploy.progress import Stage
 from fairdeploy.torchvision_compat import ensure_torchvision
 
-NUM_EPOCHS = 15
+NUM_EPOCHS = 10
 _BATCH = 64
 _PEAK_LEARNING_RATE = 4e-3
 _WEIGHT_DECAY = 0.02
@@ -26,14 +29,11 @@ def build_network() -> nn.Module:
 
     block: Any = BasicBlock  # timm's annotation asks for an instance
     network = ResNet(
-        block,
-        (1, 1, 1, 1),
-        num_classes=NUM_CLASSES,
-        in_chans=1,
-        channels=(32, 64, 96, 128),
-        stem_type="deep",
-        stem_width=16,
+        block, (1, 1, 1, 1), num_classes=NUM_CLASSES, in_chans=1, channels=(64, 96, 128, 160)
     )
+    # the stem of the paper's CIFAR networks, but every second pixel: the digits have 32 x 32
+    network.conv1 = nn.Conv2d(1, 64, 3, stride=2, padding=1, bias=False)
+    network.maxpool = nn.Identity()
     assert isinstance(network, nn.Module)
     return network
 
@@ -52,13 +52,9 @@ def images_as_input(split: DigitSplit, mean: float, std: float) -> Tensor:
 
 def train(network: nn.Module, images: Tensor, labels: Tensor, *, seed: int, stage: Stage) -> None:
     """Train ``network`` (changes it) and leave it in eval mode; reports one step per epoch."""
-    num_threads = torch.get_num_threads()
-    # The layers are so small that threads cost more than they bring, much more on a busy machine.
-    torch.set_num_threads(1)
     try:
         _train(network, images, labels, seed=seed, stage=stage)
     finally:
-        torch.set_num_threads(num_threads)
         network.eval()
 
 

@@ -128,7 +128,7 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0][:300] if lines else 'no message'}"
 
 
-def _replace_metadata(model: Any, metadata: Mapping[str, str]) -> None:  # noqa: ANN401
+def _replace_metadata(model: Any, metadata: Mapping[str, str]) -> None:
     """Store ``metadata`` and drop torch's (changes ``model``).
 
     Torch's metadata holds source paths of this machine in every node.
@@ -147,7 +147,7 @@ def _replace_metadata(model: Any, metadata: Mapping[str, str]) -> None:  # noqa:
 
 def _write(program: ONNXProgram, path: Path) -> Artifact:
     """Save into a folder beside ``path``, check, then rename: a broken file never has the name."""
-    import onnx  # optional library: imported when an exporter is really used  # noqa: PLC0415
+    import onnx  # optional library: imported when an exporter is really used
 
     with tempfile.TemporaryDirectory(prefix=".onnx-", dir=path.parent) as scratch:
         written = Path(scratch) / path.name

@@ -71,9 +71,9 @@ def _usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _open_session(path: Path, profile: TargetProfile, threads: int) -> Any:  # noqa: ANN401
+def _open_session(path: Path, profile: TargetProfile, threads: int) -> Any:
     try:
-        import onnxruntime  # optional library  # noqa: PLC0415
+        import onnxruntime  # optional library
     except ImportError as error:
         raise ExportError(
             f"onnxruntime cannot be imported ({error}); run pip install 'fairdeploy[cpu]', "
@@ -94,7 +94,7 @@ def _open_session(path: Path, profile: TargetProfile, threads: int) -> Any:  # n
         raise ExportError(f"'{path.name}' cannot be opened as ONNX: {_one_line(error)}") from error
 
 
-def _session_options(onnxruntime: Any, threads: int) -> Any:  # noqa: ANN401
+def _session_options(onnxruntime: Any, threads: int) -> Any:
     onnxruntime.set_default_logger_severity(_SILENT)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _SILENT

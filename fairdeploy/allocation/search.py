@@ -26,7 +26,7 @@ def reachable_range(
     """Smallest cost that any allowed plan has, and the original's, by metric."""
     sizes = _sizes(groups)
     most = np.array([group.max_removed for group in groups], dtype=np.int64)
-    costs = cost_of(np.stack([sizes - most, sizes]))
+    costs = cost_of(np.stack([_rounded_up(groups, sizes - most), sizes]))
     return {metric: (float(values[0]), float(values[1])) for metric, values in costs.items()}
 
 
@@ -63,6 +63,8 @@ def search(
 ) -> Allocation:
     """Choose the units that go so that every budget is met, and none could be given back.
 
+    Where a group has a ``step``, none means no block of that many units.
+
     Args:
         groups: Scores of each group, in the order of ``cost_of``'s columns.
         cost_of: Costs of kept counts; it must know every budget's metric.
@@ -79,9 +81,10 @@ def search(
     sizes = _sizes(groups)
     limits = Limits.of(budgets, cost_of, sizes)
     tolerance, depths = _smallest_tolerance(groups, sizes, limits)
+    pruned = sizes - _rounded_up(groups, sizes - depths)
     removed = give_back(
-        [removal_order(group.u)[:depth] for group, depth in zip(groups, depths, strict=True)],
-        [group.r for group in groups],
+        [removal_order(group.u)[:count] for group, count in zip(groups, pruned, strict=True)],
+        groups,
         limits.overspending,
     )
     kept = sizes - np.array([len(units) for units in removed], dtype=np.int64)
@@ -89,7 +92,7 @@ def search(
     return Allocation(
         tolerance=tolerance,
         removed={
-            name: tuple(int(unit) for unit in np.sort(units))
+            name: tuple(int(unit) for unit in units)
             for name, units in zip(names, removed, strict=True)
         },
         prefix_lengths={name: int(k) for name, k in zip(names, depths, strict=True)},
@@ -107,9 +110,17 @@ def _smallest_tolerance(
     steps = [depth_steps(group) for group in groups]
     tolerances = critical_tolerances(steps)
     index = limits.first_met(
-        lambda position: sizes - depths_at(steps, tolerances[position]), len(tolerances)
+        lambda position: _rounded_up(groups, sizes - depths_at(steps, tolerances[position])),
+        len(tolerances),
     )
     return float(tolerances[index]), depths_at(steps, tolerances[index])
+
+
+def _rounded_up(groups: Sequence[GroupScores], kept: Counts) -> Counts:
+    """Each group's kept count, shape [G], at the next multiple of its step, or all of it."""
+    steps = np.array([group.step for group in groups], dtype=np.int64)
+    multiples: Counts = np.minimum(-(-kept // steps) * steps, _sizes(groups))
+    return multiples
 
 
 def _sizes(groups: Sequence[GroupScores]) -> Counts:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from fairdeploy.records import GroupScores
+
 Counts = NDArray[np.int64]
 Overspending = Callable[[Counts], NDArray[np.float64]]
 
@@ -22,76 +24,100 @@ _SHARE_PER_ROUND = 0.5
 
 
 def give_back(
-    removed: Sequence[Counts], r: Sequence[NDArray[np.float64]], overspending: Overspending
+    removed: Sequence[Counts], groups: Sequence[GroupScores], overspending: Overspending
 ) -> list[Counts]:
     """Return removed units to the network, highest R-Score per unit of cost first.
 
+    Where a group has a ``step``, units return in blocks of that size; the last block, which makes
+    the group whole, may be smaller.
+
     Args:
         removed: Per group, local indices of the removed units; together they meet the budgets.
-        r: Per group, R-Scores of all its units.
+        groups: The groups, in the same order.
         overspending: From kept counts [B, G] to cost over limit, as a share of the limit,
             [B, metrics]; at most 0 where the budgets are met.
 
     Returns:
-        What is still removed. No single unit of it can be given back without breaking a budget.
+        What is still removed. No group can have its next block back without breaking a budget.
     """
-    pool = _Pool(removed, r)
-    kept = np.array([len(scores) for scores in r], dtype=np.int64) - pool.counts()
+    pool = _Pool(removed, groups)
+    sizes = np.array([len(group.u) for group in groups], dtype=np.int64)
+    kept = sizes - np.array([len(units) for units in removed], dtype=np.int64)
     while True:
-        slack, prices, fits = _prices(kept, pool.counts(), overspending)
+        next_sizes = pool.next_sizes()
+        slack, prices, fits = _prices(kept, next_sizes, overspending)
         if not fits.any():
-            return pool.units_by_group(len(removed))
+            return pool.units_by_group()
         order = pool.most_valuable_first(prices, fits)
         num_given = _longest_affordable(order, pool, kept, slack, overspending)
-        kept = kept + pool.take(order[:num_given], len(kept))
+        kept = kept + pool.num_units(order[:num_given])
+        pool.take(order[:num_given])
 
 
 class _Pool:
-    """Removed units of all groups as flat arrays."""
+    """Removed units of all groups in blocks that return together, as flat arrays."""
 
-    def __init__(self, removed: Sequence[Counts], r: Sequence[NDArray[np.float64]]) -> None:
-        self._num_groups = len(removed)
-        empty_units, empty_scores = np.empty(0, dtype=np.int64), np.empty(0)
-        self.units = np.concatenate([empty_units, *removed])
-        self.groups = np.repeat(np.arange(len(removed)), [len(units) for units in removed])
-        self._r = np.concatenate(
-            [empty_scores, *(scores[units] for scores, units in zip(r, removed, strict=True))]
-        )
+    def __init__(self, removed: Sequence[Counts], groups: Sequence[GroupScores]) -> None:
+        self._num_groups = len(groups)
+        self._units: list[Counts] = []
+        owners, values = [], []
+        for number, (units, group) in enumerate(zip(removed, groups, strict=True)):
+            # The best units share the first block, so that a group's blocks return in order.
+            best_first = np.sort(units)[np.argsort(-group.r[np.sort(units)], kind="stable")]
+            for start in range(0, len(units), group.step):
+                block = best_first[start : start + group.step]
+                self._units.append(block)
+                owners.append(number)
+                values.append(float(group.r[block].sum()))
+        self._owners = np.array(owners, dtype=np.int64)
+        self._values = np.array(values, dtype=np.float64)
+        self._sizes = np.array([len(block) for block in self._units], dtype=np.int64)
+        self._is_removed = np.ones(len(self._units), dtype=np.bool_)
 
-    def counts(self) -> Counts:
-        """Removed units per group, shape [G]."""
-        return np.bincount(self.groups, minlength=self._num_groups).astype(np.int64)
+    def next_sizes(self) -> Counts:
+        """Units in the block that each group would get back next, 0 if nothing is removed; [G]."""
+        left = np.flatnonzero(self._is_removed)
+        sizes = np.zeros(self._num_groups, dtype=np.int64)
+        owners, first = np.unique(self._owners[left], return_index=True)
+        sizes[owners] = self._sizes[left[first]]
+        return sizes
 
     def most_valuable_first(self, prices: NDArray[np.float64], fits: NDArray[np.bool_]) -> Counts:
-        """Indices of the units in groups that fit, best R per price first, then by position."""
-        candidates = np.flatnonzero(fits[self.groups])
-        price, value = prices[self.groups[candidates]], self._r[candidates]
-        # A unit that costs nothing comes first whatever its value.
+        """Removed blocks of the groups that fit, best R per price first, then by position."""
+        blocks = np.flatnonzero(self._is_removed & fits[self._owners])
+        price, value = prices[self._owners[blocks]], self._values[blocks]
+        # A block that costs nothing comes first whatever its value.
         ratio = np.divide(value, price, out=np.full_like(value, np.inf), where=price > 0)
-        order = np.lexsort((self.units[candidates], self.groups[candidates], -value, -ratio))
-        return candidates[order]
+        order: Counts = blocks[np.lexsort((blocks, -value, -ratio))]
+        return order
 
-    def take(self, indices: Counts, num_groups: int) -> Counts:
-        """Drop units from the pool (changes it); returns how many of each group, shape [G]."""
-        taken = np.bincount(self.groups[indices], minlength=num_groups).astype(np.int64)
-        stays = np.ones(len(self.units), dtype=np.bool_)
-        stays[indices] = False
-        self.units, self.groups, self._r = self.units[stays], self.groups[stays], self._r[stays]
-        return taken
+    def num_units(self, blocks: Counts) -> Counts:
+        """Units of each group in these blocks, shape [G]."""
+        counts = np.zeros(self._num_groups, dtype=np.int64)
+        np.add.at(counts, self._owners[blocks], self._sizes[blocks])
+        return counts
 
-    def units_by_group(self, num_groups: int) -> list[Counts]:
-        """Local indices of the units, per group."""
-        return [self.units[self.groups == group] for group in range(num_groups)]
+    def take(self, blocks: Counts) -> None:
+        """Give these blocks back to the network (changes the pool)."""
+        self._is_removed[blocks] = False
+
+    def units_by_group(self) -> list[Counts]:
+        """Local indices of the units that are still removed, ascending, per group."""
+        left: list[list[Counts]] = [[] for _ in range(self._num_groups)]
+        for block in np.flatnonzero(self._is_removed):
+            left[self._owners[block]].append(self._units[block])
+        empty = np.empty(0, dtype=np.int64)
+        return [np.sort(np.concatenate([empty, *blocks])) for blocks in left]
 
 
 def _prices(
-    kept: Counts, removed_counts: Counts, overspending: Overspending
+    kept: Counts, next_sizes: Counts, overspending: Overspending
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-    """What is left of each budget [metrics], the price of one unit of each group, and who fits."""
-    one_more = kept + np.eye(len(kept), dtype=np.int64)
+    """What is left of each budget [metrics], the price of each group's next block, and who fits."""
+    one_more = kept + np.diag(next_sizes)
     over = overspending(np.concatenate([kept[None], one_more]))
     prices: NDArray[np.float64] = (over[1:] - over[0]).sum(axis=1)
-    fits = (over[1:] <= 0).all(axis=1) & (removed_counts > 0)
+    fits = (over[1:] <= 0).all(axis=1) & (next_sizes > 0)
     return -over[0], prices, fits
 
 
@@ -102,12 +128,11 @@ def _longest_affordable(
     slack: NDArray[np.float64],
     overspending: Overspending,
 ) -> int:
-    """How many units of ``order`` to give in this round: within its share of the slack, or one."""
+    """How many blocks of ``order`` to give in this round: within its share of the slack, or one."""
     low, high = 1, len(order)
     while low < high:
         middle = (low + high + 1) // 2
-        given = np.bincount(pool.groups[order[:middle]], minlength=len(kept))
-        over = overspending((kept + given)[None])[0]
+        over = overspending((kept + pool.num_units(order[:middle]))[None])[0]
         if (over <= -slack * (1 - _SHARE_PER_ROUND)).all():
             low = middle
         else:

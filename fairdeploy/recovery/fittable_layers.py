@@ -113,7 +113,8 @@ class _Finder:
     ) -> None:
         self._graph = graph
         self._shrunk = shrunk
-        self._removed = removed
+        # KEPT is -1, which picks the last entry: an index without a unit always stays.
+        self._stays = np.append(~removed, True)
         self._uses = uses
         self._order = {node: i for i, node in enumerate(shrunk.graph.nodes)}
         self._original_nodes = {node.name for node in graph.module.graph.nodes}
@@ -197,7 +198,7 @@ class _Finder:
         units = self._graph.value_units.get(node_name)
         if units is None:
             return None
-        kept = [(u < 0) | ~self._removed[u] for u in units]
+        kept = [self._stays[u] for u in units]
         channel_dim = len(units) - 1 if window.is_linear else 1
         if not all(mask.all() for dim, mask in enumerate(kept) if dim != channel_dim):
             return None

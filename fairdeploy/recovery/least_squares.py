@@ -24,7 +24,7 @@ from fairdeploy.records import LayerFit, RecoverySummary
 from fairdeploy.recovery.fittable_layers import FittableLayer, find_layers
 from fairdeploy.recovery.fitted_weights import current_map, has_bias, own_tensors, write_map
 from fairdeploy.recovery.normal_equations import NormalEquations, solve_ridge
-from fairdeploy.recovery.rectified import Block, refine_rectified
+from fairdeploy.recovery.rectified import SampleBlock, refine_rectified
 from fairdeploy.recovery.sampled_rows import (
     choose_positions,
     position_shape,
@@ -50,8 +50,8 @@ MAX_GRAM_MACS = 2e10
 MAX_SAMPLE_BYTES = 400_000_000
 # A Gram matrix of 0.3 GB; the few larger layers are classifiers of VGG's kind.
 MAX_UNKNOWNS = 6_144
-# Share of the target's variation: float32 rounding, with batch norm folded, stays well below.
-EXACT_ERROR = 1e-6
+# Of the targets' sum of squares: what float32 rounding alone makes of equal networks.
+EXACT_ERROR = 1e-10
 
 
 def fit_least_squares(
@@ -122,27 +122,28 @@ class _Fitting:
         old = current_map(self._shrunk_module, layer)
         if old.shape[1] > MAX_UNKNOWNS:
             return LayerFit(layer.name, "skipped", None, None, None)
-        blocks = self._sample(layer, index, old)
-        fit, held_out = (_summed(part, old) for part in blocks)
+        fit_on, held_out = self._sample(layer, index, old)
+        sums, held_out_sums = _summed(fit_on, old), _summed(held_out, old)
         num_free = int(has_bias(layer))
-        found = solve_ridge(fit, held_out, old, num_free)
-        before, after = found.error_before, found.error_after
-        if before <= EXACT_ERROR:
+        found = solve_ridge(sums, held_out_sums, num_free)
+        energy, variation = _energy_and_variation(held_out)
+        before, after = found.error_before / variation, found.error_after / variation
+        if found.error_before <= EXACT_ERROR * energy:
             return LayerFit(layer.name, "exact", before, before, None)
         if math.isinf(found.ridge):
             return LayerFit(layer.name, "kept", before, before, None)
-        sums, weights = fit.merged(held_out), found.weights
+        sums, change = sums.merged(held_out_sums), found.change
         if layer.is_rectified:
-            everything = [*blocks[0], *blocks[1]]
-            weights = refine_rectified(sums, everything, old, weights, found.ridge, num_free)
-        write_map(self._shrunk_module, layer, weights, sums)
+            everything = [*fit_on, *held_out]
+            change = refine_rectified(sums, everything, change, found.ridge, num_free)
+        write_map(self._shrunk_module, layer, old + change, sums)
         return LayerFit(layer.name, "fitted", before, after, found.ridge)
 
     def _sample(
         self, layer: FittableLayer, index: int, old: Tensor
-    ) -> tuple[list[Block], list[Block]]:
+    ) -> tuple[list[SampleBlock], list[SampleBlock]]:
         """Rows and targets at chosen positions of all chunks: to fit on, and held out."""
-        blocks: tuple[list[Block], list[Block]] = ([], [])
+        blocks: tuple[list[SampleBlock], list[SampleBlock]] = ([], [])
         rows_per_image = rows_wanted(*old.shape) / self._num_images
         every = min(HELD_OUT_EVERY, self._num_images)
         for chunk, images in enumerate(self._chunks):
@@ -166,22 +167,30 @@ class _Fitting:
                 goals = sample_targets(target, layer.window, at, layer.kept_channels)
                 if shortcut is not None:
                     goals = goals - sample_targets(shortcut, layer.window, at)
-                part.append((rows, goals))
+                part.append(SampleBlock(rows, goals, rows @ old.float()))
         return blocks
 
 
-def _summed(blocks: list[Block], old: Tensor) -> NormalEquations:
+def _summed(blocks: list[SampleBlock], old: Tensor) -> NormalEquations:
     sums = NormalEquations(*old.shape)
-    for rows, targets in blocks:
-        sums.add(rows, targets)
+    for block in blocks:
+        sums.add(block.rows, block.residuals)
     return sums
+
+
+def _energy_and_variation(blocks: list[SampleBlock]) -> tuple[float, float]:
+    """Sums of squares of the targets, and of their distances to the outputs' means."""
+    targets = torch.cat([block.targets for block in blocks], dim=1)
+    around_mean = targets - targets.mean(dim=1, keepdim=True)
+    variation = float(around_mean.square().sum(dtype=torch.float64))
+    return float(targets.square().sum(dtype=torch.float64)), max(variation, 1e-30)
 
 
 def rows_wanted(num_groups: int, num_unknowns: int, num_outputs: int) -> int:
     """How many rows to sample for a layer, over all images."""
     affordable = int(MAX_GRAM_MACS / (num_groups * num_unknowns**2))
     wanted = max(ROWS_PER_UNKNOWN * num_unknowns, min(MAX_ROWS, affordable))
-    return min(wanted, MAX_SAMPLE_BYTES // (4 * num_groups * (num_unknowns + num_outputs)))
+    return min(wanted, MAX_SAMPLE_BYTES // (4 * num_groups * (num_unknowns + 2 * num_outputs)))
 
 
 def max_chunk_images(graph: UnitGraph) -> int:

@@ -1,8 +1,10 @@
-"""Least squares from sums: rows stream through once, and only their products are kept.
+"""Ridge regression from sums: rows stream through once, and only their products are kept.
 
-For ``targets ~ rows @ weights`` the sums ``rows' rows`` and ``rows' targets`` hold everything that
-the solution, its error on these rows, and the mean and variance of its outputs depend on. Several
-problems of equal size (the groups of a grouped convolution) are batched in the first dimension.
+What is sought is a *change* of weights such that ``rows @ change`` gives a wanted change of the
+outputs, the residual. The sums ``rows' rows`` and ``rows' residuals`` hold everything that the
+solution and its error depend on; being sums over small residuals, not over whole outputs, they
+lose little to rounding. Several problems of equal size (the groups of a grouped convolution) are
+batched in the first dimension.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from torch import Tensor
 
 # float32 products of a short block, added up in float64, lose nothing that matters here.
 BLOCK_ROWS = 4096
-# Penalties relative to the mean squared input, from "trust the images" to "trust the old weights".
+# Penalties relative to the mean squared input, from "trust the old weights" to "trust the images".
 RIDGE_GRID = (3e1, 3.0, 1.0, 3e-1, 1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5)
 
 
@@ -28,58 +30,48 @@ class NormalEquations:
         Args:
             num_groups: Problems solved side by side, G.
             num_unknowns: Columns of the rows, n.
-            num_outputs: Columns of the targets, o.
+            num_outputs: Columns of the residuals, o.
         """
-        shape = (num_groups, num_unknowns)
-        self.gram = torch.zeros(*shape, num_unknowns, dtype=torch.float64)
-        self.cross = torch.zeros(*shape, num_outputs, dtype=torch.float64)
-        self.target_square = torch.zeros(num_groups, num_outputs, dtype=torch.float64)
-        self.target_sum = torch.zeros(num_groups, num_outputs, dtype=torch.float64)
+        self.gram = torch.zeros(num_groups, num_unknowns, num_unknowns, dtype=torch.float64)
+        self.cross = torch.zeros(num_groups, num_unknowns, num_outputs, dtype=torch.float64)
+        self.residual_square = 0.0
         self.num_rows = 0
 
-    def add(self, rows: Tensor, targets: Tensor) -> None:
+    def add(self, rows: Tensor, residuals: Tensor) -> None:
         """Add rows to the sums.
 
         Args:
             rows: float32, shape [G, M, n].
-            targets: float32, shape [G, M, o].
+            residuals: float32, shape [G, M, o].
         """
         self.num_rows += rows.shape[1]
+        self.residual_square += float(residuals.square().sum(dtype=torch.float64))
         for start in range(0, rows.shape[1], BLOCK_ROWS):
             block = rows[:, start : start + BLOCK_ROWS]
-            goal = targets[:, start : start + BLOCK_ROWS]
             self.gram += block.mT @ block
-            self.cross += block.mT @ goal
-            self.target_square += goal.square().sum(dim=1)
-            self.target_sum += goal.sum(dim=1)
+            self.cross += block.mT @ residuals[:, start : start + BLOCK_ROWS]
 
     def merged(self, other: NormalEquations) -> NormalEquations:
         """The sums over the rows of both."""
         both = NormalEquations.__new__(NormalEquations)
         both.gram = self.gram + other.gram
         both.cross = self.cross + other.cross
-        both.target_square = self.target_square + other.target_square
-        both.target_sum = self.target_sum + other.target_sum
+        both.residual_square = self.residual_square + other.residual_square
         both.num_rows = self.num_rows + other.num_rows
         return both
 
-    def squared_error(self, weights: Tensor) -> Tensor:
-        """Sum over all rows of ``(rows @ weights - targets)**2``, shape [G, o].
+    def squared_error(self, change: Tensor) -> float:
+        """Sum over all rows of ``(rows @ change - residuals)**2``.
 
         Args:
-            weights: float64, shape [G, n, o].
+            change: float64, shape [G, n, o].
         """
-        explained = (weights * (self.gram @ weights - 2 * self.cross)).sum(dim=1)
-        return (self.target_square + explained).clamp_min(0)
-
-    def target_variation(self) -> float:
-        """Sum of squares of all targets around their means."""
-        around_mean = self.target_square - self.target_sum.square() / max(self.num_rows, 1)
-        return float(around_mean.clamp_min(0).sum())
+        explained = (change * (self.gram @ change - 2 * self.cross)).sum()
+        return max(self.residual_square + float(explained), 0.0)
 
 
 class RidgeSystem:
-    """The factored matrix of one problem and penalty: solves for any targets."""
+    """The factored matrix of one problem and penalty: solves for any residuals."""
 
     def __init__(self, sums: NormalEquations, ridge: float, num_free: int) -> None:
         """Factor ``gram + ridge * s``, with ``s`` the mean of the penalised diagonal.
@@ -96,59 +88,53 @@ class RidgeSystem:
         scale = diagonal[:, :num_penalised].mean(dim=1, keepdim=True).clamp_min(1e-12)
         penalty = (ridge * scale).repeat(1, num_unknowns)
         penalty[:, num_penalised:] = 1e-9 * scale
-        self._gram = sums.gram
         self._factor, failures = torch.linalg.cholesky_ex(sums.gram + torch.diag_embed(penalty))
         self.is_solvable = not bool(failures.any())
 
-    def weights(self, cross: Tensor, old_weights: Tensor) -> Tensor:
-        """Best weights near the old ones for targets with these products, float64 [G, n, o]."""
-        wanted = cross - self._gram @ old_weights
-        return old_weights + torch.cholesky_solve(wanted, self._factor)
+    def change(self, cross: Tensor) -> Tensor:
+        """Best change of the weights for residuals with these products, float64 [G, n, o]."""
+        return torch.cholesky_solve(cross, self._factor)
 
 
 @dataclass(frozen=True, slots=True)
 class RidgeSolution:
-    """Weights [G, n, o], the penalty that was chosen, and the error on held-out rows.
+    """The change of the weights [G, n, o], its penalty, and squared errors on held-out rows.
 
-    Errors are shares of the targets' variation. The penalty is infinite where no change of the
-    weights helped.
+    Where no change helped there, it is zero and the penalty infinite.
     """
 
-    weights: Tensor
+    change: Tensor
     ridge: float
     error_before: float
     error_after: float
 
 
 def solve_ridge(
-    fit: NormalEquations, held_out: NormalEquations, old_weights: Tensor, num_free: int = 0
+    fit: NormalEquations, held_out: NormalEquations, num_free: int = 0
 ) -> RidgeSolution:
     """Change the weights as far as held-out rows confirm that it helps.
 
-    Minimises ``|rows @ (old + change) - targets|^2 + ridge * s * |change|^2``. The penalty is the
-    best on ``held_out``; the solution then uses all rows.
+    Minimises ``|rows @ change - residuals|^2 + ridge * s * |change|^2``. The penalty is the best
+    on ``held_out``; the solution then uses all rows.
 
     Args:
         fit: Sums that the candidates are solved from.
         held_out: Sums that choose among them.
-        old_weights: float64, shape [G, n, o].
         num_free: See ``RidgeSystem``.
     """
-    before = float(held_out.squared_error(old_weights).sum())
+    before = held_out.residual_square
     best_error, best_ridge = before, math.inf
     for ridge in RIDGE_GRID:
         system = RidgeSystem(fit, ridge, num_free)
         if not system.is_solvable:
             break  # smaller penalties are no better conditioned
-        error = float(held_out.squared_error(system.weights(fit.cross, old_weights)).sum())
+        error = held_out.squared_error(system.change(fit.cross))
         if error < best_error:
             best_error, best_ridge = error, ridge
         elif best_ridge < math.inf:
             break  # the error is unimodal in the penalty, but for noise
-    weights = old_weights
-    if best_ridge < math.inf:
-        everything = fit.merged(held_out)
-        system = RidgeSystem(everything, best_ridge, num_free)
-        weights = system.weights(everything.cross, old_weights)
-    variation = max(held_out.target_variation(), 1e-30)
-    return RidgeSolution(weights, best_ridge, before / variation, best_error / variation)
+    if best_ridge == math.inf:
+        return RidgeSolution(torch.zeros_like(fit.cross), math.inf, before, before)
+    everything = fit.merged(held_out)
+    change = RidgeSystem(everything, best_ridge, num_free).change(everything.cross)
+    return RidgeSolution(change, best_ridge, before, best_error)

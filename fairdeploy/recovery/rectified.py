@@ -10,6 +10,7 @@ stay the same: a round costs two thin matrix products and one triangular solve.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,34 +20,46 @@ from fairdeploy.recovery.normal_equations import NormalEquations, RidgeSystem
 # More rounds lower a layer's own error further, but no longer that of the network (tried 1, 2, 5).
 NUM_ROUNDS = 2
 
-Block = tuple[Tensor, Tensor]
-"""Rows [G, M, n] and their targets [G, M, o]."""
+
+@dataclass(frozen=True, slots=True)
+class SampleBlock:
+    """Some rows of a layer's problem, float32, with the outputs wanted and present."""
+
+    rows: Tensor
+    """Shape [G, M, n]."""
+    targets: Tensor
+    """Shape [G, M, o]."""
+    present: Tensor
+    """``rows`` times the weights that the layer has so far, [G, M, o]."""
+
+    @property
+    def residuals(self) -> Tensor:
+        """How the outputs should change, [G, M, o]."""
+        return self.targets - self.present
 
 
 def refine_rectified(
     sums: NormalEquations,
-    blocks: Sequence[Block],
-    old_weights: Tensor,
-    solution: Tensor,
+    blocks: Sequence[SampleBlock],
+    change: Tensor,
     ridge: float,
     num_free: int,
 ) -> Tensor:
-    """Weights, float64 [G, n, o], whose error after a ReLU is no larger than the solution's.
+    """A change of the weights, float64 [G, n, o], with no larger error after a ReLU.
 
     Args:
         sums: Over the rows of all ``blocks``.
         blocks: The rows and targets themselves.
-        old_weights: What the penalty holds on to.
-        solution: Weights to begin with.
-        ridge: Penalty that they were found with.
+        change: To begin with.
+        ridge: Penalty that it was found with.
         num_free: See ``RidgeSystem``.
     """
     system = RidgeSystem(sums, ridge, num_free)
     for _ in range(NUM_ROUNDS):
-        present = solution.float()
         cross = torch.zeros_like(sums.cross)
-        for rows, targets in blocks:
-            output = rows @ present
-            cross += rows.mT @ torch.where(targets > 0, targets, output.clamp_max(0))
-        solution = system.weights(cross, old_weights)
-    return solution
+        for block in blocks:
+            output = block.present + block.rows @ change.float()
+            goal = torch.where(block.targets > 0, block.targets, output.clamp_max(0))
+            cross += block.rows.mT @ (goal - block.present)
+        change = system.change(cross)
+    return change

@@ -18,7 +18,7 @@ from torch import Tensor, fx
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
-DEFAULT_MEMORY_BYTES = 2_000_000_000
+DEFAULT_MEMORY_BYTES = 1_500_000_000
 
 Chunks = tuple[Tensor, ...]
 ValueKey = tuple[str, str, int]
@@ -32,7 +32,7 @@ def chunks_of_images(module: fx.GraphModule, images: Tensor, max_images: int) ->
     """
     fixed = _fixed_batch(module)
     chunks: Chunks = torch.split(images, fixed or max_images)
-    return tuple(c for c in chunks if fixed is None or len(c) == fixed)
+    return tuple(c for c in chunks if (len(c) == fixed if fixed else len(c) > 0))
 
 
 def _fixed_batch(module: fx.GraphModule) -> int | None:

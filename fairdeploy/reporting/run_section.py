@@ -21,7 +21,7 @@ def run_facts(document: Row) -> Html:
     """Command and facts, then stage times, versions and recovered layers to open."""
     return section(
         "This run",
-        tag("pre", document["command"]),
+        tag("pre", document["command"]) if document["command"] else NOTHING,
         _facts(document),
         _stage_times(document["stage_seconds"]),
         _layers(document["recovery"]),

@@ -28,20 +28,30 @@ class Problem:
 
 
 @st.composite
-def group_scores(draw: st.DrawFn, name: str = "group", max_units: int = 12) -> GroupScores:
+def group_scores(
+    draw: st.DrawFn, name: str = "group", max_units: int = 12, max_step: int = 1
+) -> GroupScores:
     """Scores of one group with at least one unit."""
     num_units = draw(st.integers(1, max_units))
     u, r = (
         np.array(draw(st.lists(SCORES, min_size=num_units, max_size=num_units))) for _ in range(2)
     )
-    return GroupScores(name, u, r, max_removed=draw(st.integers(0, num_units - 1)))
+    return GroupScores(
+        name,
+        u,
+        r,
+        max_removed=draw(st.integers(0, num_units - 1)),
+        step=draw(st.integers(1, max_step)),
+    )
 
 
 @st.composite
-def problems(draw: st.DrawFn) -> Problem:
+def problems(draw: st.DrawFn, max_step: int = 1) -> Problem:
     """One to five groups in a chain of layers: each term multiplies one or two dimensions."""
     num_groups = draw(st.integers(1, 5))
-    groups = tuple(draw(group_scores(f"group{index}")) for index in range(num_groups))
+    groups = tuple(
+        draw(group_scores(f"group{index}", max_step=max_step)) for index in range(num_groups)
+    )
     dims = st.tuples(
         st.integers(0, 3),
         st.lists(

@@ -118,8 +118,8 @@ def _reachable_budgets(problem: Problem, params: float, macs: float) -> list[Bud
     return budgets
 
 
-@given(problems(), FRACTIONS, FRACTIONS)
-def test_result_meets_the_budgets_and_no_removed_unit_could_be_given_back(
+@given(problems(max_step=4), FRACTIONS, FRACTIONS)
+def test_result_meets_the_budgets_and_no_removed_step_could_be_given_back(
     problem: Problem, params: float, macs: float
 ) -> None:
     budgets = _reachable_budgets(problem, params, macs)
@@ -131,9 +131,23 @@ def test_result_meets_the_budgets_and_no_removed_unit_could_be_given_back(
         return all(cost[budget.metric] <= budget.allowed(0.0) for budget in budgets)
 
     assert meets(counts)
-    for name, count in counts.items():
+    for group in problem.groups:
+        count = counts[group.name]
         if count:
-            assert not meets({**counts, name: count - 1})
+            assert not meets({**counts, group.name: max(0, count - group.step)})
+
+
+@given(problems(max_step=4), FRACTIONS, FRACTIONS)
+def test_what_a_group_keeps_is_a_multiple_of_its_step_or_everything(
+    problem: Problem, params: float, macs: float
+) -> None:
+    allocation = search(
+        problem.groups, problem.model.costs, _reachable_budgets(problem, params, macs)
+    )
+    for group in problem.groups:
+        kept = len(group.u) - len(allocation.removed[group.name])
+        assert kept == len(group.u) or kept % group.step == 0
+        assert kept >= 1
 
 
 @given(problems(), FRACTIONS, FRACTIONS)
@@ -159,7 +173,7 @@ def test_tolerance_is_the_smallest_that_meets_the_budgets(
     assert not meets(float(np.nextafter(allocation.tolerance, 0)))
 
 
-@given(problems(), FRACTIONS, FRACTIONS)
+@given(problems(max_step=3), FRACTIONS, FRACTIONS)
 def test_removed_units_are_a_part_of_the_prefix_and_within_the_limit(
     problem: Problem, params: float, macs: float
 ) -> None:
@@ -173,7 +187,26 @@ def test_removed_units_are_a_part_of_the_prefix_and_within_the_limit(
         assert set(allocation.removed[group.name]) <= set(prefix)
 
 
-@given(problems(), FRACTIONS, FRACTIONS)
+def test_last_block_makes_a_group_whole_though_it_is_smaller() -> None:
+    # Ten units in steps of four: 4, 8 or 10 may stay.
+    scores = np.arange(10.0)
+    groups = (GroupScores("conv", scores, scores, max_removed=9, step=4),)
+    kept = {}
+    for percent in (45, 85, 99):
+        budget = Budget("params", "params", fraction=percent / 100)
+        kept[percent] = 10 - len(search(groups, proportional(1).costs, [budget]).removed["conv"])
+    assert kept == {45: 4, 85: 8, 99: 8}
+
+
+def test_block_that_returns_holds_the_units_that_the_loss_misses_most() -> None:
+    # All but units 6 and 7 go at tolerance 1; then one pair may return.
+    u, r = np.arange(8.0), np.array([1.0, 9.0, 1.0, 9.0, 1.0, 1.0, 2.0, 2.0])
+    groups = (GroupScores("conv", u, r, max_removed=6, step=2),)
+    allocation = search(groups, proportional(1).costs, [Budget("params", "p", fraction=0.5)])
+    assert set(allocation.removed["conv"]).isdisjoint({1, 3})
+
+
+@given(problems(max_step=3), FRACTIONS, FRACTIONS)
 def test_same_scores_give_the_same_allocation(problem: Problem, params: float, macs: float) -> None:
     budgets = _reachable_budgets(problem, params, macs)
     first, second = (search(problem.groups, problem.model.costs, budgets) for _ in range(2))

@@ -18,7 +18,6 @@ import argparse
 import json
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -48,48 +47,73 @@ def main() -> None:
     model.load_state_dict(torch.load(options.weights, weights_only=True))
     model.eval()
     images, labels = shuffled(*read_images(options.images, options.num_images), options.seed)
-    record = _record(options) | _own_times(model, images, labels, options)
-    _print_own(record)
+    own = OwnTimes(model, images, labels, options)
+    own.measure()
+    record = _record(options)
     if options.reference:
-        record["reference"] = _reference(model, images, labels, options, record)
+        record["reference"] = _reference(own, options)
+        own.measure()  # again, so that a change of the machine's load shows in the medians
+    record |= own.summary()
+    _print_summary(record)
     if options.output is not None:
         options.output.write_text(json.dumps(record, indent=1) + "\n")
 
 
-def _own_times(
-    model: nn.Module, images: Tensor, labels: Tensor, options: argparse.Namespace
-) -> dict[str, Any]:
-    """Interleaved times of the bare pass and of the whole scoring, after one warm-up of each."""
-    start = time.perf_counter()
-    graph = build_unit_graph(model, (images[:2],))
-    graph_seconds = time.perf_counter() - start
-    image_set = ImageSet(images, labels, "given")
-    batch = batch_size(graph, len(images))
-    steps: dict[str, Callable[[], object]] = {
-        "bare": lambda: _bare_pass(model, images, labels, batch),
-        "scoring": lambda: score_units(
-            graph, image_set, seed=options.seed, num_projections=options.projections
-        ),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for repetition in range(options.repetitions + 1):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if repetition > 0:
-                seconds[name].append(time.perf_counter() - start)
-    model.zero_grad(set_to_none=True)
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
-    return {
-        "num_units": graph.num_units,
-        "batch_size": batch,
-        "unit_graph_s": graph_seconds,
-        "bare_s": seconds["bare"],
-        "scoring_s": seconds["scoring"],
-        "median_bare_s": medians["bare"],
-        "median_scoring_s": medians["scoring"],
-        "ratio_to_bare": medians["scoring"] / medians["bare"],
-    }
+class OwnTimes:
+    """Interleaved times of the bare forward and backward pass and of the whole scoring."""
+
+    def __init__(
+        self, model: nn.Module, images: Tensor, labels: Tensor, options: argparse.Namespace
+    ) -> None:
+        self.model, self.images, self.labels = model, images, labels
+        start = time.perf_counter()
+        self.graph = build_unit_graph(model, (images[:2],))
+        self._graph_s = time.perf_counter() - start
+        self.batch = batch_size(self.graph, len(images))
+        self._options = options
+        self._wall: dict[str, list[float]] = {"bare": [], "scoring": []}
+        self._cpu: dict[str, list[float]] = {"bare": [], "scoring": []}
+
+    def measure(self) -> None:
+        """Add ``--repetitions`` runs of each, after one warm-up of each."""
+        for repetition in range(self._options.repetitions + 1):
+            for name, step in (("bare", self._bare), ("scoring", self._score)):
+                wall_s, cpu_s = _timed(step)
+                if repetition > 0:
+                    self._wall[name].append(wall_s)
+                    self._cpu[name].append(cpu_s)
+        self.model.zero_grad(set_to_none=True)
+
+    def summary(self) -> dict[str, Any]:
+        """Raw seconds, medians, and the ratio of medians by wall clock and by processor time."""
+        wall = {name: statistics.median(times) for name, times in self._wall.items()}
+        cpu = {name: statistics.median(times) for name, times in self._cpu.items()}
+        return {
+            "num_units": self.graph.num_units,
+            "batch_size": self.batch,
+            "unit_graph_s": self._graph_s,
+            "wall_s": self._wall,
+            "cpu_s": self._cpu,
+            "median_wall_s": wall,
+            "median_cpu_s": cpu,
+            "scoring_to_bare_wall": wall["scoring"] / wall["bare"],
+            "scoring_to_bare_cpu": cpu["scoring"] / cpu["bare"],
+        }
+
+    def _bare(self) -> None:
+        _bare_pass(self.model, self.images, self.labels, self.batch)
+
+    def _score(self) -> None:
+        options = self._options
+        image_set = ImageSet(self.images, self.labels, "given")
+        score_units(self.graph, image_set, seed=options.seed, num_projections=options.projections)
+
+
+def _timed(step: Callable[[], None]) -> tuple[float, float]:
+    """Wall-clock and processor seconds; the latter suffers less from other load."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    step()
+    return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def _bare_pass(model: nn.Module, images: Tensor, labels: Tensor, batch: int) -> None:
@@ -98,53 +122,36 @@ def _bare_pass(model: nn.Module, images: Tensor, labels: Tensor, batch: int) -> 
         torch.autograd.backward(F.cross_entropy(logits, labels[start : start + batch]))
 
 
-def _reference(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    options: argparse.Namespace,
-    record: dict[str, Any],
-) -> dict[str, Any]:
-    """Time the reference and compare its scores with ours; prints as it goes."""
+def _reference(own: OwnTimes, options: argparse.Namespace) -> dict[str, Any]:
+    """Time the reference and compare its scores with ours; prints the layers as it goes."""
     found: dict[str, Any] = {}
     modes = {"eval": [True], "shipped": [False], "both": [False, True]}[options.reference_mode]
     for in_eval_mode in modes:
         scores = reference_scores(
-            model,
-            images,
-            labels,
-            measured_at=measured_modules(model),
-            batch_size=record["batch_size"],
+            own.model,
+            own.images,
+            own.labels,
+            measured_at=measured_modules(own.model),
+            batch_size=own.batch,
             in_eval_mode=in_eval_mode,
             seed=options.seed,
         )
         name = "eval" if in_eval_mode else "shipped"
-        ratio = scores.seconds / record["median_scoring_s"]
-        found[f"{name}_s"] = scores.seconds
-        found[f"ratio_{name}_to_scoring"] = ratio
-        print(f"reference ({name}): {scores.seconds:.1f} s, {ratio:.0f} times ours")
+        found[name] = {"wall_s": scores.wall_s, "cpu_s": scores.cpu_s}
         if in_eval_mode:
-            found |= _agreement(model, images, labels, options, scores)
+            found |= _agreement(own, options, scores)
     return found
 
 
 def _agreement(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    options: argparse.Namespace,
-    scores: ReferenceScores,
+    own: OwnTimes, options: argparse.Namespace, scores: ReferenceScores
 ) -> dict[str, Any]:
-    graph = build_unit_graph(model, (images[:2],))
-    image_set = ImageSet(images, labels, "given")
-    layers = layer_agreement(graph, image_set, scores, options.seed, options.projections)
+    image_set = ImageSet(own.images, own.labels, "given")
+    layers = layer_agreement(own.graph, image_set, scores, options.seed, options.projections)
     for name, layer in layers.items():
         shown = ", ".join(f"{key} {value:.4f}" for key, value in layer.items())
         print(f"  {name:20s} {shown}")
-    totals = summary(layers)
-    for name, value in totals.items():
-        print(f"{name}: {value:.4f}")
-    return {"layers": layers, "summary": totals}
+    return {"layers": layers, "summary": summary(layers)}
 
 
 def _record(options: argparse.Namespace) -> dict[str, Any]:
@@ -173,14 +180,30 @@ def _processor() -> str:
     return platform.processor()
 
 
-def _print_own(record: dict[str, Any]) -> None:
+def _print_summary(record: dict[str, Any]) -> None:
+    wall, cpu = record["median_wall_s"], record["median_cpu_s"]
     print(
         f"ResNet-{record['depth']}, {record['num_images']} images, {record['num_units']} units, "
-        f"{record['threads']} threads, batches of {record['batch_size']}"
+        f"{record['threads']} threads, batches of {record['batch_size']}; "
+        "seconds by wall clock (processor)"
     )
-    print(f"bare forward+backward: {record['median_bare_s']:.2f} s (median)")
-    print(f"scoring: {record['median_scoring_s']:.2f} s (median)")
-    print(f"scoring / bare: {record['ratio_to_bare']:.2f}")
+    print(f"bare forward+backward: {wall['bare']:.2f} ({cpu['bare']:.2f}), median")
+    print(f"scoring: {wall['scoring']:.2f} ({cpu['scoring']:.2f}), median")
+    print(
+        f"scoring / bare: {record['scoring_to_bare_wall']:.2f} "
+        f"({record['scoring_to_bare_cpu']:.2f})"
+    )
+    reference = record["reference"] or {}
+    for name in ("shipped", "eval"):
+        if name in reference:
+            times = reference[name]
+            print(
+                f"reference, {name}: {times['wall_s']:.1f} ({times['cpu_s']:.1f}), "
+                f"{times['wall_s'] / wall['scoring']:.0f} "
+                f"({times['cpu_s'] / cpu['scoring']:.0f}) times ours"
+            )
+    for name, value in reference.get("summary", {}).items():
+        print(f"{name}: {value:.4f}")
 
 
 def _options() -> argparse.Namespace:
@@ -201,4 +224,4 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

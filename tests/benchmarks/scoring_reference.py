@@ -49,11 +49,12 @@ class EvalOnly(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class ReferenceScores:
-    """Per scored layer (by the convolution's name): U, R, and the time for all layers."""
+    """Per scored layer (by the convolution's name): U, R, and the seconds for all layers."""
 
     u: dict[str, Tensor]
     r: dict[str, Tensor]
-    seconds: float
+    wall_s: float
+    cpu_s: float
 
 
 def reference_scores(
@@ -73,7 +74,8 @@ def reference_scores(
             reference calls the two lists ``layers2prune`` and ``layers2analysis``.
         in_eval_mode: Forbid the reference its training-mode passes.
     """
-    from Network_Pruner import get_metrics  # an optional package, given with --reference-path
+    # an optional package, found through --reference-path
+    from Network_Pruner import get_metrics  # type: ignore[import-not-found,unused-ignore]
 
     model = copy.deepcopy(model).eval()
     if in_eval_mode:
@@ -90,14 +92,15 @@ def reference_scores(
     torch.manual_seed(seed)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         arguments["results_save_path"] = str(Path(folder) / "results.pkl")
-        start = time.perf_counter()
+        wall, cpu = time.perf_counter(), time.process_time()
         results = get_metrics(model, loader, **arguments)
-        seconds = time.perf_counter() - start
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     names = list(measured_at)
     return ReferenceScores(
         u={name: results[f"D_{j}"] for j, name in enumerate(names)},
         r={name: results[f"RE_{j}_hat"] for j, name in enumerate(names)},
-        seconds=seconds,
+        wall_s=wall,
+        cpu_s=cpu,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor, fx
@@ -28,7 +29,7 @@ PROFILE = TargetProfile(
 )
 
 
-def profile(**changes: object) -> TargetProfile:
+def profile(**changes: Any) -> TargetProfile:
     """The test profile with some values changed."""
     return replace(PROFILE, **changes)
 

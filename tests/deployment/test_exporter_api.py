@@ -116,10 +116,10 @@ def test_a_plug_in_s_exception_becomes_one_line_with_its_cause(tmp_path: Path) -
 
 def test_a_runner_s_exception_becomes_one_line_with_the_file_s_name(tmp_path: Path) -> None:
     runner = get_exporter("failing").open(tmp_path / "m.x", PROFILE)
-    with pytest.raises(ExportError, match="'m.x' failed to run: MemoryError: no message"):
+    with pytest.raises(ExportError, match=r"'m.x' failed to run: MemoryError: no message"):
         runner.run((np.zeros(1),))
 
 
 def test_an_error_of_our_own_passes_the_guard_unchanged(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="^a message of our own$"):
+    with pytest.raises(DataError, match=r"^a message of our own$"):
         get_exporter("failing").open(tmp_path / "ours", PROFILE)

@@ -68,19 +68,21 @@ def test_overflow_goes_to_files_that_disappear_even_after_an_error(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     value = torch.arange(10.0)
-    with pytest.raises(RuntimeError, match="interrupted"), ValueStore(0) as store:
+
+    def use_and_fail(store: ValueStore) -> None:
         store.put(("n", "a", 0), (value, 7))
         assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) == 40
         loaded, number = store.get(("n", "a", 0))
         assert torch.equal(loaded, value)
         assert number == 7
         raise RuntimeError("interrupted")
+
+    with pytest.raises(RuntimeError, match="interrupted"), ValueStore(0) as store:
+        use_and_fail(store)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_dropped_value_leaves_no_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_dropped_value_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with ValueStore(0) as store:
         store.put(("n", "a", 0), torch.ones(3))

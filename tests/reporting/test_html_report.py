@@ -197,6 +197,11 @@ def test_network_where_nothing_can_go_is_reported(graph: UnitGraph) -> None:
     assert "Nothing: every unit" in text
 
 
+def test_a_run_without_a_command_line_shows_no_empty_box(graph: UnitGraph) -> None:
+    assert [name for name, _ in render(graph).tags].count("pre") == 1
+    assert "pre" not in [name for name, _ in render(graph, command=()).tags]
+
+
 def _rows(number: int) -> list[dict[str, Any]]:
     """Groups that lost 0, 1, 2, … of 500 units."""
     return [

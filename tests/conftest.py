@@ -1,0 +1,42 @@
+"""Makes every run of the tests equal: one thread, no network, no cache of the user, one seed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+# Before torch and numpy start their threads: the tests' networks are too small to gain from them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine is not a failure, and the same commit must give the same answer.
+settings.register_profile(
+    "fairdeploy",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile("fairdeploy")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the scores of the tests away from the user's cache."""
+    before = os.environ.get("FAIRDEPLOY_CACHE")
+    os.environ["FAIRDEPLOY_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["FAIRDEPLOY_CACHE"]
+    else:
+        os.environ["FAIRDEPLOY_CACHE"] = before
+
+
+@pytest.fixture
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that the test runs in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from fairdeploy.recovery.fittable_layers import FittableLayer, find_layers
+from tests.recovery.shrunk_networks import shrink, shrink_channels, small_residual
+
+
+def layers_of(module: nn.Module) -> dict[str, FittableLayer]:
+    pair = shrink(module.eval(), 0.0)
+    return {layer.name: layer for layer in find_layers(pair.graph, pair.shrunk, pair.removed)}
+
+
+def test_batchnorm_and_relu_after_a_convolution_are_found() -> None:
+    stem = layers_of(small_residual())["stem"]
+    assert stem.batchnorm is not None
+    assert stem.batchnorm.running_var == "stem_norm.running_var"
+    assert stem.target_node == stem.batchnorm.node
+    assert stem.shortcut_node is None
+    assert stem.is_rectified
+
+
+def test_target_is_the_sum_when_the_shortcut_is_computed_before_the_layer() -> None:
+    conv2 = layers_of(small_residual())["conv2"]
+    assert conv2.target_node == "add"
+    assert conv2.shortcut_node == "relu"
+    assert conv2.is_rectified
+
+
+def test_kept_channels_are_those_of_the_original() -> None:
+    pair = shrink_channels(small_residual(), "conv1.weight", [0, 5])
+    layers = {x.name: x for x in find_layers(pair.graph, pair.shrunk, pair.removed)}
+    assert layers["conv1"].kept_channels == (1, 2, 3, 4, 6, 7, 8, 9, 10, 11)
+    assert layers["conv2"].kept_channels == tuple(range(8))
+
+
+class Unfittable(nn.Module):
+    """A weight used twice, and one that is computed; between them an ordinary layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared = nn.Conv2d(3, 3, 1)
+        self.plain = nn.Conv2d(3, 4, 1)
+        self.computed = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.plain(self.shared(self.shared(x).relu()))
+        weight = self.computed.weight / self.computed.weight.norm()
+        return nn.functional.conv2d(x, weight).mean((2, 3))
+
+
+def test_shared_and_computed_weights_are_left_out() -> None:
+    assert list(layers_of(Unfittable())) == ["plain"]
+
+
+class Branch(nn.Module):
+    """The shortcut is computed after the main branch, and the main branch has two readers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.main = nn.Conv2d(3, 4, 1)
+        self.norm = nn.BatchNorm2d(4)
+        self.shortcut = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        main = self.main(x)
+        total = self.norm(main) + self.shortcut(x)
+        return (total * main).mean((2, 3))
+
+
+def test_a_batchnorm_is_not_folded_when_something_else_reads_the_convolution() -> None:
+    layers = layers_of(Branch())
+    assert layers["main"].batchnorm is None
+    assert layers["main"].target_node == "conv2d"
+    # The later operand of the sum makes up for the earlier one.
+    assert layers["shortcut"].target_node == "add"
+    assert layers["shortcut"].shortcut_node == "batch_norm"
+    assert not layers["shortcut"].is_rectified
+
+
+def test_transformer_projections_take_the_residual_stream_as_shortcut() -> None:
+    class Mlp(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up = nn.Linear(8, 16)
+            self.down = nn.Linear(16, 8)
+            self.drop = nn.Dropout(0.1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.mean(1)
+            x = x + self.drop(self.down(nn.functional.gelu(self.up(x))))
+            return x.sum(1)
+
+    layers = layers_of(Mlp())
+    assert layers["down"].target_node == "add"
+    assert layers["down"].shortcut_node is not None
+    assert layers["up"].shortcut_node is None
+    assert layers["up"].window.is_linear
+
+
+def test_layers_are_in_the_order_of_execution() -> None:
+    assert list(layers_of(small_residual())) == ["stem", "conv1", "conv2", "head"]
