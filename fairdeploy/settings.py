@@ -111,7 +111,7 @@ def resolve_shrink(options: ShrinkOptions) -> ShrinkSettings:
         data=first_given(options.data, project.data),
         class_names=project.class_names,
         num_calibration=num_calibration,
-        max_test=DEFAULT_TEST_IMAGES,
+        max_test=project.max_test or DEFAULT_TEST_IMAGES,
         output=output or default_output(options.model),
         target=first_given(options.target, project.target) or DEFAULT_TARGET,
         recover=recover,  # type: ignore[arg-type]

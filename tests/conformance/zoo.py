@@ -16,7 +16,10 @@ MODELS = (
     "torchvision:mobilenet_v3_small",
 )  # fmt: skip
 
-SAMPLE = ("timm:resnet18", "timm:mobilevit_s", "timm:levit_128s", "torchvision:shufflenet_v2_x0_5")
+SAMPLE = (
+    "timm:resnet18", "timm:deit_tiny_patch16_224", "timm:levit_128s",
+    "torchvision:shufflenet_v2_x0_5",
+)  # fmt: skip
 """A small fixed sample for continuous integration: the cheap ones among the hard."""
 
 _IMAGE_SIZE = {"timm:mobilevit_s": 256}

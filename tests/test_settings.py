@@ -1,0 +1,64 @@
+"""The command line wins over the project file, and the project file over the defaults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fairdeploy.errors import UsageError
+from fairdeploy.options import ShrinkOptions
+from fairdeploy.settings import DEFAULT_CALIBRATION_IMAGES, default_output, resolve_shrink
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "net.pt"
+    path.write_bytes(b"")
+    (tmp_path / "fairdeploy.toml").write_text(
+        'budget = ["50%", "macs=60%"]\nseed = 7\nnum_calibration = 99\nrecover = "batchnorm"\n'
+    )
+    return path
+
+
+def test_project_file_supplies_what_is_not_typed(model: Path) -> None:
+    settings = resolve_shrink(ShrinkOptions(model=str(model)))
+    assert settings.budgets == ("50%", "macs=60%")
+    assert settings.model.seed == 7
+    assert settings.num_calibration == 99
+    assert settings.recover == "batchnorm"
+
+
+def test_command_line_wins_over_the_project_file(model: Path) -> None:
+    options = ShrinkOptions(
+        model=str(model), budgets=("40%",), seed=0, num_calibration=64, recover="none"
+    )
+    settings = resolve_shrink(options)
+    assert settings.budgets == ("40%",)
+    assert settings.model.seed == 0
+    assert settings.num_calibration == 64
+    assert settings.recover == "none"
+
+
+def test_defaults_hold_without_a_project_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = resolve_shrink(ShrinkOptions(model="timm:resnet18", budgets=("40%",)))
+    assert settings.num_calibration == DEFAULT_CALIBRATION_IMAGES
+    assert settings.target == "cpu"
+    assert settings.output == Path("resnet18-shrunk")
+
+
+def test_missing_budget_is_a_usage_error_that_shows_one(tmp_path: Path) -> None:
+    (tmp_path / "m.pt").write_bytes(b"")
+    with pytest.raises(UsageError, match="add --budget 40%"):
+        resolve_shrink(ShrinkOptions(model=str(tmp_path / "m.pt")))
+
+
+def test_output_lies_beside_a_model_file(model: Path) -> None:
+    assert default_output(str(model)) == model.parent / "net-shrunk"
+
+
+def test_output_name_of_a_named_model_is_safe() -> None:
+    assert default_output("timm:vit/../x,img_size=64") == Path("vit-..-x-shrunk")
