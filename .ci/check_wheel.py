@@ -1,4 +1,4 @@
-"""Check that a wheel holds everything that fairdeploy needs, and nothing else.
+"""Check that a wheel holds everything that fairdeploy needs, byte for byte, and nothing else.
 
 Usage: ``python .ci/check_wheel.py fairdeploy-X.Y.Z-py3-none-any.whl`` in the checkout.
 """
@@ -9,42 +9,52 @@ import sys
 import zipfile
 from pathlib import Path
 
-PACKAGES = {"fairdeploy": Path("fairdeploy"), "fairdeploy_onnx": Path("exporters/fairdeploy_onnx")}
+FOLDERS = {
+    "fairdeploy": Path("fairdeploy"),
+    "fairdeploy/profiles": Path("profiles"),
+    "fairdeploy_onnx": Path("exporters/fairdeploy_onnx"),
+}
 METADATA = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE"}
 
 
-def expected_files() -> set[str]:
-    """Names in the wheel of all source files, templates and profiles of the checkout."""
-    files = {
-        f"{package}/{path.relative_to(folder).as_posix()}"
-        for package, folder in PACKAGES.items()
+def expected_files() -> dict[str, Path]:
+    """Name in the wheel of every source file, template and profile of the checkout."""
+    return {
+        f"{name}/{path.relative_to(folder).as_posix()}": path
+        for name, folder in FOLDERS.items()
         for path in folder.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    return files | {f"fairdeploy/profiles/{path.name}" for path in Path("profiles").iterdir()}
 
 
-def problems_of(names: set[str]) -> list[str]:
-    """What is missing from, or has no business in, a wheel with these file names."""
-    info = {name.split("/")[0] for name in names if ".dist-info/" in name}
-    if len(info) != 1:
-        return [f"one dist-info folder is right, found {sorted(info)}"]
-    expected = expected_files() | {f"{info.pop()}/{name}" for name in METADATA}
-    return [f"missing: {name}" for name in sorted(expected - names)] + [
-        f"should not be there: {name}" for name in sorted(names - expected)
-    ]
+def problems_of(wheel: zipfile.ZipFile) -> list[str]:
+    """What is missing from the wheel, differs from the checkout, or has no business there."""
+    names = set(wheel.namelist())
+    info = {name for name in names if name.split("/")[0].endswith(".dist-info")}
+    found_metadata = {name.partition("/")[2] for name in info}
+    files = expected_files()
+    return (
+        [f"missing: {name}" for name in sorted(set(files) - names)]
+        + [f"missing: {name}" for name in sorted(METADATA - found_metadata)]
+        + [f"should not be there: {name}" for name in sorted(names - set(files) - info)]
+        + [
+            f"differs from {path}: {name}"
+            for name, path in sorted(files.items())
+            if name in names and wheel.read(name) != path.read_bytes()
+        ]
+    )
 
 
 def main() -> int:
     """Print what is wrong with the wheel; the exit code says whether anything is."""
-    wheel = Path(sys.argv[1])
-    with zipfile.ZipFile(wheel) as archive:
-        names = set(archive.namelist())
-    problems = problems_of(names)
+    path = Path(sys.argv[1])
+    with zipfile.ZipFile(path) as wheel:
+        problems = problems_of(wheel)
+        num_files = len(wheel.namelist())
     for problem in problems:
-        print(f"{wheel.name}: {problem}")
+        print(f"{path.name}: {problem}")
     if not problems:
-        print(f"{wheel.name}: {len(names)} files, all as they should be")
+        print(f"{path.name}: {num_files} files, all as they should be")
     return 1 if problems else 0
 
 

@@ -71,10 +71,10 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
     model = load_network(settings.model, watch)
     graph = capture_network(model, watch)
     costs = CostModel(graph.cost_terms, len(graph.groups))
-    refuse_unreachable(graph, costs, budgets)
+    refuse_unreachable(graph, costs, budgets, profile.channel_multiple)
     data = load_images(settings, model, graph, watch)
     scores = score(graph, model, data, settings, watch)
-    allocation = allocate(graph, scores, costs, budgets, watch)
+    allocation = allocate(graph, scores, costs, budgets, profile.channel_multiple, watch)
     removed = graph.removed_mask(allocation.removed)
     shrunk, proof, own_class_problem = remove(model, graph, removed, settings, watch)
     fixed_batch = None if graph.has_dynamic_batch else EXAMPLE_BATCH
@@ -92,7 +92,8 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
             folder, graph, shrunk, data, exporter, profile, evaluation, watch,
             plan=plan, seed=settings.model.seed, with_latency=options.with_latency,
         )  # fmt: skip
-        curves = {item.name: tod_curve(item.u, item.r) for item in group_scores(graph, scores)}
+        groups = group_scores(graph, scores, profile.channel_multiple)
+        curves = {group.name: tod_curve(group.u, group.r) for group in groups}
         document = build_document(
             model=model,
             data=data,
@@ -100,8 +101,8 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
             budgets=budgets,
             original_costs=costs.cost(group_sizes(graph)),
             shrunk_costs=allocation.costs,
-            scores=group_scores(graph, scores),
-            diagnostics=diagnose(group_scores(graph, scores), allocation, costs.costs, budgets),
+            scores=groups,
+            diagnostics=diagnose(groups, allocation, costs.costs, budgets),
             allocation=allocation,
             proof=proof,
             recovery=recovery,

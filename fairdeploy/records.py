@@ -243,6 +243,8 @@ class TargetProfile:
     batch: int
     threads: int
     """0: all cores."""
+    channel_multiple: int
+    """Channel counts that are multiples of this run faster; 1: any count."""
     warmup_seconds: float
     min_pairs: int
     max_seconds: float

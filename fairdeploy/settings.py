@@ -74,7 +74,7 @@ def resolve_model(options: ModelOptions, project: ProjectFile) -> ModelSettings:
         source=options.model,
         arch=first_given(options.arch, project.arch),
         num_classes=first_given(options.num_classes, project.num_classes),
-        input_shape=first_given(options.input_shape, project.input_size),
+        input_shape=options.input_shape if options.input_shape is not None else project.input_size,
         mean=first_given(options.mean, project.mean),
         std=first_given(options.std, project.std),
         seed=first_given(options.seed, project.seed) or 0,
@@ -114,7 +114,7 @@ def resolve_shrink(options: ShrinkOptions) -> ShrinkSettings:
         max_test=project.max_test or DEFAULT_TEST_IMAGES,
         output=output or default_output(options.model),
         target=first_given(options.target, project.target) or DEFAULT_TARGET,
-        recover=recover,  # type: ignore[arg-type]
+        recover=recover,
     )
 
 

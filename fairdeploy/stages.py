@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -10,7 +12,7 @@ from torch import Tensor, fx
 from fairdeploy.allocation.cost import CostModel
 from fairdeploy.allocation.search import reachable_range, require_reachable, search
 from fairdeploy.graph.capture import EXAMPLE_BATCH
-from fairdeploy.graph.unit_graph import UnitGraph
+from fairdeploy.graph.unit_graph import Group, UnitGraph
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.inputs.calibration import check_labels_fit, load_data, with_predicted_labels
 from fairdeploy.inputs.model_loading import load_model
@@ -36,6 +38,8 @@ from fairdeploy.surgery.equivalence import prove, require_proof
 from fairdeploy.surgery.module_rewrite import rebuild_own_class
 from fairdeploy.surgery.plan import Plan
 from fairdeploy.surgery.removal import remove_units
+
+MIN_BLOCKS = 8
 
 
 def load_network(settings: ModelSettings, watch: Stopwatch) -> LoadedModel:
@@ -75,18 +79,45 @@ def example_inputs(graph: UnitGraph) -> tuple[Tensor, ...]:
     return tuple(example for example in graph.example_inputs if isinstance(example, Tensor))
 
 
-def refuse_unreachable(graph: UnitGraph, costs: CostModel, budgets: tuple[Budget, ...]) -> None:
+def refuse_unreachable(
+    graph: UnitGraph, costs: CostModel, budgets: tuple[Budget, ...], channel_multiple: int
+) -> None:
     """Refuse an unreachable budget before any image is read."""
     blank = UnitScores(np.zeros(graph.num_units), np.zeros(graph.num_units), 0, 0)
-    require_reachable(budgets, reachable_range(group_scores(graph, blank), costs.costs))
+    groups = group_scores(graph, blank, channel_multiple)
+    require_reachable(budgets, reachable_range(groups, costs.costs))
 
 
-def group_scores(graph: UnitGraph, scores: UnitScores) -> list[GroupScores]:
-    """Scores group by group; each keeps at least one unit."""
-    return [
-        GroupScores(group.name, scores.u[group.units], scores.r[group.units], group.size - 1)
+def group_scores(
+    graph: UnitGraph, scores: UnitScores, channel_multiple: int
+) -> tuple[GroupScores, ...]:
+    """Scores group by group; each keeps at least one unit, and a multiple that the target likes."""
+    return tuple(
+        GroupScores(
+            group.name,
+            scores.u[group.units],
+            scores.r[group.units],
+            max_removed=group.size - 1,
+            step=unit_step(group, channel_multiple),
+        )
         for group in graph.groups
-    ]
+    )
+
+
+def unit_step(group: Group, channel_multiple: int) -> int:
+    """How many units go together so that channel counts stay multiples.
+
+    A unit of several channels (an attention head) brings a multiple of its own. Groups of fewer
+    than eight blocks get smaller blocks: there the choice of units matters more than alignment.
+    """
+    channels = max(
+        (member.positions.shape[1] for member in group.members if member.role == "produces"),
+        default=1,
+    )
+    step = channel_multiple // math.gcd(channel_multiple, channels)
+    while step > 1 and step * MIN_BLOCKS > group.size:
+        step //= 2
+    return max(step, 1)
 
 
 def group_sizes(graph: UnitGraph) -> NDArray[np.int64]:
@@ -139,11 +170,13 @@ def allocate(
     scores: UnitScores,
     costs: CostModel,
     budgets: tuple[Budget, ...],
+    channel_multiple: int,
     watch: Stopwatch,
 ) -> Allocation:
     """Which units go."""
     with watch.stage("search tolerance") as stage:
-        allocation = search(group_scores(graph, scores), costs.costs, budgets)
+        groups = group_scores(graph, scores, channel_multiple)
+        allocation = search(groups, costs.costs, budgets)
         stage.note(f"tolerance {allocation.tolerance:.3f}")
     return allocation
 

@@ -53,7 +53,7 @@ class Block(nn.Module):
             self.first = ConvNorm(width, width)
             self.out = 2 * width
         elif kind == "gated":
-            self.first = nn.Conv2d(into, into, 1)
+            self.gate = nn.Conv2d(into, into, 1)
         elif kind == "attention":
             self.num_heads = 2
             self.qkv = nn.Conv2d(into, 3 * 2 * width, 1)
@@ -84,7 +84,7 @@ class Block(nn.Module):
             kept, changed = self.widen(x).chunk(2, dim=1)
             return torch.cat([kept + self.first(changed), changed], dim=1)
         if self.kind == "gated":
-            return x * torch.sigmoid(self.first(x.mean((2, 3), keepdim=True)))
+            return x * torch.sigmoid(self.gate(x.mean((2, 3), keepdim=True)))
         n, _, h, w = x.shape
         qkv = self.qkv(x).flatten(2).transpose(1, 2)
         q, k, v = qkv.reshape(n, h * w, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)

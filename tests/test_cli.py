@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -77,15 +78,15 @@ def test_help_answers_quickly_and_without_torch() -> None:
     )
     seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert seen.stdout.strip() == "[]"
-    best_s = min(_seconds_of_help() for _ in range(3))
-    # A quarter of a second on a quiet machine.
-    assert best_s < 1.0
+    assert min(_cpu_seconds_of_help() for _ in range(3)) < 0.5
 
 
-def _seconds_of_help() -> float:
-    start = time.perf_counter()
+def _cpu_seconds_of_help() -> float:
+    """Processor time, which is the time that passes on a quiet machine."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-m", "fairdeploy", "--help"], capture_output=True, check=True)
-    return time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime)
 
 
 def test_help_lists_the_commands_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -298,7 +299,7 @@ def test_doctor_names_the_versions(capsys: pytest.CaptureFixture[str]) -> None:
 
     cli.run(["doctor", "--json"])
     document = json.loads(capsys.readouterr().out)
-    assert document["packages"]["torch"] == torch.__version__
+    assert document["packages"]["torch"] == metadata.version("torch")
     assert "onnx" in document["exporters"]
 
 

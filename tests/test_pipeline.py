@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -54,8 +55,8 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAIRDEPLOY_CACHE", str(tmp_path / "cache"))
 
 
-def run(project: Path, output: Path, **changes: object) -> ShrinkResult:
-    options = {"budgets": ("60%",), "with_latency": False, "command": ("fairdeploy", "shrink")}
+def run(project: Path, output: Path, **changes: Any) -> ShrinkResult:
+    options: dict[str, Any] = {"budgets": ("60%",), "with_latency": False, "command": ("fairdeploy", "shrink")}
     return shrink(
         ShrinkOptions(model=str(project / "model.pt"), output=output, **(options | changes))
     )

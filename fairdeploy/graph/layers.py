@@ -46,11 +46,6 @@ class ScorePoint:
     """Shape [U, m]: the m channels of each unit."""
     num_channels: int
 
-    @property
-    def covers_every_channel(self) -> bool:
-        """Whether the units are the channels, one each and in order, so no gather is needed."""
-        return np.array_equal(self.positions, np.arange(self.num_channels)[:, None])
-
 
 def score_points(graph: UnitGraph) -> tuple[ScorePoint, ...]:
     """All score points in graph order; a layer whose units differ in size gives one per size."""

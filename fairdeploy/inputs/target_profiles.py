@@ -58,6 +58,7 @@ _READERS: dict[str, Reader] = {
     "precision": _precision,
     "batch": whole_number(1),
     "threads": whole_number(0),
+    "channel_multiple": whole_number(1),
     "warmup_seconds": not_negative_number,
     "min_pairs": whole_number(20),
     "max_seconds": positive_number,

@@ -23,8 +23,14 @@ from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import LayerFit, RecoverySummary
 from fairdeploy.recovery.fittable_layers import FittableLayer, find_layers
 from fairdeploy.recovery.fitted_weights import current_map, has_bias, own_tensors, write_map
-from fairdeploy.recovery.normal_equations import NormalEquations, solve_ridge
-from fairdeploy.recovery.rectified import SampleBlock, refine_rectified
+from fairdeploy.recovery.normal_equations import solve_ridge
+from fairdeploy.recovery.rectified import refine_rectified
+from fairdeploy.recovery.sample_blocks import (
+    SampleBlock,
+    energy_and_variation,
+    joined_blocks,
+    summed,
+)
 from fairdeploy.recovery.sampled_rows import (
     choose_positions,
     position_shape,
@@ -43,10 +49,12 @@ Progress = Callable[[int, int], None]
 HELD_OUT_EVERY = 4
 CHUNK_VALUE_BYTES = 64_000_000
 MAX_CHUNK_IMAGES = 64
-# Rows: enough for the unknowns, more where more are nearly free, in the cost of the Gram matrix.
+# Rows: enough for the unknowns, more where they are nearly free. A row costs its products with
+# itself and, in all passes over the sample together, six times those with the outputs.
 ROWS_PER_UNKNOWN = 8
 MAX_ROWS = 65_536
-MAX_GRAM_MACS = 2e10
+MAX_PRODUCT_MACS = 4e10
+PASSES_OVER_OUTPUTS = 6
 MAX_SAMPLE_BYTES = 400_000_000
 # A Gram matrix of 0.3 GB; the few larger layers are classifiers of VGG's kind.
 MAX_UNKNOWNS = 6_144
@@ -123,10 +131,10 @@ class _Fitting:
         if old.shape[1] > MAX_UNKNOWNS:
             return LayerFit(layer.name, "skipped", None, None, None)
         fit_on, held_out = self._sample(layer, index, old)
-        sums, held_out_sums = _summed(fit_on, old), _summed(held_out, old)
+        sums, held_out_sums = summed(fit_on, old), summed(held_out, old)
         num_free = int(has_bias(layer))
         found = solve_ridge(sums, held_out_sums, num_free)
-        energy, variation = _energy_and_variation(held_out)
+        energy, variation = energy_and_variation(held_out)
         before, after = found.error_before / variation, found.error_after / variation
         if found.error_before <= EXACT_ERROR * energy:
             return LayerFit(layer.name, "exact", before, before, None)
@@ -168,27 +176,13 @@ class _Fitting:
                 if shortcut is not None:
                     goals = goals - sample_targets(shortcut, layer.window, at)
                 part.append(SampleBlock(rows, goals, rows @ old.float()))
-        return blocks
-
-
-def _summed(blocks: list[SampleBlock], old: Tensor) -> NormalEquations:
-    sums = NormalEquations(*old.shape)
-    for block in blocks:
-        sums.add(block.rows, block.residuals)
-    return sums
-
-
-def _energy_and_variation(blocks: list[SampleBlock]) -> tuple[float, float]:
-    """Sums of squares of the targets, and of their distances to the outputs' means."""
-    targets = torch.cat([block.targets for block in blocks], dim=1)
-    around_mean = targets - targets.mean(dim=1, keepdim=True)
-    variation = float(around_mean.square().sum(dtype=torch.float64))
-    return float(targets.square().sum(dtype=torch.float64)), max(variation, 1e-30)
+        return joined_blocks(blocks[0]), joined_blocks(blocks[1])
 
 
 def rows_wanted(num_groups: int, num_unknowns: int, num_outputs: int) -> int:
     """How many rows to sample for a layer, over all images."""
-    affordable = int(MAX_GRAM_MACS / (num_groups * num_unknowns**2))
+    macs_per_row = num_groups * num_unknowns * (num_unknowns + PASSES_OVER_OUTPUTS * num_outputs)
+    affordable = int(MAX_PRODUCT_MACS / macs_per_row)
     wanted = max(ROWS_PER_UNKNOWN * num_unknowns, min(MAX_ROWS, affordable))
     return min(wanted, MAX_SAMPLE_BYTES // (4 * num_groups * (num_unknowns + 2 * num_outputs)))
 

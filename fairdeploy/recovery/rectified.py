@@ -10,32 +10,15 @@ stay the same: a round costs two thin matrix products and one triangular solve.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fairdeploy.recovery.normal_equations import NormalEquations, RidgeSystem
+from fairdeploy.recovery.sample_blocks import SampleBlock
 
 # More rounds lower a layer's own error further, but no longer that of the network (tried 1, 2, 5).
 NUM_ROUNDS = 2
-
-
-@dataclass(frozen=True, slots=True)
-class SampleBlock:
-    """Some rows of a layer's problem, float32, with the outputs wanted and present."""
-
-    rows: Tensor
-    """Shape [G, M, n]."""
-    targets: Tensor
-    """Shape [G, M, o]."""
-    present: Tensor
-    """``rows`` times the weights that the layer has so far, [G, M, o]."""
-
-    @property
-    def residuals(self) -> Tensor:
-        """How the outputs should change, [G, M, o]."""
-        return self.targets - self.present
 
 
 def refine_rectified(

@@ -22,6 +22,7 @@ from fairdeploy.graph.functionalize import op_name
 from fairdeploy.graph.layers import score_points
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import ImageSet
+from fairdeploy.scoring.folding import FoldedLayer
 from fairdeploy.scoring.projections import ProjectionStore, affordable_projections
 from fairdeploy.scoring.reconstruction import GradientProducts
 
@@ -130,6 +131,7 @@ class _Pass(fx.Interpreter):
         self._points: dict[str, list[int]] = {}
         for number, point in enumerate(store.points):
             self._points.setdefault(point.node, []).append(number)
+        self._folded_norms = {layer.norm for layer in products.folded.values()}
         self._where = (0, 0, 0)
         first = next(graph.module.parameters(), None)
         self._device = torch.device("cpu") if first is None else first.device
@@ -170,12 +172,25 @@ class _Pass(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> object:
         """Run one node, then read its value if a score needs it."""
-        value = super().run_node(n)
+        if n.name in self._products.folded:
+            value = self._run_folded(n, self._products.folded[n.name])
+        elif n.name in self._folded_norms:
+            value = self.fetch_args_kwargs_from_env(n)[0][0]
+        else:
+            value = super().run_node(n)
         if self._products.is_layer(n.name):
             value = self._products.watch(n.name, value)
         for number in self._points.get(n.name, ()):
             with torch.no_grad():
                 self._store.add(number, value, *self._where)
+        return value
+
+    def _run_folded(self, n: fx.Node, layer: FoldedLayer) -> Tensor:
+        """The convolution with its batch norm in its weight and bias."""
+        inputs, _weight, *rest = self.fetch_args_kwargs_from_env(n)[0]
+        assert callable(n.target)
+        value = n.target(inputs, layer.weight, layer.bias, *rest[1:])
+        assert isinstance(value, Tensor)
         return value
 
 

@@ -10,6 +10,7 @@ That leaves out a third of the backward pass. All other parameters use their gra
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor, fx
 
 from fairdeploy.graph.functionalize import op_name
 from fairdeploy.graph.unit_graph import Group, UnitGraph
+from fairdeploy.scoring.folding import FoldedLayer, folded_layers
 
 _LAYER_OPS = {"conv1d": -2, "conv2d": -3, "conv3d": -4, "linear": -1}
 """Operators ``op(x, weight, bias)`` with weight rows as outputs, and where the outputs lie."""
@@ -31,6 +33,9 @@ class GradientProducts:
         self._produced = produced_dims(graph)
         self._layers = _row_layers(graph.module, self._produced)
         by_rows = {name for names in self._layers.values() for name in names[1:]}
+        self.folded = _folded_layers(graph.module, self._layers, self._produced)
+        for layer in self.folded.values():
+            by_rows |= {layer.gamma_name, layer.beta_name}
         self._tensors = _detached_tensors(graph.module, self._produced.keys() - by_rows)
         self._rows: dict[str, Tensor] = {}
 
@@ -51,10 +56,15 @@ class GradientProducts:
             output = output.detach().requires_grad_()
         value = output.detach()
 
+        def total(product: Tensor) -> Tensor:
+            return (product.sum(others) if others else product).double()
+
         def add(gradient: Tensor) -> None:
-            product = value * gradient
-            rows = (product.sum(others) if others else product).double()
-            self._rows[weight] = self._rows[weight] + rows if weight in self._rows else rows
+            rows = {weight: total(value * gradient)}
+            if node_name in self.folded:
+                rows = self.folded[node_name].products(rows[weight], total(gradient))
+            for name, row in rows.items():
+                self._rows[name] = self._rows[name] + row if name in self._rows else row
 
         output.register_hook(add)  # type: ignore[no-untyped-call]
         return output
@@ -138,17 +148,36 @@ def _with_unshared_names(
     layers: dict[str, tuple[str, ...]], module: fx.GraphModule
 ) -> dict[str, tuple[str, ...]]:
     """Drop layers whose tensors are fetched a second time, under this or another name."""
-    fetched: dict[int, int] = {}
-    address: dict[str, int] = {}
-    for node in module.graph.nodes:
-        if node.op == "get_attr":
-            address[str(node.target)] = id(_attribute(module, str(node.target)))
-            fetched[address[str(node.target)]] = fetched.get(address[str(node.target)], 0) + 1
-    return {
-        node: names
-        for node, names in layers.items()
-        if all(fetched[address[name]] == 1 for name in names[1:])
+    unshared = _names_fetched_once(module)
+    return {node: names for node, names in layers.items() if unshared.issuperset(names[1:])}
+
+
+def _names_fetched_once(module: fx.GraphModule) -> set[str]:
+    """Tensors that one ``get_attr`` node fetches and no other, by any name."""
+    names = [str(node.target) for node in module.graph.nodes if node.op == "get_attr"]
+    num_fetches = Counter(id(_attribute(module, name)) for name in names)
+    return {name for name in names if num_fetches[id(_attribute(module, name))] == 1}
+
+
+def _folded_layers(
+    module: fx.GraphModule,
+    layers: Mapping[str, tuple[str, ...]],
+    produced: Mapping[str, tuple[int, ...]],
+) -> dict[str, FoldedLayer]:
+    fetched_once = _names_fetched_once(module)
+    num_users = {
+        str(node.target): len(node.users) for node in module.graph.nodes if node.op == "get_attr"
     }
+
+    def tensor(name: str) -> Tensor:
+        found = _attribute(module, name)
+        assert isinstance(found, Tensor)
+        return found
+
+    def is_foldable(name: str) -> bool:
+        return name in fetched_once and num_users[name] == 1 and produced.get(name) == (0,)
+
+    return folded_layers(layers, module, tensor, is_foldable)
 
 
 def _detached_tensors(module: fx.GraphModule, with_gradient: set[str]) -> dict[str, Tensor]:

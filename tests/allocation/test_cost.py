@@ -83,7 +83,7 @@ def test_a_thousand_terms_over_three_hundred_groups_take_well_under_a_millisecon
     kept = random.integers(1, 100, 300)
     best_s = math.inf
     for _ in range(30):
-        start = time.perf_counter()
+        start = time.process_time()
         model.costs(kept)
-        best_s = min(best_s, time.perf_counter() - start)
+        best_s = min(best_s, time.process_time() - start)
     assert best_s < 1e-3

@@ -225,10 +225,10 @@ def test_thirty_thousand_units_in_three_hundred_groups_take_about_a_second() -> 
         CostTerm(9.0, ((0, ((index, 1),)), (0, ((index + 1, 1),)))) for index in range(299)
     )
     model = CostModel({"params": chain, "macs": chain, "size": chain}, 300)
-    start = time.perf_counter()
+    start = time.process_time()
     allocation = search(groups, model.costs, [Budget("params", "params=40%", fraction=0.4)])
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     original = model.cost(np.full(300, 100))["params"]
     assert 0.399 < allocation.costs["params"] / original <= 0.4
-    # Generous: under a second on two quiet cores.
-    assert seconds < 5
+    # A quarter of a second of processor time where nothing else runs.
+    assert seconds < 2

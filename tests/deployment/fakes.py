@@ -21,6 +21,7 @@ PROFILE = TargetProfile(
     precision="fp32",
     batch=1,
     threads=1,
+    channel_multiple=1,
     warmup_seconds=0.05,
     min_pairs=20,
     max_seconds=1.0,

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from fairdeploy.recovery.normal_equations import NormalEquations, RidgeSystem
-from fairdeploy.recovery.rectified import SampleBlock, refine_rectified
+from fairdeploy.recovery.rectified import refine_rectified
+from fairdeploy.recovery.sample_blocks import SampleBlock
 
 
 def summed(block: SampleBlock) -> NormalEquations:

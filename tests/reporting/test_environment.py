@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import platform
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from fairdeploy.reporting.environment import cpu_model, describe_environment
 def test_environment_names_machine_and_versions() -> None:
     found = describe_environment()
     assert found["python"] == platform.python_version()
-    assert found["packages"]["torch"] == torch.__version__
+    assert found["packages"]["torch"] == metadata.version("torch")
     assert found["cores"] >= 1
     assert found["cpu"]
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def test_document_holds_the_numbers_of_the_run(document: dict[str, Any]) -> None
     assert document["latency"]["original_median_ms"] == pytest.approx(2.0, rel=0.02)
     assert document["command"] == "fairdeploy shrink 'my model.pt' --budget 40%"
     assert document["data"]["num_calibration_classes"] == 4
-    assert document["environment"]["packages"]["torch"] == torch.__version__
+    assert document["environment"]["packages"]["torch"] == metadata.version("torch")
 
 
 def test_budget_row_says_what_was_allowed_and_whether_it_is_met(graph: UnitGraph) -> None:
