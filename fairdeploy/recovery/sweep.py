@@ -18,7 +18,7 @@ from torch import Tensor, fx
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
-DEFAULT_MEMORY_BYTES = 1_500_000_000
+DEFAULT_MEMORY_BYTES = 2_500_000_000
 
 Chunks = tuple[Tensor, ...]
 ValueKey = tuple[str, str, int]
