@@ -132,6 +132,9 @@ class GroupScores:
     max_removed: int
     step: int = 1
     """What stays is a multiple of this, or all N: runtimes are fast at multiples of 4 to 16."""
+    reluctance: float = 0.0
+    """Shared tolerance below which this group stays whole, in [0, 1); from there on its own
+    tolerance rises from 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,10 @@ from fairdeploy.surgery.plan import Plan
 from fairdeploy.surgery.removal import remove_units
 
 MIN_BLOCKS = 8
+# A unit of a residual stream takes a slice of every block with it, which the ranks within its group
+# do not show. ResNet-56 on CIFAR-10 at 60 % of its parameters, after least squares: 82.3 % when
+# streams share the tolerance, 86.0 % when they stay whole up to 0.5 (original 88.4 %).
+STREAM_RELUCTANCE = 0.5
 
 
 def load_network(settings: ModelSettings, watch: Stopwatch) -> LoadedModel:
@@ -99,6 +103,7 @@ def group_scores(
             scores.r[group.units],
             max_removed=group.size - 1,
             step=unit_step(group, channel_multiple),
+            reluctance=STREAM_RELUCTANCE if group.is_summed else 0.0,
         )
         for group in graph.groups
     )

@@ -295,7 +295,6 @@ def test_targets_lists_the_shipped_profiles(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_doctor_names_the_versions(capsys: pytest.CaptureFixture[str]) -> None:
-    import torch
 
     cli.run(["doctor", "--json"])
     document = json.loads(capsys.readouterr().out)

@@ -56,7 +56,11 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(project: Path, output: Path, **changes: Any) -> ShrinkResult:
-    options: dict[str, Any] = {"budgets": ("60%",), "with_latency": False, "command": ("fairdeploy", "shrink")}
+    options: dict[str, Any] = {
+        "budgets": ("60%",),
+        "with_latency": False,
+        "command": ("fairdeploy", "shrink"),
+    }
     return shrink(
         ShrinkOptions(model=str(project / "model.pt"), output=output, **(options | changes))
     )

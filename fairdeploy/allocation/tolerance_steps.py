@@ -30,12 +30,14 @@ class DepthSteps:
 
 
 def depth_steps(group: GroupScores) -> DepthSteps:
-    """Steps of one group, up to its ``max_removed``."""
+    """Steps of one group, up to its ``max_removed``, by the tolerance that all groups share."""
     head = tod_curve(group.u, group.r)[: group.max_removed]
     # Depth k is ever chosen only if every deeper prefix needs a higher tolerance.
     lowest_deeper = np.append(np.minimum.accumulate(head[::-1])[::-1][1:], np.inf)
     depths = np.flatnonzero(head < lowest_deeper[: len(head)]) + 1
-    return DepthSteps(head[depths - 1], depths.astype(np.int64))
+    own_tolerances = head[depths - 1]
+    shared = group.reluctance + (1.0 - group.reluctance) * own_tolerances
+    return DepthSteps(shared, depths.astype(np.int64))
 
 
 def critical_tolerances(steps: Sequence[DepthSteps]) -> NDArray[np.float64]:

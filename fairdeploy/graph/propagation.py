@@ -52,6 +52,7 @@ class Propagation:
     tensor_dims: dict[str, Dims] = field(default_factory=dict)
     consumed: set[tuple[str, int]] = field(default_factory=set)
     contractions: list[Contraction] = field(default_factory=list)
+    summed: list[Labels] = field(default_factory=list)
     events: list[FreezeEvent] = field(default_factory=list)
     num_frozen_by: list[int] = field(default_factory=list)
     node: fx.Node | None = None

@@ -45,6 +45,8 @@ class Group:
     units: UnitIds
     """Global unit numbers, shape [N], in the order of their first index."""
     members: tuple[Member, ...]
+    is_summed: bool = False
+    """Whether outputs of several layers are added up in it: a residual stream."""
 
     @property
     def size(self) -> int:

@@ -143,6 +143,7 @@ def _groups(
     groups = []
     sizes = np.bincount(group_of, minlength=len(order))
     starts = np.concatenate([[0], np.cumsum(sizes)])
+    summed = walk.store.find(np.unique(np.concatenate([entries.roots[:0], *walk.summed])))
     by_group = np.lexsort((positions, units, dims, owner_of_row))
     bounds = np.searchsorted(owner_of_row[by_group], np.arange(len(order) + 1))
     for index in range(len(order)):
@@ -153,6 +154,7 @@ def _groups(
                 name=_unique_name(members[0].tensor, names),
                 units=np.arange(starts[index], starts[index + 1], dtype=np.int64),
                 members=members,
+                is_summed=bool(np.isin(distinct[group_of == index], summed).any()),
             )
         )
     return tuple(groups), unit_of_root
@@ -168,8 +170,10 @@ def _members(
         places = positions[dims == number].reshape(num_units, -1)
         role: Role = "consumes" if (name, dim) in walk.consumed else "produces"
         members.append(Member(name, dim, role, places))
-    producers_first = sorted(members, key=lambda member: member.role == "consumes")
-    return tuple(producers_first)
+    # the first member names the group: best the weight of the layer that makes it
+    return tuple(
+        sorted(members, key=lambda m: (m.role == "consumes", not m.tensor.endswith("weight")))
+    )
 
 
 def _unique_name(tensor: str, used: dict[str, int]) -> str:

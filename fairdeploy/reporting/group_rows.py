@@ -68,6 +68,7 @@ def _removable_row(
         "frozen_reason": None,
         "prefix_length": prefix_length,
         "max_removed": group.max_removed,
+        "reluctance": group.reluctance,
         "r_mass_removed": diagnostics.r_mass_removed,
         "r_mass_prefix": diagnostics.r_mass_prefix,
         "r_mass_bound": diagnostics.r_mass_bound,

@@ -60,7 +60,8 @@ def tod_curves(
         details("The numbers of every group", _tod_table(removable)),
         lead=(which if hidden else "")
         + "ToD(k) is the share of the k units proposed for removal that are also among the k most "
-        f"protected. Every group is cut to the deepest k with ToD at most {tolerance:.3f}; then "
+        f"protected. Every group is cut to the deepest k with ToD at most {tolerance:.3f} (residual streams, whose units take a "
+        "slice of every block with them, at less); then "
         "the most valuable units were given back until the budget was just met.",
     )
 
@@ -144,8 +145,10 @@ def _kept_table(rows: Sequence[Row]) -> Html:
 def _tod_figure(row: Row, curve: NDArray[np.float64], tolerance: float) -> Html:
     num_removed = row["units"] - row["kept"]
     note = f"{num_removed} of {row['units']} removed"
+    reluctance = row.get("reluctance", 0.0)
+    own_tolerance = max(0.0, (tolerance - reluctance) / (1.0 - reluctance))
     chart = tod_chart(
-        curve, tolerance, row["prefix_length"], num_removed, f"ToD of {row['name']}: {note}"
+        curve, own_tolerance, row["prefix_length"], num_removed, f"ToD of {row['name']}: {note}"
     )
     return tag("figure", tag("figcaption", dotted(row["name"]), tag("span", note)), chart)
 

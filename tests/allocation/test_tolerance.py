@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -74,3 +76,14 @@ def test_no_depth_ever_falls_when_the_tolerance_rises(groups: list[GroupScores])
 @given(group_scores())
 def test_tolerance_one_removes_all_that_may_go(group: GroupScores) -> None:
     assert depths_at([depth_steps(group)], 1.0).tolist() == [group.max_removed]
+
+
+def test_reluctant_group_stays_whole_up_to_its_threshold_and_then_catches_up() -> None:
+    u = np.arange(8.0)
+    plain = GroupScores("a", u, u[::-1].copy(), max_removed=7)
+    reluctant = replace(plain, reluctance=0.5)
+    for tolerance in np.linspace(0, 1, 21):
+        own = max(0.0, (tolerance - 0.5) / 0.5)
+        expected = depth_steps(plain).depth_at(own + 1e-12) if tolerance >= 0.5 else 0
+        assert depth_steps(reluctant).depth_at(float(tolerance) + 1e-12) == expected
+    assert depth_steps(reluctant).depth_at(1.0) == 7

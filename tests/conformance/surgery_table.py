@@ -26,7 +26,8 @@ from fairdeploy.deployment.exporter_api import get_exporter
 from fairdeploy.deployment.parity import check_parity
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.inputs.target_profiles import load_profile
-from fairdeploy.records import GroupScores
+from fairdeploy.records import UnitScores
+from fairdeploy.stages import group_scores
 from fairdeploy.surgery.equivalence import prove
 from fairdeploy.surgery.module_rewrite import rebuild_own_class
 from fairdeploy.surgery.removal import remove_units
@@ -82,10 +83,8 @@ def _check(name: str, seed: int, row: Row) -> None:
     graph = build_unit_graph(network, (images,))
     costs = CostModel(graph.cost_terms, len(graph.groups))
     random = np.random.default_rng(seed)
-    groups = [
-        GroupScores(group.name, random.random(size), random.random(size), size - 1)
-        for group, size in ((group, group.size) for group in graph.groups)
-    ]
+    scores = UnitScores(random.random(graph.num_units), random.random(graph.num_units), 2, 0)
+    groups = group_scores(graph, scores, load_profile("cpu").channel_multiple)
     allocation = search(groups, costs.costs, parse_budgets([f"params={BUDGET:.0%}"]))
     removed = graph.removed_mask(allocation.removed)
     shrunk = remove_units(graph, removed).module

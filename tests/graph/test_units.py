@@ -66,6 +66,24 @@ def test_residual_ties_both_branches_into_one_group() -> None:
     }  # fmt: skip
 
 
+def test_only_a_group_that_layers_are_added_up_in_is_a_stream() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.inner = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 4, 1)
+            self.out = nn.Conv2d(4, 6, 1)
+            self.head, self.shift = nn.Conv2d(6, 2, 1), nn.Parameter(torch.zeros(1, 4, 1, 1))
+
+        def forward(self, x):
+            x = self.stem(x)
+            inner = self.inner(x) + self.shift
+            x = x + self.out(inner * inner.sigmoid())
+            return self.head(x)
+
+    streams = {group.name: group.is_summed for group in graph_of(Net()).groups}
+    assert streams == {"stem": True, "inner": False}
+
+
 def test_concat_keeps_its_parts_as_separate_groups() -> None:
     class Concat(nn.Module):
         def __init__(self) -> None:

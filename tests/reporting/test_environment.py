@@ -4,8 +4,6 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-import torch
-
 from fairdeploy.reporting.environment import cpu_model, describe_environment
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from torch import fx
 
+from fairdeploy.graph.functionalize import op_name
 from fairdeploy.graph.labels import FIXED, Labels
 from fairdeploy.graph.propagation import Dims, Propagation, Value, result_shape
 from fairdeploy.graph.rules.registry import rule
@@ -55,7 +56,19 @@ def pointwise(walk: Propagation, node: fx.Node) -> Value:
     """Anything that acts on elements alone."""
     if not isinstance(walk.fixed_like(node), tuple):
         return walk.fixed_like(node)
-    return broadcast(walk, tensor_operands(walk, node), result_shape(node))
+    result = broadcast(walk, tensor_operands(walk, node), result_shape(node))
+    if op_name(node) in {"add", "sub"} and len(_computed(walk, node)) > 1:
+        walk.summed.extend(result)
+    return result
+
+
+def _computed(walk: Propagation, node: fx.Node) -> list[fx.Node]:
+    """Tensor arguments that are not stored in the model."""
+    return [
+        operand
+        for operand in node.all_input_nodes
+        if operand.op != "get_attr" and walk.is_tensor(operand)
+    ]
 
 
 @rule("prelu", "_prelu_kernel")
