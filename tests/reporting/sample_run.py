@@ -167,7 +167,8 @@ def _recovery() -> RecoverySummary:
 def _profile() -> TargetProfile:
     return TargetProfile(
         name="cpu", description="this machine", runtime="onnx",
-        providers=("CPUExecutionProvider",), precision="fp32", batch=1, threads=0, channel_multiple=8,
+        providers=("CPUExecutionProvider",), precision="fp32", batch=1, threads=0,
+        channel_multiple=8,
         warmup_seconds=0.1, min_pairs=20, max_seconds=1.0, ratio_interval=0.05, parity_limit=1e-4,
     )  # fmt: skip
 
