@@ -41,10 +41,14 @@ def check_output_folder(folder: Path, *, force: bool) -> None:
             )
     parent = folder.absolute().parent
     existing = next(path for path in (parent, *parent.parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+    try:
+        # permission bits do not tell of read-only disks and special folders: try it
+        os.rmdir(tempfile.mkdtemp(prefix=".fairdeploy.", dir=existing))
+    except OSError as error:
         raise OutputError(
-            f"cannot write in '{existing}'; choose a folder that you may write to with --output"
-        )
+            f"cannot write in '{existing}' ({error.strerror}); "
+            "choose a folder that you may write to with --output"
+        ) from error
 
 
 @contextlib.contextmanager

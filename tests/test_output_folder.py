@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fairdeploy.errors import OutputError
-from fairdeploy.output_folder import appearing_folder
+from fairdeploy.output_folder import appearing_folder, check_output_folder
 
 
 def test_folder_appears_only_at_the_end(tmp_path: Path) -> None:
@@ -80,3 +80,10 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
         appearing_folder(tmp_path / "out", force=True),
     ):
         pass
+
+
+def test_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"cannot write in '/proc'"):
+        check_output_folder(Path("/proc/fairdeploy-output"), force=False)
+    check_output_folder(tmp_path / "new" / "deeper", force=False)
+    assert list(tmp_path.iterdir()) == []

@@ -6,6 +6,7 @@ The example batch has two images: with one, ``view(x.size(0), -1)`` would bake t
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import traceback
 import warnings
@@ -34,17 +35,15 @@ class CapturedGraph:
 @contextlib.contextmanager
 def quiet_export() -> Iterator[None]:
     """Keep torch's export warnings and log lines from the user."""
-    loggers = [logging.getLogger(name) for name in ("torch.export", "torch._export", "torch.fx")]
-    levels = [logger.level for logger in loggers]
+    # torch prints the traced graph to stderr when it refuses a model
+    disabled = logging.root.manager.disable
     try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings():
+        logging.disable(logging.CRITICAL)
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(disabled)
 
 
 def export_program(
@@ -65,7 +64,9 @@ def export_program(
         except Exception:  # the second try tells the user what is wrong
             logging.getLogger(__name__).debug("no dynamic batch", exc_info=True)
         try:
-            return torch.export.export(module, example_inputs), False
+            # the failed try has marked its inputs as dynamic: take new ones
+            fixed = tuple(example.clone() for example in example_inputs)
+            return torch.export.export(module, fixed), False
         except Exception as error:
             raise ModelError(_refusal(error)) from error
 

@@ -60,8 +60,9 @@ def tod_curves(
         details("The numbers of every group", _tod_table(removable)),
         lead=(which if hidden else "")
         + "ToD(k) is the share of the k units proposed for removal that are also among the k most "
-        f"protected. Every group is cut to the deepest k with ToD at most {tolerance:.3f} (residual "
-        "streams, whose units take a slice of every block with them, at less); then the most valuable units were given back until the budget was just met.",
+        f"protected. Every group is cut to the deepest k with ToD at most {tolerance:.3f}; "
+        "residual streams, whose units take a slice of every block, at less. Then the most "
+        "valuable units were given back until the budget was just met.",
     )
 
 

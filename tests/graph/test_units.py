@@ -217,6 +217,22 @@ def test_padded_zero_channels_go_only_with_what_they_meet() -> None:
     assert rows.positions[:, 0].tolist() == [0, 1, 6, 7]
 
 
+def test_model_that_refuses_a_dynamic_batch_is_captured_with_a_fixed_one() -> None:
+    class FixedBatch(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 2, 1)
+
+        def forward(self, x):
+            if x.shape[0] != 2:
+                raise ValueError("two images, please")
+            return self.b(self.a(x)).reshape(2, -1)
+
+    graph = graph_of(FixedBatch())
+    assert not graph.has_dynamic_batch
+    assert [group.size for group in graph.groups] == [6]
+
+
 def test_nothing_that_reaches_an_output_can_go() -> None:
     graph = graph_of(Chain(a=nn.Conv2d(3, 6, 1)))
     assert graph.num_units == 0
