@@ -28,10 +28,12 @@ from fairdeploy.allocation.cost import CostModel
 from fairdeploy.allocation.search import search
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import build_unit_graph
+from fairdeploy.inputs.target_profiles import load_profile
 from fairdeploy.records import GroupScores, ImageSet, RecoverySummary
 from fairdeploy.recovery.batchnorm import reestimate_batchnorm
 from fairdeploy.recovery.least_squares import fit_least_squares
 from fairdeploy.scoring import score_units
+from fairdeploy.stages import group_scores
 from fairdeploy.surgery.removal import remove_units
 from fairdeploy.torchvision_compat import ensure_torchvision
 
@@ -64,7 +66,7 @@ def main() -> None:
         print(_row(graph, groups, trial, budget), flush=True)
 
 
-def _row(graph: UnitGraph, groups: list[GroupScores], trial: Trial, percent: int) -> str:
+def _row(graph: UnitGraph, groups: tuple[GroupScores, ...], trial: Trial, percent: int) -> str:
     removed = _removed_units(graph, groups, percent)
     counted = [remove_units(graph, removed).module for _ in range(3)]
     raw, normed, fitted = counted
@@ -86,14 +88,14 @@ def _print_layers(summary: RecoverySummary) -> None:
         print("   ", fit, file=sys.stderr)
 
 
-def _scored_groups(graph: UnitGraph, calibration: ImageSet) -> list[GroupScores]:
+def _scored_groups(graph: UnitGraph, calibration: ImageSet) -> tuple[GroupScores, ...]:
     scores = score_units(graph, calibration, seed=0)
-    return [
-        GroupScores(g.name, scores.u[g.units], scores.r[g.units], g.size - 1) for g in graph.groups
-    ]
+    return group_scores(graph, scores, load_profile("cpu").channel_multiple)
 
 
-def _removed_units(graph: UnitGraph, groups: list[GroupScores], percent: int) -> NDArray[np.bool_]:
+def _removed_units(
+    graph: UnitGraph, groups: tuple[GroupScores, ...], percent: int
+) -> NDArray[np.bool_]:
     costs = CostModel(graph.cost_terms, len(graph.groups))
     allocation = search(groups, costs.costs, parse_budgets([f"params={percent}%"]))
     return graph.removed_mask(allocation.removed)
