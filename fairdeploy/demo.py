@@ -6,10 +6,8 @@ Everything in it is what a user would bring: nothing in ``fairdeploy shrink`` kn
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import torch
 from fairdeploy import demo_network
 from fairdeploy.demo_images import IMAGE_SIZE, NUM_CLASSES, load_digit_splits, write_image_folder
 from fairdeploy.errors import OutputError
+from fairdeploy.output_folder import folder_built_aside
 from fairdeploy.progress import Progress
 
 DEFAULT_FOLDER = Path("fairdeploy-demo")
@@ -44,23 +43,8 @@ def prepare_demo(folder: Path, *, force: bool, progress: Progress) -> DemoModel:
         DataError: scikit-learn is not installed.
     """
     check_demo_folder(folder, force=force)
-    target = folder.absolute()
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise OutputError(
-            f"cannot write in '{target.parent}': {error.strerror}; name another folder"
-        ) from error
-    try:
-        model = _fill(scratch, progress)
-        scratch.chmod(0o755)
-        if target.exists():
-            shutil.rmtree(target)
-        scratch.rename(target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return model
+    with folder_built_aside(folder, "name another folder") as scratch:
+        return _fill(scratch, progress)
 
 
 def check_demo_folder(folder: Path, *, force: bool) -> None:

@@ -59,13 +59,29 @@ def appearing_folder(folder: Path, *, force: bool) -> Iterator[Path]:
         OutputError: As ``check_output_folder``, or the disk refused.
     """
     check_output_folder(folder, force=force)
+    with folder_built_aside(folder, "choose another with --output") as scratch:
+        yield scratch
+
+
+@contextlib.contextmanager
+def folder_built_aside(folder: Path, advice: str) -> Iterator[Path]:
+    """Give a hidden sibling of ``folder``, which takes its place when the block ends well.
+
+    Whatever is at ``folder`` is replaced: check before that it may be.
+
+    Args:
+        advice: What to do if the disk refuses.
+
+    Raises:
+        OutputError: The disk refused.
+    """
     target = folder.absolute()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
         raise OutputError(
-            f"cannot write in '{target.parent}': {error.strerror}; choose another with --output"
+            f"cannot write in '{target.parent}': {error.strerror}; {advice}"
         ) from error
     try:
         yield scratch

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
@@ -332,6 +331,3 @@ class RunRecord:
     document: Mapping[str, Any]
     tod_curves: Mapping[str, NDArray[np.float64]]
     latency: LatencyComparison | None
-
-
-ArrayByName = dict[str, "torch.Tensor"]

@@ -124,13 +124,6 @@ def accuracy_from_predictions(logits: Tensor, labels: Tensor) -> AccuracyEstimat
     return wilson_interval(num_right, len(labels))
 
 
-def runner_accuracy(
-    runner: Runner, images: Tensor, labels: Tensor, *, batch: int = 64
-) -> AccuracyEstimate:
-    """Accuracy of an opened file."""
-    return accuracy_from_predictions(predict(runner, images, batch), labels)
-
-
 def wilson_interval(num_right: int, num_images: int) -> AccuracyEstimate:
     """The 95 % score interval of a share (Wilson 1927); honest near 0 and 1 too."""
     share = num_right / num_images

@@ -15,7 +15,6 @@ from fairdeploy.deployment.parity import (
     check_parity,
     predict,
     require_parity,
-    runner_accuracy,
     wilson_interval,
 )
 from fairdeploy.errors import DataError, ParityError
@@ -201,13 +200,6 @@ def test_accuracy_counts_right_answers() -> None:
     )
     assert (estimate.value, estimate.num_images) == (0.75, 4)
     assert estimate.low < 0.75 < estimate.high
-
-
-def test_runner_accuracy_is_that_of_the_file_s_predictions() -> None:
-    labels = logits(IMAGES).argmax(1)
-    labels[0] = (labels[0] + 1) % 4
-    estimate = runner_accuracy(FunctionRunner(numpy_logits), IMAGES, labels, batch=2)
-    assert estimate.value == pytest.approx(6 / 7)
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 2), (3, 2), (4,)])
