@@ -74,7 +74,8 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
     refuse_unreachable(graph, costs, budgets, profile.channel_multiple)
     data = load_images(settings, model, graph, watch)
     scores = score(graph, model, data, settings, watch)
-    allocation = allocate(graph, scores, costs, budgets, profile.channel_multiple, watch)
+    groups = group_scores(graph, scores, profile.channel_multiple)
+    allocation = allocate(groups, costs, budgets, watch)
     removed = graph.removed_mask(allocation.removed)
     shrunk, proof, own_class_problem = remove(model, graph, removed, settings, watch)
     fixed_batch = None if graph.has_dynamic_batch else EXAMPLE_BATCH
@@ -92,7 +93,6 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
             folder, graph, shrunk, data, exporter, profile, evaluation, watch,
             plan=plan, seed=settings.model.seed, with_latency=options.with_latency,
         )  # fmt: skip
-        groups = group_scores(graph, scores, profile.channel_multiple)
         curves = {group.name: tod_curve(group.u, group.r) for group in groups}
         document = build_document(
             model=model,

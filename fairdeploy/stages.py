@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from fairdeploy.allocation.cost import CostModel
-from fairdeploy.allocation.search import reachable_range, require_reachable, search
+from fairdeploy.allocation.search import check_reachable, search
 from fairdeploy.graph.capture import EXAMPLE_BATCH
 from fairdeploy.graph.unit_graph import Group, UnitGraph
 from fairdeploy.graph.units import build_unit_graph
@@ -88,8 +88,7 @@ def refuse_unreachable(
 ) -> None:
     """Refuse an unreachable budget before any image is read."""
     blank = UnitScores(np.zeros(graph.num_units), np.zeros(graph.num_units), 0, 0)
-    groups = group_scores(graph, blank, channel_multiple)
-    require_reachable(budgets, reachable_range(groups, costs.costs))
+    check_reachable(group_scores(graph, blank, channel_multiple), costs.costs, budgets)
 
 
 def group_scores(
@@ -171,16 +170,13 @@ def score(
 
 
 def allocate(
-    graph: UnitGraph,
-    scores: UnitScores,
+    groups: tuple[GroupScores, ...],
     costs: CostModel,
     budgets: tuple[Budget, ...],
-    channel_multiple: int,
     watch: Stopwatch,
 ) -> Allocation:
     """Which units go."""
     with watch.stage("search tolerance") as stage:
-        groups = group_scores(graph, scores, channel_multiple)
         allocation = search(groups, costs.costs, budgets)
         stage.note(f"tolerance {allocation.tolerance:.3f}")
     return allocation

@@ -31,11 +31,6 @@ class CostModel:
         }
         self._fixed, self._multiplicity = _dim_arrays(list(index_of_dim), num_groups)
 
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Names of the costs."""
-        return tuple(self._terms)
-
     def costs(self, kept_counts: Counts) -> dict[str, NDArray[np.float64]]:
         """Cost of each candidate.
 

@@ -7,7 +7,7 @@ asked; the top-up returns units until no other fits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -30,14 +30,15 @@ def reachable_range(
     return {metric: (float(values[0]), float(values[1])) for metric, values in costs.items()}
 
 
-def require_reachable(
-    budgets: Sequence[Budget], reachable: Mapping[str, tuple[float, float]]
+def check_reachable(
+    groups: Sequence[GroupScores], cost_of: CostFunction, budgets: Sequence[Budget]
 ) -> None:
-    """Refuse budgets that no allowed plan meets; ``reachable`` is from ``reachable_range``.
+    """Refuse budgets that no allowed plan meets; the scores are not looked at.
 
     Raises:
         BudgetError: With the smallest reachable cost and the original's.
     """
+    reachable = reachable_range(groups, cost_of)
     for budget in budgets:
         smallest, original = reachable[budget.metric]
         if smallest > budget.allowed(original):
@@ -45,17 +46,6 @@ def require_reachable(
                 f"cannot reach {budget.text}: {describe_range(budget.metric, smallest, original)}; "
                 "raise the budget, or see with 'fairdeploy inspect' what cannot be removed and why"
             )
-
-
-def check_reachable(
-    groups: Sequence[GroupScores], cost_of: CostFunction, budgets: Sequence[Budget]
-) -> None:
-    """Refuse budgets that no allowed plan meets; the scores themselves are not looked at.
-
-    Raises:
-        BudgetError: As ``require_reachable``.
-    """
-    require_reachable(budgets, reachable_range(groups, cost_of))
 
 
 def search(

@@ -122,13 +122,6 @@ class UnitGraph:
     has_dynamic_batch: bool
     example_inputs: tuple[object, ...]
 
-    def group_of_unit(self) -> UnitIds:
-        """Index into ``groups`` of each unit, shape [num_units]."""
-        owner = np.empty(self.num_units, dtype=np.int64)
-        for index, group in enumerate(self.groups):
-            owner[group.units] = index
-        return owner
-
     def removed_mask(self, removed: Mapping[str, tuple[int, ...]]) -> NDArray[np.bool_]:
         """Boolean mask over all units, shape [num_units], from local indices by group name."""
         mask = np.zeros(self.num_units, dtype=np.bool_)

@@ -22,8 +22,6 @@ class ShrunkNetwork:
     """The graph module without the removed units; nodes keep their names, tensors their own."""
 
     module: fx.GraphModule
-    kept_positions: Mapping[str, tuple[NDArray[np.int64], ...]]
-    """Per changed tensor, per dimension: the original's indices that are left."""
 
 
 def remove_units(graph: UnitGraph, removed: NDArray[np.bool_]) -> ShrunkNetwork:
@@ -35,19 +33,15 @@ def remove_units(graph: UnitGraph, removed: NDArray[np.bool_]) -> ShrunkNetwork:
     """
     stays = StayingIndices(removed)
     sliced: dict[str, Tensor] = {}
-    kept: dict[str, tuple[NDArray[np.int64], ...]] = {}
     for name, dims in graph.tensor_units.items():
         tensor = fetch_tensor(graph.module, name)
         assert tensor is not None
-        positions = tuple(stays.positions(units) for units in dims)
-        sliced[name] = slice_tensor(tensor, positions)
-        if sliced[name].shape != tensor.shape:
-            kept[name] = positions
+        sliced[name] = slice_tensor(tensor, tuple(stays.positions(units) for units in dims))
     module = _with_tensors(graph.module, sliced)
     rewrite_constants(graph, module, stays.count)
     module.graph.lint()
     module.recompile()
-    return ShrunkNetwork(module.eval(), kept)
+    return ShrunkNetwork(module.eval())
 
 
 class StayingIndices:

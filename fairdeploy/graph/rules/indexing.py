@@ -18,8 +18,6 @@ from fairdeploy.graph.propagation import (
 from fairdeploy.graph.rules.elementwise import broadcast, tie_all
 from fairdeploy.graph.rules.registry import rule
 
-MAX_INDEX = 2**31
-
 
 def dim_of(node: fx.Node, index: int, default: int = 0) -> int:
     """The ``dim`` argument of a call, counted from the front of its first argument."""
@@ -40,7 +38,7 @@ def slice_bounds(node: fx.Node, length: int) -> tuple[int, int, int] | None:
     end = length if end is None else end
     if not (isinstance(start, int) and isinstance(end, int) and isinstance(step, int)):
         return None
-    return (*slice(start, min(end, MAX_INDEX)).indices(length)[:2], step)
+    return (*slice(start, end).indices(length)[:2], step)
 
 
 @rule("slice", "narrow", "slice_copy")
