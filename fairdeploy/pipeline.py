@@ -39,6 +39,7 @@ from fairdeploy.stages import (
     recover,
     refuse_unreachable,
     remove,
+    removed_units,
     score,
 )
 from fairdeploy.stopwatch import Stopwatch
@@ -76,7 +77,7 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
     scores = score(graph, model, data, settings, watch)
     groups = group_scores(graph, scores, profile.channel_multiple)
     allocation = allocate(groups, costs, budgets, watch)
-    removed = graph.removed_mask(allocation.removed)
+    removed = removed_units(graph, groups, allocation)
     shrunk, proof, own_class_problem = remove(model, graph, removed, settings, watch)
     fixed_batch = None if graph.has_dynamic_batch else EXAMPLE_BATCH
     evaluation = Evaluation(data.test, watch, fixed_batch)
@@ -84,7 +85,7 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
     evaluation.add("pruned", shrunk)
     recovery = recover(graph, shrunk, removed, data, settings, watch)
     evaluation.add("recovered", shrunk)
-    plan = make_plan(model, graph, allocation)
+    plan = make_plan(model, graph, groups, allocation)
 
     with appearing_folder(settings.output, force=options.force) as folder:
         with watch.stage("write network"):

@@ -123,7 +123,10 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class GroupScores:
-    """Scores of one group's N units, and how many of them may go (at most N - 1)."""
+    """Scores of one group's N units, and how many of them may go (at most N - 1).
+
+    In a balanced group one of each block goes at a time, so these are N sets of units.
+    """
 
     name: str
     u: NDArray[np.float64]
@@ -134,6 +137,9 @@ class GroupScores:
     reluctance: float = 0.0
     """Shared tolerance below which this group stays whole, in [0, 1); from there on its own
     tolerance rises from 0 to 1."""
+    places: NDArray[np.int64] | None = None
+    """Shape [N, B]: the units of the graph's group that each of the N stands for, one per block;
+    None where there is one block."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from fairdeploy.allocation.cost import CostModel
+from fairdeploy.allocation.pairing import paired_scores, paired_units, places_in_groups
 from fairdeploy.allocation.search import check_reachable, search
 from fairdeploy.graph.capture import EXAMPLE_BATCH
 from fairdeploy.graph.unit_graph import Group, UnitGraph
@@ -95,17 +96,27 @@ def group_scores(
     graph: UnitGraph, scores: UnitScores, channel_multiple: int
 ) -> tuple[GroupScores, ...]:
     """Scores group by group; each keeps at least one unit, and a multiple that the target likes."""
-    return tuple(
-        GroupScores(
-            group.name,
-            scores.u[group.units],
-            scores.r[group.units],
-            max_removed=group.size - 1,
-            step=unit_step(group, channel_multiple),
-            reluctance=STREAM_RELUCTANCE if group.is_summed else 0.0,
-        )
-        for group in graph.groups
+    return tuple(_scores_of(group, scores, channel_multiple) for group in graph.groups)
+
+
+def _scores_of(group: Group, scores: UnitScores, channel_multiple: int) -> GroupScores:
+    u, r = scores.u[group.blocks], scores.r[group.blocks]
+    places = paired_units(u, r)
+    return GroupScores(
+        group.name,
+        *paired_scores(u, r, places),
+        max_removed=group.size - 1,
+        places=places if group.num_blocks > 1 else None,
+        step=unit_step(group, channel_multiple),
+        reluctance=STREAM_RELUCTANCE if group.is_summed else 0.0,
     )
+
+
+def removed_units(
+    graph: UnitGraph, groups: tuple[GroupScores, ...], allocation: Allocation
+) -> NDArray[np.bool_]:
+    """Which units of the graph an allocation removes, shape [num_units]."""
+    return graph.removed_mask(places_in_groups(groups, allocation.removed))
 
 
 def unit_step(group: Group, channel_multiple: int) -> int:
@@ -224,13 +235,20 @@ def recover(
         )  # fmt: skip
 
 
-def make_plan(model: LoadedModel, graph: UnitGraph, allocation: Allocation) -> Plan:
+def make_plan(
+    model: LoadedModel,
+    graph: UnitGraph,
+    groups: tuple[GroupScores, ...],
+    allocation: Allocation,
+) -> Plan:
     """The plan that ``plan.json`` holds."""
+    removed = places_in_groups(groups, allocation.removed)
     return Plan(
         model_name=model.name,
         model_sha256=model.sha256,
         input_shape=model.preprocessing.shape,
         tolerance=allocation.tolerance,
-        group_sizes={group.name: group.size for group in graph.groups},
-        removed={name: units for name, units in allocation.removed.items() if units},
+        attention=graph.attention,
+        group_sizes={group.name: group.blocks.size for group in graph.groups},
+        removed={name: units for name, units in removed.items() if units},
     )

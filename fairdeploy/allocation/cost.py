@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fairdeploy.graph.unit_graph import CostTerm
+from fairdeploy.graph.unit_graph import CostDim, CostTerm
 
-Dim = tuple[int, tuple[tuple[int, int], ...]]
 Counts = NDArray[np.int64]
 
 # Index of a made-up dimension of length 1, which fills up terms that have fewer dimensions.
@@ -25,7 +24,7 @@ class CostModel:
 
     def __init__(self, terms: Mapping[str, tuple[CostTerm, ...]], num_groups: int) -> None:
         """Flatten ``terms`` of a unit graph with ``num_groups`` groups into arrays."""
-        index_of_dim: dict[Dim, int] = {(1, ()): _UNIT_LENGTH}
+        index_of_dim: dict[CostDim, int] = {(1, ()): _UNIT_LENGTH}
         self._terms = {
             metric: _FlatTerms(metric_terms, index_of_dim) for metric, metric_terms in terms.items()
         }
@@ -51,7 +50,7 @@ class CostModel:
 class _FlatTerms:
     """The terms of one metric: coefficients, and which dimensions each multiplies."""
 
-    def __init__(self, terms: Sequence[CostTerm], index_of_dim: dict[Dim, int]) -> None:
+    def __init__(self, terms: Sequence[CostTerm], index_of_dim: dict[CostDim, int]) -> None:
         coefficient_of: dict[tuple[int, ...], float] = {}
         for term in terms:
             dims = tuple(
@@ -74,7 +73,7 @@ class _FlatTerms:
 
 
 def _dim_arrays(
-    dims: Sequence[Dim], num_groups: int
+    dims: Sequence[CostDim], num_groups: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Fixed lengths [D], and how much each group's unit adds to each dimension [G, D]."""
     fixed = np.array([length for length, _ in dims], dtype=np.float64)

@@ -6,78 +6,138 @@ and matrix products count (as in fvcore). Bytes are those of all parameters and 
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from torch import fx
 
 from fairdeploy.graph.functionalize import op_name
+from fairdeploy.graph.label_grids import rows_of
 from fairdeploy.graph.labels import Labels
 from fairdeploy.graph.propagation import Propagation, fetch_tensor
-from fairdeploy.graph.unit_graph import KEPT, CostTerm, UnitIds
+from fairdeploy.graph.unit_graph import KEPT, CostDim, CostTerm, Group, UnitIds
 
 
-def dim_lengths(units: UnitIds, group_of_unit: Labels) -> tuple[int, tuple[tuple[int, int], ...]]:
-    """Fixed length and (group, multiplicity) pairs of one dimension.
+@dataclass(frozen=True, slots=True)
+class Length:
+    """How many indices of a dimension stay: a constant, and shares of what groups keep."""
 
-    Every unit of a group has equally many indices in a dimension, so counts suffice.
+    fixed: int
+    by_group: tuple[tuple[int, float], ...] = ()
+    """Group index, and how many indices each of its kept units brings."""
+    by_pair: tuple[tuple[int, int, float], ...] = ()
+    """Two group indices, and how many indices each pair of kept units brings."""
+
+
+class Lengths:
+    """Reads the length of a dimension off its unit numbers.
+
+    All units of a group bring equally many indices to a dimension, so counts suffice. In a balanced
+    group "a unit" is one of each block.
     """
-    removable = units[units != KEPT]
-    fixed = len(units) - len(removable)
-    if not len(removable):
-        return fixed, ()
-    distinct, counts = np.unique(removable, return_counts=True)
-    groups = group_of_unit[distinct]
-    return fixed, tuple(
-        (int(group), int(counts[groups == group][0])) for group in np.unique(groups)
-    )
+
+    def __init__(
+        self, groups: Sequence[Group], group_of_unit: Labels, pairs: Sequence[tuple[int, int]]
+    ) -> None:
+        self._sizes = [group.size for group in groups]
+        self._group_of_unit = group_of_unit
+        self._pairs = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+
+    def of(self, units: UnitIds, dim: int) -> Length:
+        """Length of dimension ``dim``, whose indices belong to ``units``."""
+        if units.ndim > 1:
+            units = rows_of(units, dim)[0]
+        owned = units[units != KEPT]
+        num_units = len(self._group_of_unit)
+        groups, counts = np.unique(
+            self._group_of_unit[owned[owned < num_units]], return_counts=True
+        )
+        by_group = tuple(
+            (int(group), _whole(count / self._sizes[group]))
+            for group, count in zip(groups, counts, strict=True)
+        )
+        met = self._group_of_unit[self._pairs[owned[owned >= num_units] - num_units]]
+        pairs, counts = np.unique(met, axis=0, return_counts=True)
+        by_pair = tuple(
+            (int(one), int(two), _whole(count / self._sizes[one] / self._sizes[two]))
+            for (one, two), count in zip(pairs, counts, strict=True)
+        )
+        return Length(len(units) - len(owned), by_group, by_pair)
+
+
+def _whole(number: float) -> float:
+    return round(number) if abs(number - round(number)) < 1e-9 else number
+
+
+def cost_terms_of_product(coefficient: float, lengths: Sequence[Length]) -> list[CostTerm]:
+    """The product of some lengths as terms whose factors are sums over groups."""
+    terms: list[CostTerm] = []
+    choices: list[list[tuple[float, tuple[CostDim, ...]]]] = []
+    for length in lengths:
+        options: list[tuple[float, tuple[CostDim, ...]]] = []
+        if length.by_group:
+            options.append((1.0, ((length.fixed, length.by_group),)))
+        elif length.fixed or not length.by_pair:
+            options.append((float(length.fixed), ()))
+        for one, two, count in length.by_pair:
+            options.append((count, ((0, ((one, 1),)), (0, ((two, 1),)))))
+        choices.append(options)
+    for chosen in itertools.product(*choices):
+        scale = math.prod((factor for factor, _ in chosen), start=coefficient)
+        terms.append(CostTerm(scale, tuple(dim for _, dims in chosen for dim in dims)))
+    return terms
 
 
 def build_cost_terms(
     walk: Propagation,
-    tensor_units: dict[str, tuple[UnitIds, ...]],
-    value_units: dict[str, tuple[UnitIds, ...]],
+    groups: Sequence[Group],
     group_of_unit: Labels,
+    pairs: Sequence[tuple[int, int]],
+    tensor_units: Mapping[str, tuple[UnitIds, ...]],
+    value_units: Mapping[str, tuple[UnitIds, ...]],
+    *,
     batch: int,
 ) -> dict[str, tuple[CostTerm, ...]]:
     """Cost terms of ``params``, ``macs`` and ``size``."""
-
-    def term(coefficient: float, dims: list[UnitIds]) -> CostTerm:
-        lengths = [dim_lengths(units, group_of_unit) for units in dims]
-        constant = math.prod(fixed for fixed, pairs in lengths if not pairs)
-        varying = tuple((fixed, pairs) for fixed, pairs in lengths if pairs)
-        return CostTerm(coefficient * constant, varying)
-
+    lengths = Lengths(groups, group_of_unit, pairs)
     params: list[CostTerm] = []
     size: list[CostTerm] = []
     parameter_names = {name for name, _ in walk.module.named_parameters(remove_duplicate=False)}
+    seen: set[int] = set()
     for name, dims in tensor_units.items():
         tensor = fetch_tensor(walk.module, name)
         assert tensor is not None
-        if name in parameter_names:
-            params.append(term(1.0, list(dims)))
-        size.append(term(tensor.element_size(), list(dims)))
+        found = [lengths.of(units, dim) for dim, units in enumerate(dims)]
+        if name in parameter_names and id(tensor) not in seen:
+            params += cost_terms_of_product(1.0, found)
+        seen.add(id(tensor))
+        size += cost_terms_of_product(tensor.element_size(), found)
     macs = [
-        term(scale / batch, dims)
+        term
         for node in walk.module.graph.nodes
-        for scale, dims in mac_products(node, tensor_units, value_units)
+        for scale, factors in mac_products(node, lengths, tensor_units, value_units)
+        for term in cost_terms_of_product(scale / batch, factors)
     ]
     return {"params": tuple(params), "macs": tuple(macs), "size": tuple(size)}
 
 
 def mac_products(
     node: fx.Node,
-    tensor_units: dict[str, tuple[UnitIds, ...]],
-    value_units: dict[str, tuple[UnitIds, ...]],
-) -> list[tuple[float, list[UnitIds]]]:
+    lengths: Lengths,
+    tensor_units: Mapping[str, tuple[UnitIds, ...]],
+    value_units: Mapping[str, tuple[UnitIds, ...]],
+) -> list[tuple[float, list[Length]]]:
     """Factors whose product is the node's MACs for the whole example batch."""
     name = op_name(node) if node.op == "call_function" else ""
 
-    def units(argument: object) -> list[UnitIds]:
+    def units(argument: object) -> list[Length]:
         assert isinstance(argument, fx.Node)
-        if argument.op == "get_attr":
-            return list(tensor_units[str(argument.target)])
-        return list(value_units[argument.name])
+        is_stored = argument.op == "get_attr"
+        dims = tensor_units[str(argument.target)] if is_stored else value_units[argument.name]
+        return [lengths.of(numbers, dim) for dim, numbers in enumerate(dims)]
 
     if name == "linear":
         return [(1.0, [*units(node)[:-1], *units(node.args[1])])]
@@ -102,15 +162,15 @@ def mac_products(
     return []
 
 
-def _einsum_macs(node: fx.Node, units: object) -> list[tuple[float, list[UnitIds]]]:
+def _einsum_macs(node: fx.Node, units: object) -> list[tuple[float, list[Length]]]:
     inputs = str(node.args[0]).replace(" ", "").partition("->")[0]
     operands = node.args[1]
     assert isinstance(operands, (list, tuple))
     assert callable(units)
     if "." in inputs or len(operands) < 2:
         return []
-    letters: dict[str, UnitIds] = {}
+    letters: dict[str, Length] = {}
     for part, operand in zip(inputs.split(","), operands, strict=True):
-        for letter, labels in zip(part, units(operand), strict=True):
-            letters.setdefault(letter, labels)
+        for letter, length in zip(part, units(operand), strict=True):
+            letters.setdefault(letter, length)
     return [(1.0, list(letters.values()))]

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import fx
 
+from fairdeploy.graph.entries import Entries
 from fairdeploy.graph.functionalize import op_name
-from fairdeploy.graph.labels import NO_REASON, Labels
+from fairdeploy.graph.labels import NO_REASON
 from fairdeploy.graph.propagation import UNREMARKABLE, Propagation, fetch_tensor
 from fairdeploy.graph.unit_graph import Freeze, FrozenGroup
 
@@ -51,13 +52,12 @@ def collect_freezes(walk: Propagation) -> tuple[Freeze, ...]:
     )
 
 
-def frozen_groups(
-    walk: Propagation, roots: Labels, dims: Labels, places: tuple[tuple[str, int], ...]
-) -> tuple[FrozenGroup, ...]:
+def frozen_groups(walk: Propagation, entries: Entries) -> tuple[FrozenGroup, ...]:
     """Produced dimensions of parameters whose indices stay, with the earliest reason.
 
     One entry a reason and place: the tensors that one freezing call holds in place together.
     """
+    roots, dims, places = entries.roots, entries.dims, entries.places
     reasons = walk.store.reason_of(roots)
     frozen = reasons != NO_REASON
     by_reason: dict[tuple[str, str], list[int]] = defaultdict(list)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import fx
 
 from fairdeploy.graph.functionalize import op_name
+from fairdeploy.graph.label_grids import length_of
 from fairdeploy.graph.unit_graph import KEPT, UnitGraph, UnitIds
 
 _SPATIAL_DIMS = {
@@ -61,10 +62,11 @@ def _points_of(layer: fx.Node, graph: UnitGraph) -> Iterator[ScorePoint]:
     if batch_dim is None or batch_dim == channel_dim:
         return
     owners = graph.value_units[node.name][channel_dim]
-    for units, positions in _units_by_size(owners):
-        yield ScorePoint(
-            layer.name, node.name, channel_dim, batch_dim, units, positions, len(owners)
-        )
+    for numbers in graph.owners(owners):
+        for units, positions in _units_by_size(numbers):
+            yield ScorePoint(
+                layer.name, node.name, channel_dim, batch_dim, units, positions, len(owners)
+            )
 
 
 def _channel_dim(layer: fx.Node, graph: UnitGraph) -> int | None:
@@ -81,7 +83,8 @@ def _channel_dim(layer: fx.Node, graph: UnitGraph) -> int | None:
         channel_dim = len(dims) - 1
     else:
         return None
-    return channel_dim if (dims[channel_dim] != KEPT).any() else None
+    units = dims[channel_dim]
+    return channel_dim if units.ndim == 1 and (units != KEPT).any() else None
 
 
 def _has_parameter_weight(layer: fx.Node) -> bool:
@@ -124,7 +127,7 @@ def _batch_dim(node: fx.Node, graph: UnitGraph) -> int | None:
         symbolic = [dim for dim, size in enumerate(shape) if isinstance(size, torch.SymInt)]
         return symbolic[0] if symbolic else None
     batch = _example_batch(graph)
-    length = len(graph.value_units[node.name][0])
+    length = length_of(graph.value_units[node.name][0], 0)
     return 0 if length % batch == 0 else None
 
 

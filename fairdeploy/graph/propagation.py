@@ -6,13 +6,16 @@ freezes what it touches and is reported: never wrong, only less prunable.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from torch import Tensor, fx
 
 from fairdeploy.graph.functionalize import op_name
+from fairdeploy.graph.label_grids import is_grid, length_of, rows_of
 from fairdeploy.graph.labels import FIXED, Labels, LabelStore
 
 Dims = tuple[Labels, ...]
@@ -22,6 +25,8 @@ READS_FIXED = "reads something that cannot shrink"
 UNREMARKABLE = {KERNEL, READS_FIXED}
 """Reasons that nobody needs to be told: the inside of a kernel, the side of a weight that reads."""
 Rule = Callable[["Propagation", fx.Node], Value]
+AttentionUnits = Literal["heads", "channels", "none"]
+"""What one walk makes of a split into attention heads: whole heads, channels within heads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,29 +47,84 @@ class Contraction:
     dim: int
 
 
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """Blocks of indices from which the same number must go, though not the same index."""
+
+    node: str
+    rows: Labels
+    """Shape [blocks, length]."""
+    is_required: bool
+    """Without it the operation fails. Otherwise it only keeps equal pieces equal, which is what the
+    user's own code (``chunk``) expects, and is dropped where it does not fit."""
+
+
 @dataclass(slots=True)
 class Propagation:
     """The state of the walk; rules read labels with ``dims`` and merge them with ``tie``."""
 
     module: fx.GraphModule
+    attention: AttentionUnits = "heads"
+    tied_nodes: frozenset[str] = frozenset()
+    """Nodes whose blocks could not be balanced: there the same index of every block goes."""
     store: LabelStore = field(default_factory=LabelStore)
     values: dict[fx.Node, Value] = field(default_factory=dict)
     tensor_dims: dict[str, Dims] = field(default_factory=dict)
     consumed: set[tuple[str, int]] = field(default_factory=set)
     contractions: list[Contraction] = field(default_factory=list)
+    balances: list[Balance] = field(default_factory=list)
     summed: list[Labels] = field(default_factory=list)
+    head_channels: list[Labels] = field(default_factory=list)
+    """Channels within attention heads."""
     events: list[FreezeEvent] = field(default_factory=list)
     num_frozen_by: list[int] = field(default_factory=list)
     node: fx.Node | None = None
+    _name_of_tensor: dict[int, str] = field(default_factory=dict)
+    _reads: Counter[int] = field(default_factory=Counter)
 
     # ---- what rules use ------------------------------------------------------------------------
 
     def dims(self, node: object) -> Dims:
-        """Labels of each dimension of a tensor value."""
+        """A label vector for each dimension of a tensor value; grids are tied into vectors."""
+        value = self.grids(node)
+        if any(is_grid(labels) for labels in value):
+            value = tuple(self.flat(labels, dim) for dim, labels in enumerate(value))
+            assert isinstance(node, fx.Node)
+            self.values[node] = value
+        return value
+
+    def grids(self, node: object) -> Dims:
+        """The same for rules that can handle grids; see ``label_grids``."""
         assert isinstance(node, fx.Node)
         value = self.values[node]
         assert isinstance(value, tuple), f"{node} is not a tensor"
         return value
+
+    def flat(self, labels: Labels, dim: int) -> Labels:
+        """A vector for dimension ``dim``: the same index goes from every block of a grid."""
+        if not is_grid(labels):
+            return labels
+        rows = rows_of(labels, dim)
+        self.tie_rows(rows)
+        return np.ascontiguousarray(rows[0])
+
+    def tie_rows(self, rows: Labels, reason: str = "tied to a fixed index") -> None:
+        """Let the same index of every row, [blocks, length], live or die together."""
+        if len(rows) > 1:
+            first = np.broadcast_to(rows[:1], rows[1:].shape).reshape(-1)
+            self.tie(first, rows[1:].reshape(-1), reason)
+
+    def balance(self, rows: Labels, *, is_required: bool) -> bool:
+        """Ask for the same number from every row, [blocks, length].
+
+        Returns:
+            False if that was refused before: then tie the rows, or do without.
+        """
+        assert self.node is not None
+        if self.node.name in self.tied_nodes or not self.store.is_live(rows.reshape(-1)).all():
+            return False
+        self.balances.append(Balance(self.node.name, rows, is_required))
+        return True
 
     def is_tensor(self, argument: object) -> bool:
         """Whether an argument is a node with a tensor value."""
@@ -75,9 +135,11 @@ class Propagation:
         return np.zeros(length, dtype=np.int64)
 
     def tie(self, first: Labels, second: Labels, reason: str = "tied to a fixed index") -> None:
-        """Let the labels of each pair live or die together."""
+        """Let the labels of each pair live or die together; shapes broadcast."""
         if first is second or not (first.any() or second.any()):
             return
+        if first.shape != second.shape or first.ndim > 1:
+            first, second = (part.reshape(-1) for part in np.broadcast_arrays(first, second))
         needs_reason = bool(((first == FIXED) != (second == FIXED)).any())
         number = self._event(reason) if needs_reason else len(self.events)
         before = self.store.num_live_units(_nonzero(first, second)) if needs_reason else 0
@@ -90,7 +152,7 @@ class Propagation:
         """Let these indices stay for good, and remember why."""
         if labels.any():
             number = self._event(reason, is_unknown_op)
-            self.num_frozen_by[number] += self.store.freeze(labels, number)
+            self.num_frozen_by[number] += self.store.freeze(labels.reshape(-1), number)
 
     def freeze_all(self, value: Value, reason: str, *, is_unknown_op: bool = False) -> None:
         """Freeze every dimension of a value, also inside lists."""
@@ -108,6 +170,14 @@ class Propagation:
             self.consumed.add((str(argument.target), dim))
         else:
             self.contractions.append(Contraction(node, argument, dim))
+
+    def relabel(self, node: object, dim: int, labels: Labels) -> None:
+        """Give one dimension of a parameter that is read only here labels of its own."""
+        assert isinstance(node, fx.Node)
+        assert node.op == "get_attr"
+        dims = list(self.grids(node))
+        dims[dim] = labels
+        self.values[node] = self.tensor_dims[str(node.target)] = tuple(dims)
 
     def _event(self, reason: str, is_unknown_op: bool = False) -> int:
         assert self.node is not None
@@ -162,13 +232,30 @@ class Propagation:
             tensor = fetch_tensor(self.module, name)
             if tensor is None:
                 return None
-            self.tensor_dims[name] = tuple(
+            # a tensor that several modules share has the same labels under each of its names
+            first = self._name_of_tensor.setdefault(id(tensor), name)
+            self.tensor_dims[name] = self.tensor_dims.get(first) or tuple(
                 self.store.fresh(length)
                 if tensor.is_floating_point() and length > 1
                 else self.fixed(length)
                 for length in tensor.shape
             )
         return self.tensor_dims[name]
+
+    def is_read_once(self, node: object) -> bool:
+        """Whether a value is a stored tensor that one call alone reads, under one name."""
+        if not isinstance(node, fx.Node) or node.op != "get_attr":
+            return False
+        tensor = fetch_tensor(self.module, str(node.target))
+        return self._num_reads()[id(tensor)] == 1
+
+    def _num_reads(self) -> Counter[int]:
+        if not self._reads:
+            for node in self.module.graph.nodes:
+                if node.op == "get_attr":
+                    tensor = fetch_tensor(self.module, str(node.target))
+                    self._reads[id(tensor)] += len(node.users)
+        return self._reads
 
 
 def fetch_tensor(module: fx.GraphModule, name: str) -> Tensor | None:
@@ -212,7 +299,7 @@ def _nonzero(*vectors: Labels) -> Labels:
 def _check_lengths(node: fx.Node, value: Value) -> None:
     result = node.meta.get("val")
     if isinstance(value, tuple) and isinstance(result, Tensor):
-        lengths = tuple(len(labels) for labels in value)
+        lengths = tuple(length_of(labels, dim) for dim, labels in enumerate(value))
         assert lengths == hint_shape(result), f"rule of {node.target} made {lengths}"
     elif isinstance(value, list) and isinstance(result, Sequence):
         assert len(value) == len(result), f"rule of {node.target} made {len(value)} results"

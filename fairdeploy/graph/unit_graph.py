@@ -1,8 +1,9 @@
 """The unit graph: what can be removed, where each unit lives, and what has to stay and why.
 
 A *unit* is the set of all indices, in every dimension of every tensor, that must go together.
-Units with the same membership signature form a *group*. Units are numbered from 0; ``KEPT`` (-1)
-marks an index that never goes. See ``propagation`` for how the numbers come about.
+Units with the same membership signature form a *group*; so do blocks of units from which the same
+number must go. Units are numbered from 0; ``KEPT`` (-1) marks an index that never goes. See
+``propagation`` for how the numbers come about.
 """
 
 from __future__ import annotations
@@ -15,15 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import fx
 
+from fairdeploy.graph.label_grids import length_of
+
 KEPT = -1
 
 Role = Literal["produces", "consumes"]
+AttentionOption = Literal["heads", "channels", "both", "none"]
+"""What goes from attention: whole heads, channels within heads, both, or nothing."""
 UnitIds = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One dimension of one tensor in which every unit of a group holds the same number of indices.
+    """One dimension of one tensor in which units of a group hold the same number of indices.
 
     A ``produces`` member makes the unit's output (weight rows, bias, norm affine and statistics);
     a ``consumes`` member reads it (the contracted dimension of a later weight).
@@ -33,25 +38,42 @@ class Member:
     """Name of the parameter or buffer in the graph module, the user's own dotted name."""
     dim: int
     role: Role
+    units: NDArray[np.int64]
+    """Shape [U]: which of the group's units, counted from 0 block after block."""
     positions: NDArray[np.int64]
-    """Shape [N, m]: the m indices of each of the group's N units."""
+    """Shape [U, m]: the m indices of each of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Units with the same membership signature: "a layer" for the allocation rule."""
+    """Units that are alike: "a layer" for the allocation rule.
+
+    Most groups have one block, whose units have the same membership signature. A *balanced* group
+    has several, from each of which the same number must go, though not the same index: attention
+    heads, groups of a convolution, equal pieces of a split.
+    """
 
     name: str
-    units: UnitIds
-    """Global unit numbers, shape [N], in the order of their first index."""
+    blocks: UnitIds
+    """Global unit numbers, shape [B, N], within a block in the order of their first index."""
     members: tuple[Member, ...]
     is_summed: bool = False
     """Whether outputs of several layers are added up in it: a residual stream."""
 
     @property
+    def units(self) -> UnitIds:
+        """Global numbers of all units, block after block, shape [B * N]."""
+        return self.blocks.reshape(-1)
+
+    @property
     def size(self) -> int:
-        """Number of units, N."""
-        return len(self.units)
+        """How many can go from each block, N."""
+        return int(self.blocks.shape[1])
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of blocks, B."""
+        return int(self.blocks.shape[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +108,10 @@ class Contracted:
     dim: int
 
 
+CostDim = tuple[int, tuple[tuple[int, float], ...]]
+"""The fixed length, and (group index, multiplicity) pairs."""
+
+
 @dataclass(frozen=True, slots=True)
 class CostTerm:
     """``coefficient`` times the product of the kept lengths of some dimensions.
@@ -94,8 +120,7 @@ class CostTerm:
     """
 
     coefficient: float
-    dims: tuple[tuple[int, tuple[tuple[int, int], ...]], ...]
-    """Per dimension: the fixed length, and (group index, multiplicity) pairs."""
+    dims: tuple[CostDim, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +135,13 @@ class UnitGraph:
     frozen_groups: tuple[FrozenGroup, ...]
     freezes: tuple[Freeze, ...]
     num_units: int
+    pairs: UnitIds
+    """Shape [num_pairs, 2]. An index that goes if either of two units goes (a channel within a head
+    and the head) has the number ``num_units + row``."""
     tensor_units: Mapping[str, tuple[UnitIds, ...]]
-    """Per parameter or buffer name, per dimension: the unit of each index, or ``KEPT``."""
+    """Per parameter or buffer name, per dimension: the unit of each index, or ``KEPT``. A dimension
+    whose indices belong to other units in each block of another dimension has an array with an axis
+    per dimension instead of a vector; see ``label_grids``."""
     value_units: Mapping[str, tuple[UnitIds, ...]]
     """Per node name of ``module.graph`` with a tensor result, the same. Dynamic dimensions (batch)
     have the length they had at capture and are ``KEPT``."""
@@ -119,12 +149,42 @@ class UnitGraph:
     """Where activations are summed away: what the proof sets to zero in the original."""
     cost_terms: Mapping[str, tuple[CostTerm, ...]]
     """``params``, ``macs`` (per image), ``size`` (bytes): each cost is the sum of its terms."""
+    attention: AttentionOption
     has_dynamic_batch: bool
     example_inputs: tuple[object, ...]
 
     def removed_mask(self, removed: Mapping[str, tuple[int, ...]]) -> NDArray[np.bool_]:
-        """Boolean mask over all units, shape [num_units], from local indices by group name."""
+        """Boolean mask over all units, shape [num_units].
+
+        Args:
+            removed: By group name, places in ``Group.units``.
+        """
         mask = np.zeros(self.num_units, dtype=np.bool_)
         for group in self.groups:
             mask[group.units[list(removed.get(group.name, ()))]] = True
         return mask
+
+    def shape_of(self, node: str) -> tuple[int, ...]:
+        """Shape of a node's value at capture; () if it is no tensor."""
+        return tuple(
+            length_of(units, dim) for dim, units in enumerate(self.value_units.get(node, ()))
+        )
+
+    def staying(self, removed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Whether an index with this number stays, shape [num_units + num_pairs + 1].
+
+        Made to be indexed with ``tensor_units`` and ``value_units``: the last entry is that of
+        ``KEPT`` (-1).
+        """
+        stays = ~removed
+        both = stays[self.pairs].all(axis=1)
+        return np.concatenate([stays, both, np.ones(1, dtype=np.bool_)])
+
+    def owners(self, units: UnitIds) -> tuple[UnitIds, ...]:
+        """The one or two units of each index: arrays like ``units``, ``KEPT`` where there is none."""
+        if not len(self.pairs):
+            return (units,)
+        table = np.full((self.num_units + len(self.pairs) + 1, 2), KEPT, dtype=np.int64)
+        table[: self.num_units, 0] = np.arange(self.num_units)
+        table[self.num_units : -1] = self.pairs
+        return (table[units, 0], table[units, 1])

@@ -1,11 +1,14 @@
-"""From labels to units and groups: ``build_unit_graph`` is the way in.
+"""From a network to its unit graph: ``build_unit_graph`` is the way in.
 
-Units are labels with one root that own part of some parameter; groups are units with the same
-membership signature (same tensors, same dimensions, equally many indices).
+Units are labels with one root that own part of some parameter; see ``groups`` for how they are
+grouped. Attention can shrink by whole heads and by channels within heads, and an index can then
+belong to two units. So for both the graph is walked twice, and the channels that the second walk
+finds are laid over the units of the first.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,169 +17,173 @@ from torch import Tensor, nn
 from fairdeploy.graph.capture import CapturedGraph, capture
 from fairdeploy.graph.cost_terms import build_cost_terms
 from fairdeploy.graph.freezes import collect_freezes, frozen_groups
-from fairdeploy.graph.labels import FIXED, NO_REASON, Labels
-from fairdeploy.graph.propagation import Propagation
-from fairdeploy.graph.rules import rule_of
-from fairdeploy.graph.unit_graph import KEPT, Contracted, Group, Member, Role, UnitGraph
+from fairdeploy.graph.groups import Labelled, label, number_groups
+from fairdeploy.graph.head_channels import layable_groups
+from fairdeploy.graph.label_grids import as_grid
+from fairdeploy.graph.labels import Labels
+from fairdeploy.graph.unit_graph import (
+    KEPT,
+    AttentionOption,
+    Contracted,
+    Group,
+    UnitGraph,
+    UnitIds,
+)
+
+DimUnits = Mapping[str, tuple[UnitIds, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Entries:
-    """One row for each index of each dimension of each tensor: who sits where."""
+class _Layer:
+    """Units of one walk."""
 
-    roots: Labels
-    dims: Labels
-    positions: Labels
-    places: tuple[tuple[str, int], ...]
-    """Tensor name and dimension for each number in ``dims``."""
+    groups: tuple[Group, ...]
+    tensor_units: DimUnits
+    value_units: DimUnits
 
 
-def build_unit_graph(module: nn.Module, example_inputs: tuple[Tensor, ...]) -> UnitGraph:
+def build_unit_graph(
+    module: nn.Module, example_inputs: tuple[Tensor, ...], *, attention: AttentionOption = "heads"
+) -> UnitGraph:
     """Capture ``module`` and find out what can be removed from it.
 
     Args:
         module: In eval mode; not changed, and its tensors are shared.
         example_inputs: Batches of ``capture.EXAMPLE_BATCH`` images.
+        attention: What goes from attention: whole heads, channels within heads, both or nothing.
 
     Raises:
         ModelError: ``torch.export`` cannot trace the model.
     """
-    return unit_graph_from_capture(capture(module, example_inputs))
+    return unit_graph_from_capture(capture(module, example_inputs), attention=attention)
 
 
-def unit_graph_from_capture(captured: CapturedGraph) -> UnitGraph:
+def unit_graph_from_capture(
+    captured: CapturedGraph, *, attention: AttentionOption = "heads"
+) -> UnitGraph:
     """Label a captured graph and collect units, groups and costs."""
-    walk = Propagation(captured.module)
-    walk.run(rule_of)
-    entries = _entries(walk)
-    live = walk.store.reason_of(entries.roots) == NO_REASON
-    groups, unit_of_root = _groups(walk, entries, live)
-    tensor_units = {
-        name: tuple(unit_of_root[walk.store.find(labels)] for labels in dims)
-        for name, dims in walk.tensor_dims.items()
-    }
-    value_units = {
-        node.name: tuple(unit_of_root[walk.store.find(labels)] for labels in value)
-        for node, value in walk.values.items()
-        if isinstance(value, tuple)
-    }
-    owner = np.zeros(sum(group.size for group in groups), dtype=np.int64)
-    for index, group in enumerate(groups):
+    names: dict[str, int] = {}
+    labelled = label(captured, "heads" if attention == "both" else attention)
+    layer = _layer(labelled, 0, names)
+    pairs: dict[tuple[int, int], int] = {}
+    if attention == "both":
+        above = _num_units(layer.groups)
+        inner = label(captured, "channels")
+        channels = _layer(inner, above, {})
+        layer = _laid_over(layer, channels, inner, names, pairs)
+    walk = labelled.walk
+    num_units = _num_units(layer.groups)
+    owner = np.zeros(num_units, dtype=np.int64)
+    for index, group in enumerate(layer.groups):
         owner[group.units] = index
-    batch = len(captured.example_inputs[0])
     return UnitGraph(
         module=captured.module,
-        groups=groups,
-        frozen_groups=frozen_groups(walk, entries.roots, entries.dims, entries.places),
+        groups=layer.groups,
+        frozen_groups=frozen_groups(walk, labelled.entries),
         freezes=collect_freezes(walk),
-        num_units=len(owner),
-        tensor_units=tensor_units,
-        value_units=value_units,
+        num_units=num_units,
+        pairs=np.array(list(pairs), dtype=np.int64).reshape(-1, 2),
+        tensor_units=layer.tensor_units,
+        value_units=layer.value_units,
         contractions=tuple(
             Contracted(point.node.name, point.argument.name, point.dim)
             for point in walk.contractions
         ),
-        cost_terms=build_cost_terms(walk, tensor_units, value_units, owner, batch),
+        cost_terms=build_cost_terms(
+            walk, layer.groups, owner, list(pairs), layer.tensor_units, layer.value_units,
+            batch=len(captured.example_inputs[0]),
+        ),
+        attention=attention,
         has_dynamic_batch=captured.has_dynamic_batch,
         example_inputs=captured.example_inputs,
-    )
+    )  # fmt: skip
 
 
-def _entries(walk: Propagation) -> _Entries:
-    roots: list[Labels] = []
-    numbers: list[Labels] = []
-    positions: list[Labels] = []
-    places: list[tuple[str, int]] = []
-    for name, dims in walk.tensor_dims.items():
-        for dim, labels in enumerate(dims):
-            where = np.flatnonzero(labels != FIXED)
-            roots.append(walk.store.find(labels[where]))
-            numbers.append(np.full(len(where), len(places), dtype=np.int64))
-            positions.append(where)
-            places.append((name, dim))
-    if not places:
-        empty = np.zeros(0, dtype=np.int64)
-        return _Entries(empty, empty, empty, ())
-    return _Entries(
-        np.concatenate(roots), np.concatenate(numbers), np.concatenate(positions), tuple(places)
-    )
+def _num_units(groups: tuple[Group, ...]) -> int:
+    return sum(group.blocks.size for group in groups)
 
 
-def signatures(roots: Labels, dims: Labels, num_dims: int) -> tuple[Labels, Labels]:
-    """Distinct roots, and a number that is equal for roots with the same membership.
+def _layer(labelled: Labelled, first_unit: int, names: dict[str, int]) -> _Layer:
+    walk = labelled.walk
+    groups, number_of_root = number_groups(labelled, first_unit, names)
 
-    A membership is how many indices a root has in each dimension: the sum of one random 64-bit
-    number per index identifies it (a chance of about 1e-13 to confuse two among a thousand).
-    """
-    random = np.random.default_rng(0).integers(1, 2**63, size=num_dims, dtype=np.uint64)
-    distinct, inverse = np.unique(roots, return_inverse=True)
-    sums = np.zeros(len(distinct), dtype=np.uint64)
-    np.add.at(sums, inverse, random[dims])
-    return distinct, sums.view(np.int64)
-
-
-def _groups(
-    walk: Propagation, entries: _Entries, live: np.ndarray
-) -> tuple[tuple[Group, ...], Labels]:
-    """Groups of live units that own part of a parameter, and each root's unit number."""
-    parameters = {name for name, _ in walk.module.named_parameters(remove_duplicate=False)}
-    is_parameter = np.array([name in parameters for name, _ in entries.places], dtype=bool)
-    owners = (
-        np.unique(entries.roots[is_parameter[entries.dims]])
-        if len(entries.dims)
-        else (entries.roots)
-    )
-    keep = live & np.isin(entries.roots, owners)
-    roots, dims, positions = entries.roots[keep], entries.dims[keep], entries.positions[keep]
-    distinct, sums = signatures(roots, dims, len(entries.places))
-    _, first, inverse = np.unique(sums, return_index=True, return_inverse=True)
-    order = np.argsort(first, kind="stable")  # groups in the order of their first root
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    group_of = rank[inverse]
-    unit_order = np.lexsort((distinct, group_of))
-    unit_of_root = np.full(len(walk.store), KEPT, dtype=np.int64)
-    unit_of_root[distinct[unit_order]] = np.arange(len(distinct))
-    units = unit_of_root[roots]
-    owner_of_row = group_of[np.searchsorted(distinct, roots)]
-    names: dict[str, int] = {}
-    groups = []
-    sizes = np.bincount(group_of, minlength=len(order))
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    summed = walk.store.find(np.unique(np.concatenate([entries.roots[:0], *walk.summed])))
-    by_group = np.lexsort((positions, units, dims, owner_of_row))
-    bounds = np.searchsorted(owner_of_row[by_group], np.arange(len(order) + 1))
-    for index in range(len(order)):
-        rows = by_group[bounds[index] : bounds[index + 1]]
-        members = _members(walk, entries, dims[rows], positions[rows], int(sizes[index]))
-        groups.append(
-            Group(
-                name=_unique_name(members[0].tensor, names),
-                units=np.arange(starts[index], starts[index + 1], dtype=np.int64),
-                members=members,
-                is_summed=bool(np.isin(distinct[group_of == index], summed).any()),
-            )
+    def numbers(dims: tuple[Labels, ...]) -> tuple[UnitIds, ...]:
+        return tuple(
+            number_of_root[walk.store.find(labels.reshape(-1))].reshape(labels.shape)
+            for labels in dims
         )
-    return tuple(groups), unit_of_root
 
-
-def _members(
-    walk: Propagation, entries: _Entries, dims: Labels, positions: Labels, num_units: int
-) -> tuple[Member, ...]:
-    """Members of one group from its rows, which are sorted by dimension, unit and position."""
-    members = []
-    for number in np.unique(dims):
-        name, dim = entries.places[number]
-        places = positions[dims == number].reshape(num_units, -1)
-        role: Role = "consumes" if (name, dim) in walk.consumed else "produces"
-        members.append(Member(name, dim, role, places))
-    # the first member names the group: best the weight of the layer that makes it
-    return tuple(
-        sorted(members, key=lambda m: (m.role == "consumes", not m.tensor.endswith("weight")))
+    return _Layer(
+        groups=groups,
+        tensor_units={name: numbers(dims) for name, dims in walk.tensor_dims.items()},
+        value_units={
+            node.name: numbers(value)
+            for node, value in walk.values.items()
+            if isinstance(value, tuple)
+        },
     )
 
 
-def _unique_name(tensor: str, used: dict[str, int]) -> str:
-    name = tensor.removesuffix(".weight")
-    used[name] = used.get(name, 0) + 1
-    return name if used[name] == 1 else f"{name}#{used[name]}"
+def _laid_over(
+    heads: _Layer,
+    channels: _Layer,
+    labelled: Labelled,
+    names: dict[str, int],
+    pairs: dict[tuple[int, int], int],
+) -> _Layer:
+    """Units of ``heads`` and, over them, those of ``channels`` that lie within attention heads.
+
+    Fills ``pairs`` with the pairs of units that share an index, and their rows.
+    """
+    chosen = layable_groups(labelled.walk, channels.groups, channels.tensor_units,
+                            heads.tensor_units)  # fmt: skip
+    first = _num_units(heads.groups)
+    number_of = np.full(first + _num_units(channels.groups) + 1, KEPT, dtype=np.int64)
+    groups = list(heads.groups)
+    for group in chosen:
+        blocks = first + np.arange(group.blocks.size, dtype=np.int64).reshape(group.blocks.shape)
+        number_of[group.units] = blocks.reshape(-1)
+        first += blocks.size
+        base = group.name.partition("#")[0]
+        names[base] = names.get(base, 0) + 1
+        name = base if names[base] == 1 else f"{base}#{names[base]}"
+        groups.append(Group(name, blocks, group.members, group.is_summed))
+    num_units = first
+
+    def joined(ours: tuple[UnitIds, ...], theirs: tuple[UnitIds, ...]) -> tuple[UnitIds, ...]:
+        return tuple(
+            _joined(own, number_of[other], dim, len(ours), num_units, pairs)
+            for dim, (own, other) in enumerate(zip(ours, theirs, strict=True))
+        )
+
+    return _Layer(
+        groups=tuple(groups),
+        tensor_units={
+            name: joined(dims, channels.tensor_units[name])
+            for name, dims in heads.tensor_units.items()
+        },
+        value_units={
+            name: joined(dims, channels.value_units[name])
+            for name, dims in heads.value_units.items()
+        },
+    )
+
+
+def _joined(
+    first: UnitIds, second: UnitIds, dim: int, rank: int, num_units: int,
+    pairs: dict[tuple[int, int], int],
+) -> UnitIds:  # fmt: skip
+    """One number for each index: of its unit, or of the pair of its two units."""
+    if (second == KEPT).all():
+        return first
+    if (first == KEPT).all():
+        return second
+    if first.ndim != second.ndim:
+        first, second = as_grid(first, dim, rank), as_grid(second, dim, rank)
+    first, second = np.broadcast_arrays(first, second)
+    result = np.where(first == KEPT, second, first)
+    both = (first != KEPT) & (second != KEPT)
+    for place in zip(*np.nonzero(both), strict=True):
+        pair = (int(first[place]), int(second[place]))
+        result[place] = num_units + pairs.setdefault(pair, len(pairs))
+    return result

@@ -113,8 +113,7 @@ class _Finder:
     ) -> None:
         self._graph = graph
         self._shrunk = shrunk
-        # KEPT is -1, which picks the last entry: an index without a unit always stays.
-        self._stays = np.append(~removed, True)
+        self._stays = graph.staying(removed)
         self._uses = uses
         self._order = {node: i for i, node in enumerate(shrunk.graph.nodes)}
         self._original_nodes = {node.name for node in graph.module.graph.nodes}
@@ -184,7 +183,7 @@ class _Finder:
         is_computed = other.op != "get_attr" and self._order[other] < self._order[layer]
         if not is_computed or not self._is_comparable(user) or not self._is_comparable(other):
             return end, None
-        shapes = [tuple(len(u) for u in self._units(n)) for n in (end, other, user)]
+        shapes = [self._graph.shape_of(n.name) for n in (end, other, user)]
         return (user, other) if shapes[0] == shapes[1] == shapes[2] else (end, None)
 
     def _is_comparable(self, node: fx.Node) -> bool:

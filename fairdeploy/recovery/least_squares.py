@@ -191,6 +191,6 @@ def max_chunk_images(graph: UnitGraph) -> int:
     """Images that run at once: the largest value stays near 64 MB."""
     first = graph.example_inputs[0]
     assert isinstance(first, Tensor)
-    largest = max(math.prod(len(u) for u in dims) for dims in graph.value_units.values())
+    largest = max(math.prod(graph.shape_of(name)) for name in graph.value_units)
     affordable = CHUNK_VALUE_BYTES * len(first) // (4 * largest)
     return max(1, min(MAX_CHUNK_IMAGES, affordable))

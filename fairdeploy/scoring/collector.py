@@ -111,7 +111,7 @@ def batch_size(graph: UnitGraph, num_images: int) -> int:
     if not graph.has_dynamic_batch:
         return int(example_batch)
     numbers = sum(
-        math.prod(len(units) for units in graph.value_units.get(node.name, ((),)))
+        math.prod(graph.shape_of(node.name))
         for node in graph.module.graph.nodes
         if node.op == "call_function" and op_name(node) not in _VIEWS
     )

@@ -100,11 +100,11 @@ def r_scores(graph: UnitGraph, products: Mapping[tuple[str, int], Tensor]) -> ND
 
 
 def _signed_sum(group: Group, products: Mapping[tuple[str, int], Tensor]) -> NDArray[np.float64]:
-    total = np.zeros(group.size, dtype=np.float64)
+    total = np.zeros(group.blocks.size, dtype=np.float64)
     for member in group.members:
         product = products.get((member.tensor, member.dim))
         if member.role == "produces" and product is not None:
-            total += product.numpy()[member.positions].sum(axis=1)
+            total[member.units] += product.numpy()[member.positions].sum(axis=1)
     return total
 
 

@@ -68,6 +68,6 @@ def _with_ranks_where_unmeasured(
         missing = ~is_measured[group.units]
         if missing.any():
             ranks = np.argsort(np.argsort(r[group.units], kind="stable"), kind="stable")
-            by_rank = 2.0 * (ranks + 0.5) / group.size
+            by_rank = 2.0 * (ranks + 0.5) / len(ranks)
             filled[group.units[missing]] = by_rank[missing]
     return filled

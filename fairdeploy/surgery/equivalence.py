@@ -32,7 +32,7 @@ def zeroed_original(graph: UnitGraph, removed: NDArray[np.bool_]) -> fx.GraphMod
     with quiet_export():
         module = fx.GraphModule(graph.module, copy.deepcopy(graph.module.graph))
     nodes = {node.name: node for node in module.graph.nodes}
-    stays = StayingIndices(removed)
+    stays = StayingIndices(graph, removed)
     masked: dict[tuple[str, int], fx.Node] = {}
     for point in graph.contractions:
         units = graph.value_units[point.argument][point.dim]
@@ -54,9 +54,9 @@ def _insert_mask(
 ) -> fx.Node:
     rank = value.meta["val"].dim()
     dtype = value.meta["val"].dtype
-    shape = [1] * rank
-    dim = dim % rank
-    shape[dim] = len(mask)
+    shape = mask.shape
+    if mask.ndim == 1:
+        shape = tuple(len(mask) if axis == dim else 1 for axis in range(rank))
     name = f"_mask_of_{value.name}_{dim}"
     module.register_buffer(name, torch.from_numpy(mask.copy()).to(dtype).reshape(shape))
     with module.graph.inserting_after(value):

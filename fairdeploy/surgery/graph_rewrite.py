@@ -14,11 +14,13 @@ import torch
 from torch import fx
 
 from fairdeploy.graph.functionalize import op_name
+from fairdeploy.graph.label_grids import length_of
 from fairdeploy.graph.propagation import argument, normal_dim
 from fairdeploy.graph.rules.indexing import slice_bounds
 from fairdeploy.graph.unit_graph import UnitGraph, UnitIds
 
-CountKept = Callable[[UnitIds], int]
+CountKept = Callable[[UnitIds, int], int]
+"""How many indices of a dimension stay, from their units and the dimension's place."""
 Rewrite = Callable[["_Rewriter", fx.Node, fx.Node], None]
 
 _SIZE_ARGUMENT = {
@@ -59,10 +61,20 @@ class _Rewriter:
         return self.graph.value_units[value.name]
 
     def kept(self, value: object, dim: int) -> int:
-        return self.count(self.units(value)[dim])
+        return self.count(self.units(value)[dim], dim)
+
+    def length(self, value: object, dim: int) -> int:
+        """Length before the surgery."""
+        return length_of(self.units(value)[dim], dim)
+
+    def kept_between(self, value: object, dim: int, start: int, stop: int | None = None) -> int:
+        """How many of the indices from ``start`` to ``stop`` stay."""
+        units = self.units(value)[dim]
+        window = (slice(None),) * (dim if units.ndim > 1 else 0) + (slice(start, stop),)
+        return self.count(units[window], dim)
 
     def changes(self, value: object, dim: int) -> bool:
-        return self.kept(value, dim) != len(self.units(value)[dim])
+        return self.kept(value, dim) != self.length(value, dim)
 
     def set_argument(self, node: fx.Node, index: int, name: str, value: object) -> None:
         if len(node.args) > index:
@@ -82,7 +94,7 @@ class _Rewriter:
         node.update_arg(index, sizes)
 
     def _scaled(self, node: fx.Node, size: Any, original: fx.Node, dim: int) -> Any:
-        new, old = self.kept(original, dim), len(self.units(original)[dim])
+        new, old = self.kept(original, dim), self.length(original, dim)
         if isinstance(size, int):
             return new
         shared = math.gcd(new, old)
@@ -98,9 +110,8 @@ def _conv(rewriter: _Rewriter, original: fx.Node, node: fx.Node) -> None:
     if groups == 1:
         return
     data, weight = rewriter.units(original.args[0]), rewriter.units(original.args[1])
-    channel = len(data) - len(weight) + 1
-    inputs = rewriter.count(data[channel])
-    rewriter.set_argument(node, index, "groups", inputs // rewriter.count(weight[1]))
+    inputs = rewriter.kept(original.args[0], len(data) - len(weight) + 1)
+    rewriter.set_argument(node, index, "groups", inputs // rewriter.kept(original.args[1], 1))
 
 
 def _split(rewriter: _Rewriter, original: fx.Node, node: fx.Node) -> None:
@@ -109,12 +120,16 @@ def _split(rewriter: _Rewriter, original: fx.Node, node: fx.Node) -> None:
     dim = normal_dim(given, len(rewriter.units(original.args[0])))
     if not rewriter.changes(original.args[0], dim):
         return
-    units = rewriter.units(original.args[0])[dim]
     sizes, start = [], 0
     for piece in original.meta["val"]:
-        length = int(piece.shape[dim])
-        sizes.append(rewriter.count(units[start : start + length]))
-        start += length
+        stop = start + int(piece.shape[dim])
+        sizes.append(rewriter.kept_between(original.args[0], dim, start, stop))
+        start = stop
+    if len(set(sizes)) == 1 and op_name(node) in {"chunk", "tensor_split"}:
+        return
+    if len(set(sizes)) == 1 and op_name(node) == "split":
+        node.update_arg(1, sizes[0])
+        return
     node.target = torch.ops.aten.split_with_sizes.default
     node.args = (node.args[0], sizes, dim)
     node.kwargs = {}
@@ -127,10 +142,10 @@ def _slice(rewriter: _Rewriter, original: fx.Node, node: fx.Node) -> None:
     dim = normal_dim(given, len(source))
     if not rewriter.changes(original.args[0], dim):
         return
-    bounds = slice_bounds(original, len(source[dim]))
+    bounds = slice_bounds(original, rewriter.length(original.args[0], dim))
     assert bounds is not None
-    start = rewriter.count(source[dim][: bounds[0]])
-    end = rewriter.count(source[dim][: bounds[1]])
+    start = rewriter.kept_between(original.args[0], dim, 0, bounds[0])
+    end = rewriter.kept_between(original.args[0], dim, 0, bounds[1])
     node.args = (node.args[0], dim, start, end)
     node.kwargs = {}
 
@@ -143,31 +158,30 @@ def _narrow(rewriter: _Rewriter, original: fx.Node, node: fx.Node) -> None:
     if rewriter.changes(original.args[0], dim):
         assert isinstance(start, int)
         assert isinstance(length, int)
-        before = rewriter.count(source[dim][:start])
-        kept = rewriter.count(source[dim][start : start + length])
+        before = rewriter.kept_between(original.args[0], dim, 0, start)
+        kept = rewriter.kept_between(original.args[0], dim, start, start + length)
         node.args = (node.args[0], dim, before, kept)
 
 
 def _pad(rewriter: _Rewriter, original: fx.Node, node: fx.Node) -> None:
     amounts = original.args[1]
     assert isinstance(amounts, (list, tuple))
-    result = rewriter.units(original)
-    source = rewriter.units(original.args[0])
     new = list(amounts)
     for pair in range(len(amounts) // 2):
-        dim = len(result) - 1 - pair
+        dim = len(rewriter.units(original)) - 1 - pair
         before = amounts[2 * pair]
         if rewriter.changes(original, dim) and isinstance(before, int):
-            inside = before + len(source[dim])
-            new[2 * pair] = rewriter.count(result[dim][:before])
-            new[2 * pair + 1] = rewriter.count(result[dim][inside:])
+            inside = before + rewriter.length(original.args[0], dim)
+            new[2 * pair] = rewriter.kept_between(original, dim, 0, before)
+            new[2 * pair + 1] = rewriter.kept_between(original, dim, inside)
     node.update_arg(1, new)
 
 
 def _attention(rewriter: _Rewriter, original: fx.Node, node: fx.Node) -> None:
     query = rewriter.units(original.args[0])
     if argument(node, 6, "scale") is None and rewriter.changes(original.args[0], len(query) - 1):
-        node.update_kwarg("scale", 1.0 / math.sqrt(len(query[-1])))
+        width = rewriter.length(original.args[0], len(query) - 1)
+        node.update_kwarg("scale", 1.0 / math.sqrt(width))
 
 
 def _group_norm(rewriter: _Rewriter, original: fx.Node, node: fx.Node) -> None:

@@ -7,13 +7,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fairdeploy.errors import PlanError
-from fairdeploy.graph.unit_graph import UnitGraph
+from fairdeploy.graph.unit_graph import AttentionOption, UnitGraph
 
 SCHEMA_VERSION = 1
 
@@ -27,7 +27,10 @@ class Plan:
     input_shape: tuple[int, ...]
     """Of one image, [C, H, W]."""
     tolerance: float
+    attention: AttentionOption
+    """What could go from attention; the groups depend on it."""
     group_sizes: Mapping[str, int]
+    """Units of each group; of all blocks, if it has several."""
     removed: Mapping[str, tuple[int, ...]]
     """Group name to the local numbers of the units that go; groups that lose none are left out."""
 
@@ -38,6 +41,7 @@ class Plan:
             "model": {"name": self.model_name, "sha256": self.model_sha256},
             "input_shape": list(self.input_shape),
             "tolerance": self.tolerance,
+            "attention": self.attention,
             "groups": [
                 {"name": name, "units": size, "removed": list(self.removed.get(name, ()))}
                 for name, size in self.group_sizes.items()
@@ -56,14 +60,22 @@ class Plan:
         Raises:
             PlanError: The graph has other groups than the plan was made for.
         """
-        sizes = {group.name: group.size for group in graph.groups}
+        sizes = {group.name: group.blocks.size for group in graph.groups}
         if sizes != dict(self.group_sizes):
             different = sorted(set(sizes.items()) ^ set(self.group_sizes.items()))
             raise PlanError(
                 f"the plan is for another model: group '{different[0][0]}' differs; "
                 f"it was made for '{self.model_name}' with input {list(self.input_shape)}"
             )
-        return graph.removed_mask(self.removed)
+        removed = graph.removed_mask(self.removed)
+        for group in graph.groups:
+            numbers = removed[group.blocks].sum(axis=1)
+            if (numbers != numbers[0]).any() or numbers[0] >= group.size:
+                raise PlanError(
+                    f"the plan takes {numbers.tolist()} units from the {group.num_blocks} blocks of "
+                    f"group '{group.name}'; it must be the same number, below {group.size}, in each"
+                )
+        return removed
 
 
 def read_plan(path: Path) -> Plan:
@@ -81,6 +93,13 @@ def read_plan(path: Path) -> Plan:
     return _plan_from(document, path)
 
 
+def _attention(text: object) -> AttentionOption:
+    for option in get_args(AttentionOption):
+        if text == option:
+            return option  # type: ignore[no-any-return]
+    raise ValueError(f"attention {text!r}")
+
+
 def _plan_from(document: Any, path: Path) -> Plan:
     try:
         if document["schema_version"] != SCHEMA_VERSION:
@@ -94,6 +113,7 @@ def _plan_from(document: Any, path: Path) -> Plan:
             model_sha256=str(document["model"]["sha256"]),
             input_shape=tuple(int(length) for length in document["input_shape"]),
             tolerance=float(document["tolerance"]),
+            attention=_attention(document.get("attention", "heads")),
             group_sizes={str(group["name"]): int(group["units"]) for group in groups},
             removed={
                 str(group["name"]): tuple(int(unit) for unit in group["removed"])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from fairdeploy.graph.capture import quiet_export
+from fairdeploy.graph.label_grids import rows_of
 from fairdeploy.graph.propagation import fetch_tensor
 from fairdeploy.graph.unit_graph import KEPT, UnitGraph, UnitIds
 from fairdeploy.surgery.graph_rewrite import rewrite_constants
@@ -31,12 +32,12 @@ def remove_units(graph: UnitGraph, removed: NDArray[np.bool_]) -> ShrunkNetwork:
         graph: Not changed; tensors that lose nothing are copied too.
         removed: Boolean, shape [num_units].
     """
-    stays = StayingIndices(removed)
+    stays = StayingIndices(graph, removed)
     sliced: dict[str, Tensor] = {}
     for name, dims in graph.tensor_units.items():
         tensor = fetch_tensor(graph.module, name)
         assert tensor is not None
-        sliced[name] = slice_tensor(tensor, tuple(stays.positions(units) for units in dims))
+        sliced[name] = slice_tensor(tensor, tuple(stays.mask(units) for units in dims))
     module = _with_tensors(graph.module, sliced)
     rewrite_constants(graph, module, stays.count)
     module.graph.lint()
@@ -47,9 +48,8 @@ def remove_units(graph: UnitGraph, removed: NDArray[np.bool_]) -> ShrunkNetwork:
 class StayingIndices:
     """Which indices of a dimension stay when some units go."""
 
-    def __init__(self, removed: NDArray[np.bool_]) -> None:
-        # KEPT is -1, which picks the last entry: an index without a unit always stays
-        self._stays = np.append(~removed, True)
+    def __init__(self, graph: UnitGraph, removed: NDArray[np.bool_]) -> None:
+        self._stays = graph.staying(removed)
 
     def mask(self, units: UnitIds) -> NDArray[np.bool_]:
         """Boolean per index."""
@@ -57,22 +57,42 @@ class StayingIndices:
         result: NDArray[np.bool_] = self._stays[units]
         return result
 
-    def positions(self, units: UnitIds) -> NDArray[np.int64]:
-        """Indices that stay, ascending."""
-        return np.flatnonzero(self.mask(units))
-
-    def count(self, units: UnitIds) -> int:
-        """How many indices stay."""
-        return int(self.mask(units).sum())
+    def count(self, units: UnitIds, dim: int = 0) -> int:
+        """How many indices of dimension ``dim`` stay."""
+        return int(rows_of(self.mask(units), dim)[0].sum())
 
 
-def slice_tensor(tensor: Tensor, positions: tuple[NDArray[np.int64], ...]) -> Tensor:
-    """A contiguous copy of ``tensor`` with only these indices in each dimension."""
+def slice_tensor(tensor: Tensor, masks: tuple[NDArray[np.bool_], ...]) -> Tensor:
+    """A contiguous copy of ``tensor`` with only some indices in each dimension.
+
+    Args:
+        tensor: The original, of rank R.
+        masks: Per dimension, which indices stay: shape [length], or with R axes where that differs
+            along other dimensions; then equally many stay everywhere.
+    """
     result = tensor.detach()
-    for dim, kept in enumerate(positions):
-        if len(kept) < result.shape[dim]:
-            result = result.index_select(dim, torch.from_numpy(kept).to(result.device))
+    plain = [torch.from_numpy(np.flatnonzero(mask)) if mask.ndim == 1 else None for mask in masks]
+    for dim, mask in enumerate(masks):
+        if mask.ndim > 1 and mask.ndim == tensor.dim():
+            result = _slice_blocks(result, mask, dim)
+    for dim, kept in enumerate(plain):
+        if kept is not None and len(kept) < result.shape[dim]:
+            result = result.index_select(dim, kept.to(result.device))
     return result.clone(memory_format=torch.contiguous_format)
+
+
+def _slice_blocks(
+    tensor: Tensor, mask: NDArray[np.bool_], dim: int
+) -> Tensor:
+    """Keep the indices of ``dim`` that the mask names, block by block of the other dimensions."""
+    count = int(rows_of(mask, dim)[0].sum())
+    assert (rows_of(mask, dim).sum(axis=1) == count).all(), "blocks keep different numbers"
+    # places of the staying indices first, in order
+    places = np.argsort(~mask, axis=dim, kind="stable").take(np.arange(count), axis=dim)
+    shape = list(tensor.shape)
+    shape[dim] = count
+    index = torch.from_numpy(np.ascontiguousarray(places)).to(tensor.device)
+    return tensor.gather(dim, index.expand(shape))
 
 
 def _with_tensors(module: fx.GraphModule, tensors: Mapping[str, Tensor]) -> fx.GraphModule:

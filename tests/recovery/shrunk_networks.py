@@ -56,7 +56,8 @@ def shrink(module: nn.Module, share: float, seed: int = 0) -> Pair:
     removed = np.zeros(graph.num_units, dtype=np.bool_)
     for group in graph.groups:
         count = min(int(np.ceil(group.size * share)), group.size - 1) if share > 0 else 0
-        removed[generator.choice(group.units, count, replace=False)] = True
+        for block in group.blocks:
+            removed[generator.choice(block, count, replace=False)] = True
     return Pair(graph, removed, remove_units(graph, removed).module)
 
 

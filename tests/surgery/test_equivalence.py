@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fairdeploy.errors import ParityError
+from fairdeploy.graph.unit_graph import AttentionOption
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.surgery.equivalence import prove, require_proof
 from fairdeploy.surgery.module_rewrite import rebuild_own_class
@@ -20,19 +21,27 @@ EXAMPLE = (torch.randn(2, *IMAGE, generator=torch.Generator().manual_seed(0)),)
 
 
 def random_removal(graph, seed: int, share: float) -> np.ndarray:
-    """Remove about ``share`` of each group's units, never all."""
+    """Remove about ``share`` of each group's units, as many from each block, never all."""
     rng = np.random.default_rng(seed)
     removed = np.zeros(graph.num_units, dtype=bool)
     for group in graph.groups:
         count = min(group.size - 1, round(group.size * share))
-        removed[rng.choice(group.units, count, replace=False)] = True
+        for block in group.blocks:
+            removed[rng.choice(block, count, replace=False)] = True
     return removed
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-@given(network=networks(), seed=st.integers(0, 1000), share=st.floats(0.1, 0.8))
-def test_proof_holds_for_random_removals(network: nn.Module, seed: int, share: float) -> None:
-    graph = build_unit_graph(network, EXAMPLE)
+@given(
+    network=networks(),
+    seed=st.integers(0, 1000),
+    share=st.floats(0.1, 0.8),
+    attention=st.sampled_from(["heads", "channels", "both", "none"]),
+)
+def test_proof_holds_for_random_removals(
+    network: nn.Module, seed: int, share: float, attention: AttentionOption
+) -> None:
+    graph = build_unit_graph(network, EXAMPLE, attention=attention)
     removed = random_removal(graph, seed, share)
     shrunk = remove_units(graph, removed)
     result = prove(graph, shrunk.module, removed, seed=seed)

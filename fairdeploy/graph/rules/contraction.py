@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from torch import fx
 
+from fairdeploy.graph.label_grids import depends_on, is_grid
 from fairdeploy.graph.labels import Labels
 from fairdeploy.graph.propagation import (
     KERNEL,
@@ -22,12 +23,17 @@ from fairdeploy.graph.rules.elementwise import broadcast, tie_all
 from fairdeploy.graph.rules.registry import rule
 
 
+SOFTMAX = "softmax mixes this dimension"
+
+
 @rule("linear")
 def linear(walk: Propagation, node: fx.Node) -> Value:
     """``x [..., K] @ weight [O, K]^T + bias [O]``."""
-    data, weight = walk.dims(node.args[0]), walk.dims(node.args[1])
+    data, weight = walk.grids(node.args[0]), walk.dims(node.args[1])
     bias = argument(node, 2, "bias")
-    walk.tie(data[-1], weight[1], READS_FIXED)
+    last = len(data) - 1
+    data = (*(_free_of(walk, labels, dim, last) for dim, labels in enumerate(data[:-1])), data[-1])
+    walk.tie(walk.flat(data[-1], last), weight[1], READS_FIXED)
     walk.contract(node, node.args[0], len(data) - 1)
     walk.contract(node, node.args[1], 1)
     if len(weight[0]) == 1 and bias is None:
@@ -35,6 +41,11 @@ def linear(walk: Propagation, node: fx.Node) -> Value:
     if bias is not None:
         walk.tie(weight[0], walk.dims(bias)[0])
     return (*data[:-1], weight[0])
+
+
+def _free_of(walk: Propagation, labels: Labels, dim: int, axis: int) -> Labels:
+    """Labels of dimension ``dim`` that do not depend on dimension ``axis``."""
+    return walk.flat(labels, dim) if depends_on(labels, dim, axis) else labels
 
 
 @rule("addmm")
@@ -58,18 +69,54 @@ def baddbmm(walk: Propagation, node: fx.Node) -> Value:
 
 
 def _matrix_product(walk: Propagation, node: fx.Node, first: object, second: object) -> Dims:
-    left, right = walk.dims(first), walk.dims(second)
+    left, right = walk.grids(first), walk.grids(second)
+    if min(len(left), len(right)) < 2:
+        left, right = walk.dims(first), walk.dims(second)
     inner = len(right) - 2 if len(right) > 1 else 0
-    walk.tie(left[-1], right[inner])
+    _tie_inner(walk, (left, len(left) - 1), (right, inner))
     walk.contract(node, first, len(left) - 1)
     walk.contract(node, second, inner)
     rows = left[-2:-1] if len(left) > 1 else ()
     columns = right[-1:] if len(right) > 1 else ()
-    lengths = [len(labels) for labels in (*left[:-2], *right[:-2])]
-    if not lengths:
-        return (*rows, *columns)
-    shape = result_shape(node)[: -len(rows + columns) or None]
-    return (*broadcast(walk, [left[:-2], right[:-2]], shape), *rows, *columns)
+    shape = result_shape(node)
+    rank = len(shape)
+    batch_shape = shape[: rank - len(rows + columns)]
+    batches = [
+        tuple(walk.flat(labels, dim) for dim, labels in enumerate(dims[:-2]))
+        for dims in (left, right)
+    ]
+    return (
+        *broadcast(walk, batches, batch_shape),
+        *(_outer(walk, labels, len(left) - 2, len(left) - 1, rank, rank - 2) for labels in rows),
+        *(_outer(walk, labels, len(right) - 1, inner, rank, rank - 1) for labels in columns),
+    )
+
+
+def _tie_inner(walk: Propagation, left: tuple[Dims, int], right: tuple[Dims, int]) -> None:
+    """Tie the dimension that a product sums over, batch by batch if it differs between them."""
+    vectors = []
+    for dims, dim in (left, right):
+        labels, rank = dims[dim], len(dims)
+        other = 2 * rank - 3 - dim  # the other of the last two dimensions
+        if depends_on(labels, dim, other):
+            labels = walk.flat(labels, dim)
+        if is_grid(labels):
+            labels = np.moveaxis(labels, dim, -1)[..., 0, :]
+        vectors.append(labels)
+    walk.tie(vectors[0], vectors[1])
+
+
+def _outer(
+    walk: Propagation, labels: Labels, dim: int, inner: int, rank: int, result_dim: int
+) -> Labels:
+    """Labels of a product's row or column dimension, which may depend on the batch dimensions."""
+    if depends_on(labels, dim, inner):
+        labels = walk.flat(labels, dim)
+    if not is_grid(labels):
+        return labels
+    batches_and_own = np.moveaxis(labels, dim, -1)[..., 0, :]
+    padded = batches_and_own.reshape((1,) * (rank - 1 - batches_and_own.ndim) + batches_and_own.shape)
+    return np.expand_dims(padded, rank - 1 if result_dim == rank - 2 else rank - 2)
 
 
 @rule("einsum")
@@ -101,24 +148,45 @@ def einsum(walk: Propagation, node: fx.Node) -> Value:
 @rule("scaled_dot_product_attention")
 def attention(walk: Propagation, node: fx.Node) -> Value:
     """Heads are batch dimensions; query and key channels are summed away, value channels pass."""
-    query, key, value = (walk.dims(part) for part in node.args[:3])
+    query, key, value = (walk.grids(part) for part in node.args[:3])
     shape = result_shape(node)
-    if argument(node, 7, "enable_gqa", False):
-        for dims in (query, key, value):
-            walk.freeze(dims[-3], "heads that share keys and values")
-    walk.tie(query[-1], key[-1])
+    rank = len(shape)
+    has_shared_heads = bool(argument(node, 7, "enable_gqa", False))
+    if has_shared_heads:
+        query, key, value = (walk.dims(part) for part in node.args[:3])
+        _tie_shared_heads(walk, query, key, value)
+    _tie_inner(walk, (query, len(query) - 1), (_exchanged(key), len(key) - 2))
     walk.contract(node, node.args[0], len(query) - 1)
     walk.contract(node, node.args[1], len(key) - 1)
-    walk.freeze(key[-2], "softmax mixes this dimension")
-    walk.freeze(value[-2], "softmax mixes this dimension")
-    leading = [query[:-2], key[:-2], value[:-2]]
+    walk.freeze(key[-2], SOFTMAX)
+    walk.freeze(value[-2], SOFTMAX)
+    leading = [
+        tuple(walk.flat(labels, dim) for dim, labels in enumerate(dims[:-2]))
+        for dims in ([query] if has_shared_heads else [query, key, value])
+    ]
     mask = argument(node, 3, "attn_mask")
     if walk.is_tensor(mask):
         scores = walk.dims(mask)
         leading.append(scores[:-2])
         for labels in scores[-2:]:
-            walk.freeze(labels, "softmax mixes this dimension")
-    return (*broadcast(walk, leading, shape[:-2]), query[-2], value[-1])
+            walk.freeze(labels, SOFTMAX)
+    tokens = _outer(walk, query[-2], len(query) - 2, len(query) - 1, rank, rank - 2)
+    channels = _outer(walk, value[-1], len(value) - 1, len(value) - 2, rank, rank - 1)
+    return (*broadcast(walk, leading, shape[:-2]), tokens, channels)
+
+
+def _exchanged(dims: Dims) -> Dims:
+    """Labels with the last two dimensions exchanged."""
+    return (
+        *(labels if labels.ndim == 1 else labels.swapaxes(-1, -2) for labels in dims[:-2]),
+        *(labels if labels.ndim == 1 else labels.swapaxes(-1, -2) for labels in (dims[-1], dims[-2])),
+    )
+
+
+def _tie_shared_heads(walk: Propagation, query: Dims, key: Dims, value: Dims) -> None:
+    """Several query heads read one key and value head: they go together."""
+    walk.tie(key[-3], value[-3])
+    walk.tie(query[-3].reshape(len(key[-3]), -1), key[-3][:, None])
 
 
 @rule("conv1d", "conv2d", "conv3d")
@@ -169,21 +237,24 @@ def _convolution(walk: Propagation, node: fx.Node, *, groups: object, is_transpo
 def _grouped(
     walk: Propagation, node: fx.Node, into: Labels, weight: Dims, groups: int, channel: int
 ) -> None:
-    """Whole groups go, or the same position of every group: whichever gives more units."""
+    """Whole groups go, or as many channels from each group: whichever gives more units."""
     blocks_in, blocks_out = into.reshape(groups, -1), weight[0].reshape(groups, -1)
     walk.contract(node, node.args[0], channel)
     if groups > blocks_in.shape[1] + blocks_out.shape[1] or blocks_in.shape[1] == 1:
         for blocks in (blocks_in, blocks_out):
-            _tie_to_first(walk, blocks.T)
+            walk.tie_rows(blocks.T)
         walk.tie(blocks_in[:, 0], blocks_out[:, 0])
         walk.freeze(weight[1], KERNEL)
+        return
+    walk.contract(node, node.args[1], 1)
+    if not walk.balance(blocks_out, is_required=True):
+        walk.tie_rows(blocks_out)
+    if walk.is_read_once(node.args[1]) and walk.balance(blocks_in, is_required=True):
+        # each output channel reads the channels of its own group
+        rows = np.repeat(blocks_in, blocks_out.shape[1], axis=0)
+        grid = rows.reshape(*rows.shape, *(1 for _ in weight[2:]))
+        walk.relabel(node.args[1], 1, grid)
     else:
-        _tie_to_first(walk, blocks_in)
-        _tie_to_first(walk, blocks_out)
+        walk.tie_rows(blocks_in)
         walk.tie(blocks_in[0], weight[1], READS_FIXED)
-        walk.contract(node, node.args[1], 1)
 
-
-def _tie_to_first(walk: Propagation, rows: Labels) -> None:
-    for row in rows[1:]:
-        walk.tie(np.ascontiguousarray(rows[0]), np.ascontiguousarray(row))

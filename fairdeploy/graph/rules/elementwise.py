@@ -9,22 +9,58 @@ import numpy as np
 from torch import fx
 
 from fairdeploy.graph.functionalize import op_name
+from fairdeploy.graph.label_grids import is_grid, length_of, simplified
 from fairdeploy.graph.labels import FIXED, Labels
 from fairdeploy.graph.propagation import Dims, Propagation, Value, result_shape
 from fairdeploy.graph.rules.registry import rule
 
+COMBINED = "combined element by element with something that cannot shrink"
+
 
 def broadcast(walk: Propagation, operands: list[Dims], shape: tuple[int, ...]) -> Dims:
     """Tie operands aligned from the last dimension; return the labels of the result."""
+    rank = len(shape)
     result: list[Labels] = []
-    for offset, length in enumerate(reversed(shape), start=1):
-        vectors = [dims[-offset] for dims in operands if len(dims) >= offset]
-        full = [labels for labels in vectors if len(labels) == length]
-        for labels in vectors:
-            if len(labels) != length:
-                walk.freeze(labels, "a single index is broadcast over many")
-        result.append(tie_all(walk, full, length))
-    return tuple(reversed(result))
+    for dim, length in enumerate(shape):
+        vectors: list[Labels] = []
+        for dims in operands:
+            own = dim - rank + len(dims)
+            if own < 0:
+                continue
+            if length_of(dims[own], own) == length:
+                vectors.append(_aligned(dims[own], rank))
+            else:
+                walk.freeze(dims[own], "a single index is broadcast over many")
+        result.append(tie_grids(walk, vectors, dim, rank, length))
+    return tuple(result)
+
+
+def _aligned(labels: Labels, rank: int) -> Labels:
+    """A grid with axes put in front, up to ``rank``; vectors stay."""
+    if not is_grid(labels):
+        return labels
+    return labels.reshape((1,) * (rank - labels.ndim) + labels.shape)
+
+
+def tie_grids(
+    walk: Propagation, vectors: list[Labels], dim: int, rank: int, length: int
+) -> Labels:
+    """Tie labels of dimension ``dim`` of equally shaped values; return what stands for all.
+
+    A vector among grids ties all of their blocks together and so stands for them.
+    """
+    grids = [labels for labels in vectors if is_grid(labels)]
+    plain = [labels for labels in vectors if not is_grid(labels)]
+    if not grids:
+        return tie_all(walk, plain, length)
+    if plain:
+        return tie_all(walk, [*plain, *(walk.flat(grid, dim) for grid in grids)], length)
+    first = grids[0]
+    for grid in grids[1:]:
+        walk.tie(first, grid, COMBINED)
+        first, grid = np.broadcast_arrays(first, grid)
+        first = np.where(first == FIXED, grid, first)
+    return simplified(np.ascontiguousarray(first), dim)
 
 
 def tie_all(walk: Propagation, vectors: list[Labels], length: int) -> Labels:
@@ -33,7 +69,7 @@ def tie_all(walk: Propagation, vectors: list[Labels], length: int) -> Labels:
         return walk.fixed(length)
     first = vectors[0]
     for labels in vectors[1:]:
-        walk.tie(first, labels, "combined element by element with something that cannot shrink")
+        walk.tie(first, labels, COMBINED)
     # where the first is fixed the others are frozen now, so either may stand for the index
     for labels in vectors[1:]:
         first = np.where(first == FIXED, labels, first)
@@ -42,7 +78,7 @@ def tie_all(walk: Propagation, vectors: list[Labels], length: int) -> Labels:
 
 def tensor_operands(walk: Propagation, node: fx.Node) -> list[Dims]:
     """Labels of every tensor argument, lists included."""
-    return [walk.dims(operand) for operand in node.all_input_nodes if walk.is_tensor(operand)]
+    return [walk.grids(operand) for operand in node.all_input_nodes if walk.is_tensor(operand)]
 
 
 @rule("pointwise", "where", "clamp_min", "clamp_max", "dropout", "feature_dropout", "alpha_dropout",
@@ -58,7 +94,7 @@ def pointwise(walk: Propagation, node: fx.Node) -> Value:
         return walk.fixed_like(node)
     result = broadcast(walk, tensor_operands(walk, node), result_shape(node))
     if op_name(node) in {"add", "sub"} and len(_computed(walk, node)) > 1:
-        walk.summed.extend(result)
+        walk.summed.extend(labels.reshape(-1) for labels in result)
     return result
 
 
@@ -97,7 +133,7 @@ def glu(walk: Propagation, node: fx.Node) -> Value:
 @rule("zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "empty_like")
 def like(walk: Propagation, node: fx.Node) -> Value:
     """A tensor made in the shape of another follows it."""
-    return walk.dims(node.args[0])
+    return walk.grids(node.args[0])
 
 
 @rule("size_arithmetic", "sym_size", "_assert_tensor_metadata", "_assert_scalar",

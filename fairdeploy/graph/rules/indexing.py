@@ -7,6 +7,14 @@ import operator
 import numpy as np
 from torch import fx
 
+from fairdeploy.graph.label_grids import (
+    cut_along,
+    depends_on,
+    is_grid,
+    length_of,
+    with_axis,
+    without_axis,
+)
 from fairdeploy.graph.propagation import (
     Dims,
     Propagation,
@@ -15,7 +23,7 @@ from fairdeploy.graph.propagation import (
     normal_dim,
     result_shape,
 )
-from fairdeploy.graph.rules.elementwise import broadcast, tie_all
+from fairdeploy.graph.rules.elementwise import broadcast, tie_grids
 from fairdeploy.graph.rules.registry import rule
 
 
@@ -44,52 +52,65 @@ def slice_bounds(node: fx.Node, length: int) -> tuple[int, int, int] | None:
 @rule("slice", "narrow", "slice_copy")
 def cut(walk: Propagation, node: fx.Node) -> Value:
     """A slice keeps the labels of what it keeps."""
-    dims = list(walk.dims(node.args[0]))
+    dims = walk.grids(node.args[0])
     dim = dim_of(node, 1)
     length = result_shape(node)[dim]
     if str(node.target).startswith("aten.narrow"):
         start = node.args[2]
         bounds = (start, start + length, 1) if isinstance(start, int) else None
     else:
-        bounds = slice_bounds(node, len(dims[dim]))
+        bounds = slice_bounds(node, length_of(dims[dim], dim))
     if bounds is None or bounds[2] != 1:
+        dims = walk.dims(node.args[0])
         walk.freeze(dims[dim], "a slice with a step or a computed bound")
-        dims[dim] = walk.fixed(length)
-    else:
-        dims[dim] = dims[dim][bounds[0] : bounds[1]]
-    return tuple(dims)
+        return (*dims[:dim], walk.fixed(length), *dims[dim + 1 :])
+    return _cut(dims, dim, bounds[0], bounds[1])
+
+
+def _cut(dims: Dims, dim: int, start: int, stop: int) -> Dims:
+    """Labels of a piece along one dimension."""
+    return tuple(cut_along(labels, own, dim, start, stop) for own, labels in enumerate(dims))
 
 
 @rule("select")
 def select(walk: Propagation, node: fx.Node) -> Value:
     """One index is picked out, so its dimension stays."""
-    dims = walk.dims(node.args[0])
+    picked = node.args[2] if len(node.args) > 2 else node.kwargs.get("index")
+    dims = walk.grids(node.args[0]) if isinstance(picked, int) else walk.dims(node.args[0])
     dim = dim_of(node, 1)
     walk.freeze(dims[dim], "a single index is picked out of this dimension")
-    return (*dims[:dim], *dims[dim + 1 :])
+    return _picked(dims, dim, picked if isinstance(picked, int) else 0)
+
+
+def _picked(dims: Dims, dim: int, index: int) -> Dims:
+    """Labels of what lies at one index of a dimension."""
+    return tuple(
+        without_axis(labels, own, dim, index) for own, labels in enumerate(dims) if own != dim
+    )
 
 
 @rule("unbind")
 def unbind(walk: Propagation, node: fx.Node) -> Value:
     """Every index becomes a result of its own, so the dimension stays."""
-    dims = walk.dims(node.args[0])
+    dims = walk.grids(node.args[0])
     dim = dim_of(node, 1)
     walk.freeze(dims[dim], "this dimension is taken apart index by index")
-    return [(*dims[:dim], *dims[dim + 1 :]) for _ in range(len(dims[dim]))]
+    return [_picked(dims, dim, index) for index in range(length_of(dims[dim], dim))]
 
 
 @rule("split", "split_with_sizes", "chunk", "tensor_split", "split_copy", "split_with_sizes_copy")
 def split(walk: Propagation, node: fx.Node) -> Value:
     """Pieces keep the labels of what they hold."""
-    dims = walk.dims(node.args[0])
+    dims = walk.grids(node.args[0])
     dim = dim_of(node, 2)
-    pieces: list[Value] = []
-    start = 0
-    for piece in node.meta["val"]:
-        length = int(piece.shape[dim])
-        pieces.append((*dims[:dim], dims[dim][start : start + length], *dims[dim + 1 :]))
-        start += length
-    return pieces
+    lengths = [int(piece.shape[dim]) for piece in node.meta["val"]]
+    if len(set(lengths)) == 1 and len(lengths) > 1 and not is_grid(dims[dim]):
+        walk.balance(dims[dim].reshape(len(lengths), -1), is_required=False)
+    ends = np.cumsum(lengths)
+    return [
+        _cut(dims, dim, int(end) - length, int(end))
+        for end, length in zip(ends, lengths, strict=True)
+    ]
 
 
 @rule("getitem")
@@ -108,15 +129,28 @@ def cat(walk: Propagation, node: fx.Node) -> Value:
     """Labels are joined along one dimension and tied along the others."""
     operands = node.args[0]
     assert isinstance(operands, (list, tuple))
-    parts: list[Dims] = [walk.dims(part) for part in operands]
-    parts = [dims for dims in parts if not (len(dims) == 1 and len(dims[0]) == 0)]
     dim = dim_of(node, 1)
+    operands = [part for part in operands if not _is_empty(walk.grids(part))]
+    has_plain_joint = all(
+        not is_grid(walk.grids(part)[dim])
+        and not any(
+            depends_on(labels, own, dim) for own, labels in enumerate(walk.grids(part))
+        )
+        for part in operands
+    )  # fmt: skip
+    parts = [walk.grids(part) if has_plain_joint else walk.dims(part) for part in operands]
+    rank = len(parts[0])
     return tuple(
         np.concatenate([dims[axis] for dims in parts])
         if axis == dim
-        else tie_all(walk, [dims[axis] for dims in parts], len(parts[0][axis]))
-        for axis in range(len(parts[0]))
-    )
+        else tie_grids(walk, [dims[axis] for dims in parts], axis, rank,
+                       length_of(parts[0][axis], axis))
+        for axis in range(rank)
+    )  # fmt: skip
+
+
+def _is_empty(dims: Dims) -> bool:
+    return len(dims) == 1 and len(dims[0]) == 0
 
 
 @rule("stack")
@@ -124,12 +158,13 @@ def stack(walk: Propagation, node: fx.Node) -> Value:
     """A new dimension that nothing can be taken from."""
     operands = node.args[0]
     assert isinstance(operands, (list, tuple))
-    parts = [walk.dims(part) for part in operands]
+    parts = [walk.grids(part) for part in operands]
     rank = len(parts[0])
     dim = argument(node, 1, "dim", 0)
     assert isinstance(dim, int)
-    joined = broadcast(walk, parts, tuple(len(labels) for labels in parts[0]))
+    shape = tuple(length_of(labels, own) for own, labels in enumerate(parts[0]))
     at = normal_dim(dim, rank + 1)
+    joined = [with_axis(labels, at) for labels in broadcast(walk, parts, shape)]
     return (*joined[:at], walk.fixed(len(parts)), *joined[at:])
 
 

@@ -1,18 +1,28 @@
 """Reshape, permute, expand: indices keep their labels through every change of shape.
 
 A reshape is cut into the shortest segments of equal size. Joining dimensions repeats the labels of
-the one that is live; taking a dimension apart keeps one part live and ties across the others. This
-alone gives attention heads, flatten-before-linear, channel shuffle and pixel shuffle.
+the one that is live; taking a dimension apart keeps one part live and asks for the same number of
+indices from each block of it. This alone gives attention heads, flatten-before-linear, channel
+shuffle and pixel shuffle.
 """
 
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import fx
 
 from fairdeploy.graph.attention_axis import batch_axis_of_attention
 from fairdeploy.graph.functionalize import op_name
-from fairdeploy.graph.labels import FIXED, Labels
+from fairdeploy.graph.label_grids import (
+    as_grid,
+    depends_on,
+    is_grid,
+    length_of,
+    rows_of,
+    simplified,
+)
+from fairdeploy.graph.labels import Labels, LabelStore
 from fairdeploy.graph.propagation import (
     Dims,
     Propagation,
@@ -22,7 +32,7 @@ from fairdeploy.graph.propagation import (
     result_shape,
 )
 from fairdeploy.graph.rules.registry import rule
-from fairdeploy.graph.shape_segments import segments
+from fairdeploy.graph.shape_segments import Segment, segments
 
 
 @rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", "reshape_as", "view_as", "squeeze",
@@ -30,109 +40,154 @@ from fairdeploy.graph.shape_segments import segments
       "ravel")  # fmt: skip
 def reshape(walk: Propagation, node: fx.Node) -> Value:
     """Any change of shape that keeps the order of elements."""
-    return reshape_labels(walk, node, walk.dims(node.args[0]), result_shape(node))
+    return reshape_labels(walk, node, walk.grids(node.args[0]), result_shape(node))
 
 
 def reshape_labels(walk: Propagation, node: fx.Node, dims: Dims, shape: tuple[int, ...]) -> Dims:
     """Labels after a reshape of ``dims`` to ``shape``, tying what has to be tied."""
+    before = tuple(length_of(labels, dim) for dim, labels in enumerate(dims))
+    cuts = segments(before, shape)
     result: list[Labels] = [walk.fixed(length) for length in shape]
-    for sources, targets in segments(tuple(len(labels) for labels in dims), shape):
-        joined = _join(walk, [dims[axis] for axis in sources])
-        if not joined.any():
+    for sources, targets in cuts:
+        live = sources[0] if len(sources) == 1 else _live_part(walk, dims, sources)
+        if not dims[live].any():
             continue
+        labels = dims[live]
+        if any(depends_on(labels, live, axis) for axis in sources if axis > live):
+            # joined with blocks on the inside, what stays would come in another order
+            labels = walk.flat(labels, live)
+        grid = _reshaped(labels, live, before, shape, cuts)
         if len(targets) == 1:
-            result[targets[0]] = joined
+            result[targets[0]] = simplified(grid, targets[0])
         else:
-            live, labels = _take_apart(walk, node, joined, targets, shape)
-            result[live] = labels
-    for labels in dims:
-        if len(labels) == 1:
+            axis, labels = _take_apart(walk, node, grid, targets)
+            result[axis] = labels
+    for dim, labels in enumerate(dims):
+        if before[dim] == 1:
             walk.freeze(labels, f"'{op_name(node)}' of a single index")
     return tuple(result)
 
 
-def _join(walk: Propagation, parts: list[Labels]) -> Labels:
-    """Labels of the product of several dimensions, only one of which may be live."""
-    if len(parts) == 1:
-        return parts[0]
-    num_units = [walk.store.num_live_units(labels[labels != FIXED]) for labels in parts]
-    live = int(np.argmax(num_units))
-    for axis, labels in enumerate(parts):
-        if axis != live:
-            walk.freeze(labels, "joined with another dimension that can shrink")
-    lengths = [len(labels) for labels in parts]
-    form = [1] * len(parts)
-    form[live] = lengths[live]
-    joined: Labels = np.broadcast_to(parts[live].reshape(form), lengths).reshape(-1)
-    return joined
+def _live_part(walk: Propagation, dims: Dims, sources: tuple[int, ...]) -> int:
+    """Of several dimensions that are joined, the one that stays live; the others are frozen."""
+    num_units = [walk.store.num_live_units(dims[dim].reshape(-1)) for dim in sources]
+    live = sources[int(np.argmax(num_units))]
+    for dim in sources:
+        if dim != live:
+            walk.freeze(dims[dim], "joined with another dimension that can shrink")
+    return live
+
+
+def _reshaped(
+    labels: Labels, dim: int, before: tuple[int, ...], shape: tuple[int, ...], cuts: list[Segment]
+) -> Labels:
+    """Labels of dimension ``dim`` as a grid over the dimensions of the new shape.
+
+    A segment that the labels do not depend on has length 1 in it.
+    """
+    grid = as_grid(labels, dim, len(before))
+    full, form = list(grid.shape), [1] * len(shape)
+    for sources, targets in cuts:
+        if any(grid.shape[axis] > 1 for axis in sources):
+            for axis in sources:
+                full[axis] = before[axis]
+            for axis in targets:
+                form[axis] = shape[axis]
+    return np.broadcast_to(grid, full).reshape(form)
 
 
 def _take_apart(
-    walk: Propagation,
-    node: fx.Node,
-    joined: Labels,
-    targets: tuple[int, ...],
-    shape: tuple[int, ...],
+    walk: Propagation, node: fx.Node, grid: Labels, targets: tuple[int, ...]
 ) -> tuple[int, Labels]:
-    """Choose the part that stays live, tie across the others; return it and its labels."""
-    grid = joined.reshape([shape[axis] for axis in targets])
-    axes = [axis for axis in targets if shape[axis] > 1]
-    preferred = batch_axis_of_attention(node, axes) if len(axes) > 1 else None
-    if preferred is not None:
-        live = preferred
-    else:
-        counts = [_num_units_along(walk, grid, targets.index(axis)) for axis in axes]
-        live = axes[int(np.argmax(counts))]
-    rows = np.moveaxis(grid, targets.index(live), -1).reshape(-1, shape[live])
-    first = np.ascontiguousarray(rows[0])
-    for row in rows[1:]:
-        walk.tie(first, np.ascontiguousarray(row), "taken apart together with a fixed index")
-    return live, first
+    """Choose the part that stays live; return it and its labels.
+
+    The same number must go from it everywhere along the other parts, or the same index if those
+    are heads' channels, or the batch.
+    """
+    axes = [axis for axis in targets if grid.shape[axis] > 1]
+    heads = batch_axis_of_attention(node, axes) if len(axes) > 1 else None
+    if heads is not None and walk.attention == "none":
+        walk.freeze(grid, "attention is left alone (--attention none)")
+    live = heads
+    if heads is None or walk.attention == "channels":
+        others = [axis for axis in axes if axis != heads]
+        counts = [_num_units_along(walk, grid, axis) for axis in others]
+        live = others[int(np.argmax(counts))]
+    assert live is not None
+    if heads not in {None, live}:
+        walk.head_channels.append(grid.reshape(-1))
+    for axis in axes:
+        if axis != live and (live == heads or isinstance(_size(node, axis), torch.SymInt)):
+            grid = _tied_along(walk, grid, axis)
+    grid = _without_repeats(walk, grid, live)
+    rows = rows_of(grid, live)
+    if len(rows) > 1 and not walk.balance(rows, is_required=True):
+        walk.tie_rows(rows, "taken apart together with a fixed index")
+        return live, np.ascontiguousarray(rows[0])
+    return live, simplified(grid, live)
+
+
+def _size(node: fx.Node, axis: int) -> object:
+    size: object = node.meta["val"].shape[axis]
+    return size
+
+
+def _tied_along(walk: Propagation, grid: Labels, axis: int) -> Labels:
+    """The grid without dependence on one axis: its labels are tied along it."""
+    first = grid.take([0], axis)
+    walk.tie(first, grid, "taken apart together with a fixed index")
+    return first
+
+
+def _without_repeats(walk: Propagation, grid: Labels, live: int) -> Labels:
+    """The grid without axes along which the same units repeat."""
+    roots = simplified(walk.store.find(grid.reshape(-1)).reshape(grid.shape), live)
+    for axis in range(grid.ndim):
+        if axis != live and (roots.ndim == 1 or roots.shape[axis] == 1):
+            grid = grid.take([0], axis)
+    return grid
 
 
 def _num_units_along(walk: Propagation, grid: Labels, axis: int) -> int:
     """Units that would be left if ``axis`` stayed live and all others were tied across."""
-    columns = walk.store.find(np.moveaxis(grid, axis, 0).reshape(grid.shape[axis], -1).reshape(-1))
-    columns = columns.reshape(grid.shape[axis], -1)
-    if not walk.store.is_live(columns.reshape(-1)).all():
-        is_live = walk.store.is_live(columns.reshape(-1)).reshape(columns.shape).all(axis=1)
-        columns = columns[is_live]
+    columns = rows_of(grid, axis).T
+    is_live = walk.store.is_live(columns.reshape(-1)).reshape(columns.shape).all(axis=1)
+    columns = walk.store.find(columns[is_live].reshape(-1)).reshape(-1, columns.shape[1])
     if not len(columns):
         return 0
-    # columns that share a root would be tied together: count connected components of rows
-    parent = {int(label): int(label) for label in np.unique(columns)}
-
-    def root(label: int) -> int:
-        while parent[label] != label:
-            parent[label] = parent[parent[label]]
-            label = parent[label]
-        return label
-
-    for column in columns:
-        unique = np.unique(column)
-        for label in unique[1:]:
-            parent[root(int(label))] = root(int(unique[0]))
-    return len({root(int(column[0])) for column in columns})
+    # columns that share a root would be tied together: count what is connected
+    _, roots = np.unique(columns, return_inverse=True)
+    trial = LabelStore()
+    of_columns, of_roots = trial.fresh(len(columns)), trial.fresh(int(roots.max()) + 1)
+    trial.merge(np.repeat(of_columns, columns.shape[1]), of_roots[roots.reshape(-1)], 0)
+    return len(np.unique(trial.find(of_columns)))
 
 
 @rule("permute", "permute_copy")
 def permute(walk: Propagation, node: fx.Node) -> Value:
     """Dimensions change places."""
-    dims = walk.dims(node.args[0])
+    dims = walk.grids(node.args[0])
     order = node.args[1]
     assert isinstance(order, (list, tuple))
-    return tuple(dims[normal_dim(axis, len(dims))] for axis in order if isinstance(axis, int))
+    return _permuted(dims, [normal_dim(axis, len(dims)) for axis in order if isinstance(axis, int)])
+
+
+def _permuted(dims: Dims, order: list[int]) -> Dims:
+    return tuple(
+        dims[axis].transpose(order) if is_grid(dims[axis]) else dims[axis] for axis in order
+    )
 
 
 @rule("transpose", "swapaxes", "swapdims", "t", "numpy_T", "mT", "adjoint", "transpose_copy")
 def transpose(walk: Propagation, node: fx.Node) -> Value:
     """Two dimensions change places."""
-    dims = list(walk.dims(node.args[0]))
+    dims = walk.grids(node.args[0])
     if len(dims) < 2:
-        return tuple(dims)
+        return dims
     first, second = transposed_axes(node, len(dims))
-    dims[first], dims[second] = dims[second], dims[first]
-    return tuple(dims)
+    order = list(range(len(dims)))
+    order[first], order[second] = second, first
+    return _permuted(dims, order)
 
 
 def transposed_axes(node: fx.Node, rank: int) -> tuple[int, int]:
@@ -148,22 +203,23 @@ def transposed_axes(node: fx.Node, rank: int) -> tuple[int, int]:
 @rule("movedim", "moveaxis")
 def movedim(walk: Propagation, node: fx.Node) -> Value:
     """Some dimensions move."""
-    dims = walk.dims(node.args[0])
+    dims = walk.grids(node.args[0])
     # numpy moves the axes of a marker whose lengths are the axes' own numbers
     marker = np.empty(range(1, len(dims) + 1))
     moved = np.moveaxis(marker, node.args[1], node.args[2])  # type: ignore[arg-type]
-    return tuple(dims[length - 1] for length in moved.shape)
+    return _permuted(dims, [length - 1 for length in moved.shape])
 
 
 @rule("expand", "expand_as", "broadcast_to", "expand_copy")
 def expand(walk: Propagation, node: fx.Node) -> Value:
     """A single index is repeated; new dimensions are fixed."""
-    dims = walk.dims(node.args[0])
+    dims = walk.grids(node.args[0])
     shape = result_shape(node)
     result = [walk.fixed(length) for length in shape]
     for offset, labels in enumerate(reversed(dims), start=1):
-        if len(labels) == shape[-offset]:
-            result[-offset] = labels
+        if length_of(labels, len(dims) - offset) == shape[-offset]:
+            front = (1,) * (len(shape) - len(dims)) if is_grid(labels) else ()
+            result[-offset] = labels.reshape(front + labels.shape)
         else:
             walk.freeze(labels, "a single index is repeated")
     return tuple(result)
@@ -172,27 +228,39 @@ def expand(walk: Propagation, node: fx.Node) -> Value:
 @rule("repeat", "tile")
 def repeat(walk: Propagation, node: fx.Node) -> Value:
     """Labels repeat with their values."""
-    dims = walk.dims(node.args[0])
+    dims = walk.grids(node.args[0])
     shape = result_shape(node)
+    if len(shape) > len(dims):
+        dims = walk.dims(node.args[0])
     padded = (*(walk.fixed(1) for _ in range(len(shape) - len(dims))), *dims)
+    before = [length_of(labels, dim) for dim, labels in enumerate(padded)]
+    times = [new // old if old else 1 for old, new in zip(before, shape, strict=True)]
     return tuple(
-        np.tile(labels, length // len(labels)) if len(labels) else labels
-        for labels, length in zip(padded, shape, strict=True)
-    )
+        np.tile(labels, times[dim])
+        if not is_grid(labels)
+        else np.tile(labels, [
+            count if labels.shape[axis] > 1 else 1 for axis, count in enumerate(times)])
+        for dim, labels in enumerate(padded)
+    )  # fmt: skip
 
 
 @rule("repeat_interleave")
 def repeat_interleave(walk: Propagation, node: fx.Node) -> Value:
     """Each index is repeated in place."""
-    dims = list(walk.dims(node.args[0]))
+    dims = walk.grids(node.args[0])
     dim = argument(node, 2, "dim")
     shape = result_shape(node)
     if not isinstance(dim, int) or not isinstance(node.args[1], int):
-        walk.freeze_all(tuple(dims), "repeated by computed counts")
+        walk.freeze_all(dims, "repeated by computed counts")
         return walk.fixed_like(node)
     axis = normal_dim(dim, len(dims))
-    dims[axis] = np.repeat(dims[axis], shape[axis] // len(dims[axis]))
-    return tuple(dims)
+    times = shape[axis] // length_of(dims[axis], axis)
+    return tuple(
+        np.repeat(labels, times, axis if is_grid(labels) else 0)
+        if own == axis or depends_on(labels, own, axis)
+        else labels
+        for own, labels in enumerate(dims)
+    )
 
 
 @rule("pixel_shuffle", "pixel_unshuffle")
@@ -219,7 +287,6 @@ def channel_shuffle(walk: Propagation, node: fx.Node) -> Value:
     groups = node.args[1]
     assert isinstance(groups, int)
     blocks = dims[1].reshape(groups, -1)
-    for row in blocks[1:]:
-        walk.tie(np.ascontiguousarray(blocks[0]), np.ascontiguousarray(row))
+    walk.tie_rows(blocks)
     dims[1] = np.ascontiguousarray(blocks.T).reshape(-1)
     return tuple(dims)
