@@ -12,10 +12,10 @@ from fairdeploy.stages import unit_step
 def group(size: int, channels_per_unit: int) -> Group:
     positions = np.arange(size * channels_per_unit).reshape(size, channels_per_unit)
     members = (
-        Member("a.weight", 0, "produces", positions),
-        Member("b.weight", 1, "consumes", np.repeat(positions, 49, axis=1)),
+        Member("a.weight", 0, "produces", np.arange(size), positions),
+        Member("b.weight", 1, "consumes", np.arange(size), np.repeat(positions, 49, axis=1)),
     )
-    return Group("a", np.arange(size), members)
+    return Group("a", np.arange(size)[None], members)
 
 
 @pytest.mark.parametrize(

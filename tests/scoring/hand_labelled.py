@@ -35,7 +35,7 @@ def hand_labelled(
         units[name] = np.arange(start, start + tensors[weight].shape[0])
     produced = {**layers, **(others or {})}
     groups = tuple(
-        Group(name, units[name], _members(name, len(units[name]), produced)) for name in names
+        Group(name, units[name][None], _members(name, len(units[name]), produced)) for name in names
     )
     return UnitGraph(
         module=captured.module,
@@ -43,10 +43,12 @@ def hand_labelled(
         frozen_groups=(),
         freezes=(),
         num_units=sum(group.size for group in groups),
+        pairs=np.zeros((0, 2), dtype=np.int64),
         tensor_units={},
         value_units=_value_units(captured.module.graph, example, layers, units),
         contractions=(),
         cost_terms={},
+        attention="heads",
         has_dynamic_batch=captured.has_dynamic_batch,
         example_inputs=captured.example_inputs,
     )
@@ -55,7 +57,7 @@ def hand_labelled(
 def _members(name: str, size: int, produced: Mapping[str, str]) -> tuple[Member, ...]:
     positions = np.arange(size)[:, None]
     return tuple(
-        Member(tensor, 0, "produces", positions)
+        Member(tensor, 0, "produces", np.arange(size), positions)
         for tensor, group in produced.items()
         if group == name
     )
