@@ -1,13 +1,15 @@
-"""Option values that are small lists: ``--input-size 3,224,224``, ``--mean 0.5,0.5,0.5``."""
+"""Option values that have parts: ``--input-size 3,224,224``, ``--max-prune 'layer4.*=0.3'``."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from fairdeploy.errors import UsageError
 from fairdeploy.options import InputShape
 
 _CHANNELS_HEIGHT_WIDTH = 3
+EVERY_MODULE = "*"
 
 
 def parse_input_shape(text: str | None) -> InputShape | None:
@@ -45,3 +47,54 @@ def parse_numbers(option: str, text: str | None) -> tuple[float, ...] | None:
     if not all(math.isfinite(number) for number in numbers):
         raise UsageError(f"{option} '{text}' is not a list of numbers; use {option} 0.5,0.5,0.5")
     return numbers
+
+
+def parse_shares(texts: Sequence[str] | None) -> tuple[tuple[str, float], ...] | None:
+    """``0.7``, ``70%`` and ``layer4.*=0.3`` of ``--max-prune`` as globs and shares.
+
+    Raises:
+        UsageError: A share is not between 0 and 1.
+    """
+    if not texts:
+        return None
+    return tuple((glob, _share(number, text)) for text in texts for glob, number in [_split(text)])
+
+
+def parse_counts(texts: Sequence[str] | None) -> tuple[tuple[str, int], ...] | None:
+    """``8`` and ``layer4.*=16`` of ``--min-units`` as globs and counts.
+
+    Raises:
+        UsageError: A count is not a whole number from 1.
+    """
+    if not texts:
+        return None
+    return tuple((glob, _count(number, text)) for text in texts for glob, number in [_split(text)])
+
+
+def _split(text: str) -> tuple[str, str]:
+    """The glob before the last equals sign, and the value."""
+    glob, _, value = text.rpartition("=")
+    return glob.strip() or EVERY_MODULE, value.strip()
+
+
+def _share(number: str, text: str) -> float:
+    try:
+        share = float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
+    except ValueError:
+        share = math.nan
+    if 0 <= share <= 1:
+        return share
+    hint = f"did you mean {number}%? " if 1 < share <= 100 and "%" not in number else ""
+    raise UsageError(
+        f"--max-prune '{text}' is not a share from 0 to 1; {hint}use --max-prune 0.7 (of the units "
+        "of every group may go) or --max-prune 'layer4.*=0.3'"
+    )
+
+
+def _count(number: str, text: str) -> int:
+    if number.isdecimal() and int(number) > 0:
+        return int(number)
+    raise UsageError(
+        f"--min-units '{text}' is not a whole number from 1; use --min-units 8 or "
+        "--min-units 'layer4.*=16'"
+    )

@@ -32,7 +32,32 @@ class ModelOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShrinkOptions(ModelOptions):
+class ControlOptions(ModelOptions):
+    """What may be removed, and how much of it; see ``records.Restrictions``."""
+
+    include: tuple[str, ...] | None = None
+    """Globs on module paths."""
+    exclude: tuple[str, ...] | None = None
+    """Globs on module paths."""
+    max_prune: tuple[tuple[str, float], ...] | None = None
+    """Glob and share; ``*`` for all."""
+    min_units: tuple[tuple[str, int], ...] | None = None
+    """Glob and count; ``*`` for all."""
+    round_to: int | None = None
+    target: str | None = None
+    """Name or path of a target profile."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InspectOptions(ControlOptions):
+    """Everything that ``fairdeploy inspect`` can be told."""
+
+    prove: bool = False
+    """Remove about half of every group at random and prove it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShrinkOptions(ControlOptions):
     """Everything that ``fairdeploy shrink`` can be told."""
 
     budgets: tuple[str, ...] | None = None
@@ -40,8 +65,6 @@ class ShrinkOptions(ModelOptions):
     data: str | None = None
     """An image folder, an ``.npz`` file or ``package.module:factory``."""
     output: Path | None = None
-    target: str | None = None
-    """Name or path of a target profile."""
     recover: RecoveryMethod | None = None
     num_calibration: int | None = None
     force: bool = False

@@ -14,6 +14,8 @@ from typing import Any
 from fairdeploy.allocation.budget import parse_budgets, reject_unsupported
 from fairdeploy.allocation.cost import CostModel
 from fairdeploy.allocation.diagnostics import diagnose
+from fairdeploy.allocation.restriction_outcomes import restriction_outcomes
+from fairdeploy.allocation.restrictions import rules_of
 from fairdeploy.allocation.tolerance import tod_curve
 from fairdeploy.delivery import deliver
 from fairdeploy.deployment.exporter_api import get_exporter
@@ -33,6 +35,7 @@ from fairdeploy.stages import (
     example_inputs,
     group_scores,
     group_sizes,
+    limits_of,
     load_images,
     load_network,
     make_plan,
@@ -72,10 +75,11 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
     model = load_network(settings.model, watch)
     graph = capture_network(model, watch)
     costs = CostModel(graph.cost_terms, len(graph.groups))
-    refuse_unreachable(graph, costs, budgets, profile.channel_multiple)
+    rules = rules_of(graph, settings.restrictions)
+    refuse_unreachable(graph, costs, budgets, profile.channel_multiple, rules)
     data = load_images(settings, model, graph, watch)
     scores = score(graph, model, data, settings, watch)
-    groups = group_scores(graph, scores, profile.channel_multiple)
+    groups = group_scores(graph, scores, profile.channel_multiple, rules)
     allocation = allocate(groups, costs, budgets, watch)
     removed = removed_units(graph, groups, allocation)
     shrunk, proof, own_class_problem = remove(model, graph, removed, settings, watch)
@@ -105,6 +109,12 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
             scores=groups,
             diagnostics=diagnose(groups, allocation, costs.costs, budgets),
             allocation=allocation,
+            restrictions=restriction_outcomes(
+                graph,
+                rules,
+                limits_of(graph, profile.channel_multiple, rules),
+                {name: len(units) for name, units in allocation.removed.items()},
+            ),
             proof=proof,
             recovery=recovery,
             artifacts=(deployed.artifact, *artifacts),

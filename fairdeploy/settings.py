@@ -13,11 +13,13 @@ from fairdeploy.errors import UsageError
 from fairdeploy.inputs.project_file import ProjectFile, load_project_file
 from fairdeploy.options import (
     RECOVERY_METHODS,
+    ControlOptions,
     InputShape,
     ModelOptions,
     RecoveryMethod,
     ShrinkOptions,
 )
+from fairdeploy.records import Restrictions
 
 DEFAULT_CALIBRATION_IMAGES = 512
 DEFAULT_TEST_IMAGES = 2000
@@ -53,6 +55,7 @@ class ShrinkSettings:
     max_test: int
     output: Path
     target: str
+    restrictions: Restrictions
     recover: RecoveryMethod | None
     """None: the default, which depends on whether there are real images."""
 
@@ -80,6 +83,32 @@ def resolve_model(options: ModelOptions, project: ProjectFile) -> ModelSettings:
         seed=first_given(options.seed, project.seed) or 0,
         trust_pickle=options.trust_pickle,
     )
+
+
+def resolve_target(options: ControlOptions, project: ProjectFile) -> str:
+    """Name or path of the target profile."""
+    return first_given(options.target, project.target) or DEFAULT_TARGET
+
+
+def resolve_restrictions(options: ControlOptions, project: ProjectFile) -> Restrictions:
+    """What the user keeps from being removed; each option replaces the project file's.
+
+    Raises:
+        UsageError: A glob is empty.
+    """
+    restrictions = Restrictions(
+        include=first_given(options.include, project.include) or (),
+        exclude=first_given(options.exclude, project.exclude) or (),
+        max_prune=first_given(options.max_prune, project.max_prune) or (),
+        min_units=first_given(options.min_units, project.min_units) or (),
+        round_to=first_given(options.round_to, project.round_to),
+    )
+    for option, globs in (("--include", restrictions.include), ("--exclude", restrictions.exclude)):
+        if not all(glob.strip() for glob in globs):
+            raise UsageError(
+                f"{option} '' is empty; give a glob on module paths such as 'layer4.*'"
+            )
+    return restrictions
 
 
 def resolve_shrink(options: ShrinkOptions) -> ShrinkSettings:
@@ -113,7 +142,8 @@ def resolve_shrink(options: ShrinkOptions) -> ShrinkSettings:
         num_calibration=num_calibration,
         max_test=project.max_test or DEFAULT_TEST_IMAGES,
         output=output or default_output(options.model),
-        target=first_given(options.target, project.target) or DEFAULT_TARGET,
+        target=resolve_target(options, project),
+        restrictions=resolve_restrictions(options, project),
         recover=recover,
     )
 

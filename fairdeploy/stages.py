@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,6 +12,12 @@ from torch import Tensor, fx
 
 from fairdeploy.allocation.cost import CostModel
 from fairdeploy.allocation.pairing import paired_scores, paired_units, places_in_groups
+from fairdeploy.allocation.restrictions import (
+    GroupLimit,
+    Rule,
+    group_limits,
+    rules_without_an_option,
+)
 from fairdeploy.allocation.search import check_reachable, search
 from fairdeploy.graph.capture import EXAMPLE_BATCH
 from fairdeploy.graph.unit_graph import Group, UnitGraph
@@ -85,29 +92,52 @@ def example_inputs(graph: UnitGraph) -> tuple[Tensor, ...]:
 
 
 def refuse_unreachable(
-    graph: UnitGraph, costs: CostModel, budgets: tuple[Budget, ...], channel_multiple: int
+    graph: UnitGraph,
+    costs: CostModel,
+    budgets: tuple[Budget, ...],
+    channel_multiple: int,
+    rules: Sequence[Rule] = (),
 ) -> None:
     """Refuse an unreachable budget before any image is read."""
     blank = UnitScores(np.zeros(graph.num_units), np.zeros(graph.num_units), 0, 0)
-    check_reachable(group_scores(graph, blank, channel_multiple), costs.costs, budgets)
+    relaxed = {
+        name: group_scores(graph, blank, channel_multiple, rest)
+        for name, rest in rules_without_an_option(rules).items()
+    }
+    groups = group_scores(graph, blank, channel_multiple, rules)
+    check_reachable(groups, costs.costs, budgets, relaxed)
+
+
+def limits_of(
+    graph: UnitGraph, channel_multiple: int, rules: Sequence[Rule] = ()
+) -> tuple[GroupLimit, ...]:
+    """How many units of each group may go, and in what steps."""
+    steps = [unit_step(group, channel_multiple) for group in graph.groups]
+    return group_limits(graph.groups, rules, steps)
 
 
 def group_scores(
-    graph: UnitGraph, scores: UnitScores, channel_multiple: int
+    graph: UnitGraph, scores: UnitScores, channel_multiple: int, rules: Sequence[Rule] = ()
 ) -> tuple[GroupScores, ...]:
-    """Scores group by group; each keeps at least one unit, and a multiple that the target likes."""
-    return tuple(_scores_of(group, scores, channel_multiple) for group in graph.groups)
+    """Scores group by group, within the limits that the target and the user set.
+
+    Each group keeps at least one unit, and a multiple that the target likes.
+    """
+    limits = limits_of(graph, channel_multiple, rules)
+    return tuple(
+        _scores_of(group, scores, limit) for group, limit in zip(graph.groups, limits, strict=True)
+    )
 
 
-def _scores_of(group: Group, scores: UnitScores, channel_multiple: int) -> GroupScores:
+def _scores_of(group: Group, scores: UnitScores, limit: GroupLimit) -> GroupScores:
     u, r = scores.u[group.blocks], scores.r[group.blocks]
     places = paired_units(u, r)
     return GroupScores(
         group.name,
         *paired_scores(u, r, places),
-        max_removed=group.size - 1,
+        max_removed=limit.max_removed,
         places=places if group.num_blocks > 1 else None,
-        step=unit_step(group, channel_multiple),
+        step=limit.step,
         reluctance=STREAM_RELUCTANCE if group.is_summed else 0.0,
     )
 

@@ -8,6 +8,7 @@ import pytest
 
 from fairdeploy.errors import UsageError
 from fairdeploy.options import ShrinkOptions
+from fairdeploy.records import Restrictions
 from fairdeploy.settings import DEFAULT_CALIBRATION_IMAGES, default_output, resolve_shrink
 
 
@@ -48,6 +49,22 @@ def test_defaults_hold_without_a_project_file(
     assert settings.num_calibration == DEFAULT_CALIBRATION_IMAGES
     assert settings.target == "cpu"
     assert settings.output == Path("resnet18-shrunk")
+
+
+def test_each_restriction_on_the_command_line_replaces_the_project_file_s(model: Path) -> None:
+    with (model.parent / "fairdeploy.toml").open("a") as file:
+        file.write('exclude = ["stem"]\nround_to = 16\n[max_prune]\n"*" = 0.5\n"a" = 0.1\n')
+    from_file = Restrictions(exclude=("stem",), max_prune=(("*", 0.5), ("a", 0.1)), round_to=16)
+    assert resolve_shrink(ShrinkOptions(model=str(model))).restrictions == from_file
+    typed = ShrinkOptions(model=str(model), max_prune=(("*", 0.7),), min_units=(("*", 4),))
+    assert resolve_shrink(typed).restrictions == Restrictions(
+        exclude=("stem",), max_prune=(("*", 0.7),), min_units=(("*", 4),), round_to=16
+    )
+
+
+def test_empty_glob_is_refused(model: Path) -> None:
+    with pytest.raises(UsageError, match="--exclude '' is empty; give a glob on module paths"):
+        resolve_shrink(ShrinkOptions(model=str(model), exclude=("",)))
 
 
 def test_missing_budget_is_a_usage_error_that_shows_one(tmp_path: Path) -> None:

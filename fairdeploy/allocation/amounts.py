@@ -13,11 +13,16 @@ def describe_range(metric: str, smallest: float, original: float) -> str:
 
     The percentage is rounded up, so that typing it as a budget works.
     """
-    percent = math.ceil(smallest / original * 1000) / 10 if original else 100.0
     return (
-        f"the smallest allowed plan keeps {percent:.1f}% "
+        f"the smallest allowed plan keeps {share_text(smallest, original)} "
         f"({_short(smallest)} of {_short(original)} {_NAMES[metric]})"
     )
+
+
+def share_text(amount: float, original: float) -> str:
+    """A percentage of the original, rounded up."""
+    percent = math.ceil(amount / original * 1000) / 10 if original else 100.0
+    return f"{percent:.1f}%"
 
 
 def _short(amount: float) -> str:

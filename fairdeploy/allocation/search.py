@@ -1,18 +1,20 @@
 """Finds the plan that just meets the budgets: bisect the shared tolerance, then give units back.
 
-Every group is pruned to the deepest prefix that the tolerance allows. Costs fall in steps as the
-tolerance rises, so the smallest tolerance that meets the budgets usually removes more than was
-asked; the top-up returns units until no other fits.
+Every group is pruned to the deepest prefix that the tolerance allows, rounded so that what stays is
+the nearest multiple of its step. Costs fall in steps as the tolerance rises, so the smallest
+tolerance that meets the budgets usually removes more than was asked; the top-up returns units until
+no other fits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fairdeploy.allocation.amounts import describe_range
+from fairdeploy.allocation.amounts import describe_range, share_text
 from fairdeploy.allocation.limits import CostFunction, Counts, Limits
+from fairdeploy.allocation.multiples import nearest_kept, smallest_kept
 from fairdeploy.allocation.tolerance import removal_order
 from fairdeploy.allocation.tolerance_steps import critical_tolerances, depth_steps, depths_at
 from fairdeploy.allocation.top_up import give_back
@@ -24,28 +26,56 @@ def reachable_range(
     groups: Sequence[GroupScores], cost_of: CostFunction
 ) -> dict[str, tuple[float, float]]:
     """Smallest cost that any allowed plan has, and the original's, by metric."""
-    sizes = _sizes(groups)
-    most = np.array([group.max_removed for group in groups], dtype=np.int64)
-    costs = cost_of(np.stack([_rounded_up(groups, sizes - most), sizes]))
+    sizes, most, steps = _limits(groups)
+    costs = cost_of(np.stack([smallest_kept(sizes, most, steps), sizes]))
     return {metric: (float(values[0]), float(values[1])) for metric, values in costs.items()}
 
 
 def check_reachable(
-    groups: Sequence[GroupScores], cost_of: CostFunction, budgets: Sequence[Budget]
+    groups: Sequence[GroupScores],
+    cost_of: CostFunction,
+    budgets: Sequence[Budget],
+    relaxed: Mapping[str, Sequence[GroupScores]] | None = None,
 ) -> None:
     """Refuse budgets that no allowed plan meets; the scores are not looked at.
 
+    Args:
+        groups: With their caps and steps.
+        cost_of: Costs of kept counts.
+        budgets: All must hold.
+        relaxed: By option that the user gave: the same groups without it. Where there are several,
+            the last entry is without all of them.
+
     Raises:
-        BudgetError: With the smallest reachable cost and the original's.
+        BudgetError: With the smallest reachable cost, the original's, and the option that limits
+            most.
     """
     reachable = reachable_range(groups, cost_of)
     for budget in budgets:
         smallest, original = reachable[budget.metric]
         if smallest > budget.allowed(original):
+            without = {
+                option: reachable_range(others, cost_of)[budget.metric][0]
+                for option, others in (relaxed or {}).items()
+            }
             raise BudgetError(
                 f"cannot reach {budget.text}: {describe_range(budget.metric, smallest, original)}; "
-                "raise the budget, or see with 'fairdeploy inspect' what cannot be removed and why"
+                f"{_limiting(without, smallest, original)}raise the budget, or see with "
+                "'fairdeploy inspect' what cannot be removed and why"
             )
+
+
+def _limiting(without: Mapping[str, float], smallest: float, original: float) -> str:
+    """The option whose absence would reach furthest; all together if no single one would help."""
+    *single, everything = without or {"": smallest}
+    candidates = single or [everything]
+    option = min(candidates, key=lambda name: without.get(name, smallest))
+    verb, pronoun = "limits", "it"
+    if without.get(option, smallest) >= smallest:
+        option, verb, pronoun = everything, "together limit", "them"
+    if without.get(option, smallest) >= smallest:
+        return ""
+    return f"{option} {verb} most (without {pronoun}: {share_text(without[option], original)}); "
 
 
 def search(
@@ -68,10 +98,10 @@ def search(
         BudgetError: Not even the smallest allowed plan meets a budget; nothing has been searched.
     """
     check_reachable(groups, cost_of, budgets)
-    sizes = _sizes(groups)
+    sizes = _limits(groups)[0]
     limits = Limits.of(budgets, cost_of, sizes)
     tolerance, depths = _smallest_tolerance(groups, sizes, limits)
-    pruned = sizes - _rounded_up(groups, sizes - depths)
+    pruned = sizes - _rounded(groups, depths)
     removed = give_back(
         [removal_order(group.u)[:count] for group, count in zip(groups, pruned, strict=True)],
         groups,
@@ -100,18 +130,20 @@ def _smallest_tolerance(
     steps = [depth_steps(group) for group in groups]
     tolerances = critical_tolerances(steps)
     index = limits.first_met(
-        lambda position: _rounded_up(groups, sizes - depths_at(steps, tolerances[position])),
+        lambda position: _rounded(groups, depths_at(steps, tolerances[position])),
         len(tolerances),
     )
     return float(tolerances[index]), depths_at(steps, tolerances[index])
 
 
-def _rounded_up(groups: Sequence[GroupScores], kept: Counts) -> Counts:
-    """Each group's kept count, shape [G], at the next multiple of its step, or all of it."""
-    steps = np.array([group.step for group in groups], dtype=np.int64)
-    multiples: Counts = np.minimum(-(-kept // steps) * steps, _sizes(groups))
-    return multiples
+def _rounded(groups: Sequence[GroupScores], depths: Counts) -> Counts:
+    """What each group keeps if the tolerance asks it to lose ``depths``, shape [G]."""
+    sizes, most, steps = _limits(groups)
+    return nearest_kept(sizes - depths, sizes, most, steps)
 
 
-def _sizes(groups: Sequence[GroupScores]) -> Counts:
-    return np.array([len(group.u) for group in groups], dtype=np.int64)
+def _limits(groups: Sequence[GroupScores]) -> tuple[Counts, Counts, Counts]:
+    """Size, most removed and step of each group, each of shape [G]."""
+    rows = [(len(group.u), group.max_removed, group.step) for group in groups]
+    sizes, most, steps = np.array(rows, dtype=np.int64).reshape(-1, 3).T
+    return sizes, most, steps

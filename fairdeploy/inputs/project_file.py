@@ -8,10 +8,12 @@ from pathlib import Path
 from fairdeploy.inputs.factories import is_factory_spec
 from fairdeploy.inputs.toml_tables import (
     Reader,
+    by_glob,
     numbers,
     positive_number,
     read_text,
     read_toml_table,
+    share,
     text,
     text_or_texts,
     texts,
@@ -47,6 +49,12 @@ class ProjectFile:
     recover: str | None = None
     output: str | None = None
     """A path, made absolute."""
+    include: tuple[str, ...] | None = None
+    """Globs on module paths, as in ``exclude``, ``max_prune`` and ``min_units``."""
+    exclude: tuple[str, ...] | None = None
+    max_prune: tuple[tuple[str, float], ...] | None = None
+    min_units: tuple[tuple[str, int], ...] | None = None
+    round_to: int | None = None
 
 
 def load_project_file(folder: Path) -> ProjectFile:
@@ -95,6 +103,11 @@ _READERS: dict[str, Reader] = {
     "seed": whole_number(0),
     "recover": text,
     "output": text,
+    "include": text_or_texts,
+    "exclude": text_or_texts,
+    "max_prune": by_glob(share, '"layer4.*" = 0.3'),
+    "min_units": by_glob(whole_number(1), '"layer4.*" = 16'),
+    "round_to": whole_number(1),
 }
 
 

@@ -7,9 +7,11 @@ import math
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fairdeploy.errors import ProjectFileError
+
+_Value = TypeVar("_Value")
 
 Reader = Callable[[object], Any]
 """Turns a TOML value into the record's value, or raises ValueError with what would be right."""
@@ -105,6 +107,29 @@ def not_negative_number(value: object) -> float:
     if number is None or number < 0:
         raise ValueError("a number from 0")
     return number
+
+
+def share(value: object) -> float:
+    """A number from 0 to 1."""
+    number = _number(value)
+    if number is None or not 0 <= number <= 1:
+        raise ValueError("a number from 0 to 1")
+    return number
+
+
+def by_glob(
+    reader: Callable[[object], _Value], example: str
+) -> Callable[[object], tuple[tuple[str, _Value], ...]]:
+    """Reader of one value for every module, or of a table with one value for each glob."""
+
+    def read(value: object) -> tuple[tuple[str, _Value], ...]:
+        table = value if isinstance(value, dict) else {"*": value}
+        try:
+            return tuple((glob, reader(item)) for glob, item in table.items())
+        except ValueError as error:
+            raise ValueError(f"{error}, or a table of globs with such values: {example}") from error
+
+    return read
 
 
 def numbers(value: object) -> tuple[float, ...]:

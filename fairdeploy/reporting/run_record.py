@@ -32,6 +32,7 @@ from fairdeploy.records import (
     ParityResult,
     ProofResult,
     RecoverySummary,
+    RestrictionOutcome,
     RunRecord,
     TargetProfile,
 )
@@ -66,6 +67,7 @@ def build_document(
     stage_seconds: Mapping[str, float],
     warnings: Sequence[str] = (),
     own_class_problem: str | None = None,
+    restrictions: Sequence[RestrictionOutcome] = (),
 ) -> dict[str, Any]:
     """Put a whole run into the tree of ``report.json``, version 1.
 
@@ -80,6 +82,7 @@ def build_document(
         warnings: Everything the user was warned of.
         own_class_problem: Why the user's own class could not be rebuilt; None or empty where it
             was.
+        restrictions: What came of every restriction that the user gave.
 
     Returns:
         Dictionaries, lists, strings, finite numbers, booleans and None.
@@ -99,6 +102,7 @@ def build_document(
             "own_class": {"rebuilt": not own_class_problem, "problem": own_class_problem or None},
         },
         "budget": [budget_row(budget, original_costs, shrunk_costs) for budget in budgets],
+        "restrictions": [asdict(outcome) for outcome in restrictions],
         "tolerance": allocation.tolerance,
         "num_evaluations": allocation.num_evaluations,
         "groups": group_rows(graph, scores, diagnostics, allocation),

@@ -6,7 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fairdeploy.reporting.charts import share_bar
-from fairdeploy.reporting.markup import NOTHING, Html, details, dotted, section, table, tag
+from fairdeploy.reporting.markup import (
+    NOTHING,
+    Html,
+    details,
+    dotted,
+    join,
+    pill,
+    section,
+    table,
+    tag,
+)
 from fairdeploy.reporting.quantities import MISSING, TIMES, error_text, percent, seconds, share_of
 
 Row = Mapping[str, Any]
@@ -23,6 +33,7 @@ def run_facts(document: Row) -> Html:
         "This run",
         tag("pre", document["command"]) if document["command"] else NOTHING,
         _facts(document),
+        _restrictions(document["restrictions"]),
         _stage_times(document["stage_seconds"]),
         _layers(document["recovery"]),
         lead="The same command with the same files and seed gives the same plan, byte for byte.",
@@ -47,6 +58,32 @@ def _facts(document: Row) -> Html:
     }
     pairs = (item for key, value in facts.items() for item in (tag("dt", key), tag("dd", value)))
     return tag("dl", *pairs, class_="facts")
+
+
+def _restrictions(outcomes: Sequence[Row]) -> Html:
+    """What came of ``--exclude``, ``--max-prune`` and the like."""
+    if not outcomes:
+        return NOTHING
+    rows = (
+        (tag("code", row["option"]), _outcome(row), str(row["num_groups"]), str(row["num_held"]))
+        for row in outcomes
+    )
+    headers = ("restriction", "in this plan", "groups it applies to", "where it decided")
+    return join((tag("h3", "Restrictions"), table(headers, rows, numeric_from=2)))
+
+
+def _outcome(row: Row) -> Html:
+    """Kept everywhere, or who could not and why; then what else there is to know."""
+    exceptions = [_remark(remark) for remark in row["exceptions"]]
+    verdict = (
+        pill("kept", is_good=True) if not exceptions else pill("not everywhere", is_good=False)
+    )
+    notes = [_remark(remark) for remark in row["notes"]]
+    return join((verdict, *exceptions, *notes))
+
+
+def _remark(remark: Row) -> Html:
+    return tag("span", dotted(remark["group"]), f": {remark['text']}", class_="under")
 
 
 def _shape(lengths: Sequence[int]) -> str:

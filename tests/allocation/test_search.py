@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fairdeploy.allocation.cost import CostModel
-from fairdeploy.allocation.search import reachable_range, search
+from fairdeploy.allocation.search import check_reachable, reachable_range, search
 from fairdeploy.allocation.tolerance import deepest_prefix, tod_curve
 from fairdeploy.allocation.tolerance_steps import critical_tolerances, depth_steps, depths_at
 from fairdeploy.errors import BudgetError
@@ -99,13 +99,98 @@ def test_reachable_range_spans_smallest_plan_to_original() -> None:
     assert reachable_range(groups, proportional(1).costs) == {"params": (10.0, 40.0)}
 
 
-@given(problems())
+@given(problems(max_step=5))
 def test_cost_never_rises_when_tolerance_rises(problem: Problem) -> None:
     steps = [depth_steps(group) for group in problem.groups]
-    sizes = problem.kept({group.name: 0 for group in problem.groups})
-    kept = np.stack([sizes - depths_at(steps, alpha) for alpha in critical_tolerances(steps)])
+    kept = np.stack(
+        [_rounded(problem, depths_at(steps, alpha)) for alpha in critical_tolerances(steps)]
+    )
     for values in problem.model.costs(kept).values():
         assert (np.diff(values) <= 0).all()
+
+
+def _rounded(problem: Problem, depths: np.ndarray) -> list[int]:
+    """The feasible count nearest to what each group keeps, found by trying all."""
+    counts = []
+    for group, depth in zip(problem.groups, depths.tolist(), strict=True):
+        size = len(group.u)
+        feasible = [
+            kept
+            for kept in range(size - group.max_removed, size + 1)
+            if kept == size or kept % group.step == 0
+        ]
+        counts.append(min(feasible, key=lambda kept: (abs(kept - (size - depth)), -kept)))
+    return counts
+
+
+@given(problems(max_step=5), FRACTIONS, FRACTIONS)
+def test_every_group_keeps_at_least_the_multiple_nearest_to_what_the_tolerance_asked(
+    problem: Problem, params: float, macs: float
+) -> None:
+    allocation = search(
+        problem.groups, problem.model.costs, _reachable_budgets(problem, params, macs)
+    )
+    asked = np.array([allocation.prefix_lengths[group.name] for group in problem.groups])
+    kept = problem.kept(num_removed(allocation))
+    if asked.any():
+        assert (kept >= _rounded(problem, asked)).all()
+    for group, count in zip(problem.groups, kept.tolist(), strict=True):
+        assert len(group.u) - count <= group.max_removed
+
+
+@pytest.mark.parametrize(("num_useless", "kept"), [(28, 32), (20, 48)])
+def test_multiple_nearest_to_what_the_tolerance_asked_may_lie_below_or_above(
+    num_useless: int, kept: int
+) -> None:
+    # Tolerance 0 takes the useless units of 64, the first of the others is the most protected.
+    u = np.arange(64.0)
+    r = np.where(u < num_useless, 0.0, 200.0 - u)
+    groups = (GroupScores("conv", u, r, max_removed=63, step=16),)
+    budget = Budget("params", "params", absolute=10.0 * kept)
+    allocation = search(groups, proportional(1).costs, [budget])
+    assert allocation.tolerance == 0.0
+    assert allocation.prefix_lengths == {"conv": num_useless}
+    assert num_removed(allocation) == {"conv": 64 - kept}
+
+
+def test_unreachable_budget_names_the_option_that_limits_most() -> None:
+    unread = np.zeros(10)
+
+    def capped(most: int) -> tuple[GroupScores, ...]:
+        return (GroupScores("conv", unread, unread, most),)
+
+    budget = [Budget("params", "params=20%", fraction=0.2)]
+    relaxed = {"--max-prune 0.3": capped(6), "--min-units 7": capped(4), "both": capped(9)}
+    with pytest.raises(BudgetError) as caught:
+        check_reachable(capped(3), proportional(1).costs, budget, relaxed)
+    assert str(caught.value).startswith(
+        "cannot reach params=20%: the smallest allowed plan keeps 70.0% (70 of 100 parameters); "
+        "--max-prune 0.3 limits most (without it: 40.0%); raise the budget"
+    )
+
+
+def test_options_that_limit_only_together_are_named_together() -> None:
+    unread = np.zeros(10)
+    same = (GroupScores("conv", unread, unread, 3),)
+    relaxed = {
+        "--exclude a": same,
+        "--max-prune 0.3": same,
+        "--exclude a and --max-prune 0.3": (GroupScores("conv", unread, unread, 9),),
+    }
+    budget = [Budget("params", "params=20%", fraction=0.2)]
+    with pytest.raises(BudgetError) as caught:
+        check_reachable(same, proportional(1).costs, budget, relaxed)
+    assert "--exclude a and --max-prune 0.3 together limit most (without them: 10.0%)" in str(
+        caught.value
+    )
+
+
+def test_option_that_limits_nothing_is_not_blamed() -> None:
+    unread = np.zeros(10)
+    same = (GroupScores("conv", unread, unread, 9),)
+    budget = [Budget("params", "params=1%", fraction=0.01)]
+    with pytest.raises(BudgetError, match=r"10\.0% \(10 of 100 parameters\); raise the budget"):
+        check_reachable(same, proportional(1).costs, budget, {"--exclude a": same})
 
 
 def _reachable_budgets(problem: Problem, params: float, macs: float) -> list[Budget]:
@@ -182,7 +267,9 @@ def test_removed_units_are_a_part_of_the_prefix_and_within_the_limit(
     )
     for group in problem.groups:
         depth = allocation.prefix_lengths[group.name]
-        prefix = sorted(range(len(group.u)), key=lambda unit: (group.u[unit], unit))[:depth]
+        # Rounding to the nearest multiple takes less than half a step more.
+        longest = min(depth + (group.step - 1) // 2, group.max_removed)
+        prefix = sorted(range(len(group.u)), key=lambda unit: (group.u[unit], unit))[:longest]
         assert depth <= group.max_removed
         assert set(allocation.removed[group.name]) <= set(prefix)
 

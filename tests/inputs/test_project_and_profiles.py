@@ -26,6 +26,14 @@ target = "cpu"
 seed = 3
 recover = "batchnorm"
 output = "out"
+include = "features"
+exclude = ["stem", "head.*"]
+min_units = 8
+round_to = 16
+
+[max_prune]
+"*" = 0.7
+"features.4.*" = 0
 """
 
 
@@ -56,6 +64,11 @@ def test_every_key_is_read_and_paths_lie_beside_the_file(tmp_path: Path) -> None
         seed=3,
         recover="batchnorm",
         output=f"{tmp_path}/out",
+        include=("features",),
+        exclude=("stem", "head.*"),
+        max_prune=(("*", 0.7), ("features.4.*", 0.0)),
+        min_units=(("*", 8),),
+        round_to=16,
     )
 
 
@@ -71,6 +84,27 @@ def test_short_forms_and_what_is_no_path_stay_as_they_are(tmp_path: Path) -> Non
     assert project.data == "my.data:loader"
     assert project.target == f"{tmp_path}/mine/board.toml"
     assert project.output == "/elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "max_prune = 70",
+            "'max_prune' in .* is 70; give a number from 0 to 1, or a table of globs",
+        ),
+        ('[max_prune]\n"layer4.*" = -0.1', 'a number from 0 to 1, .*: "layer4.\\*" = 0.3'),
+        ('[min_units]\n"layer4.*" = 2.5', "a whole number from 1, or a table of globs"),
+        ("round_to = 0", "give a whole number from 1"),
+        ("exclude = []", "give a text in quotes, or a list of them"),
+        ("maxprune = 0.7", "did you mean 'max_prune'"),
+    ],
+)
+def test_wrong_restrictions_say_what_would_be_right(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    with pytest.raises(ProjectFileError, match=message):
+        project_of(tmp_path, text)
 
 
 def test_unknown_key_suggests_the_nearest_and_lists_all(tmp_path: Path) -> None:
