@@ -5,31 +5,52 @@ The pipeline, and with it torch, is imported inside the commands, so that ``--he
 
 from __future__ import annotations
 
-import json
 import shlex
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.markup import escape
 
 from fairdeploy import __version__
-from fairdeploy.errors import FairdeployError, UsageError
-from fairdeploy.option_values import parse_input_shape, parse_numbers
-from fairdeploy.options import RECOVERY_METHODS, ModelOptions, RecoveryMethod, ShrinkOptions
-from fairdeploy.progress import Progress, SilentProgress
+from fairdeploy.cli_options import (
+    Arch,
+    Exclude,
+    Include,
+    InputSize,
+    Json,
+    MaxPrune,
+    Mean,
+    MinUnits,
+    Model,
+    NumClasses,
+    Quiet,
+    RoundTo,
+    Seed,
+    Std,
+    Target,
+    TrustPickle,
+)
+from fairdeploy.cli_output import progress_for, show, show_text
+from fairdeploy.errors import FairdeployError, ParityError, UsageError
+from fairdeploy.option_values import (
+    parse_counts,
+    parse_input_shape,
+    parse_numbers,
+    parse_shares,
+)
+from fairdeploy.options import RECOVERY_METHODS, InspectOptions, RecoveryMethod, ShrinkOptions
 
 EXIT_CODES = (
     "Exit codes: 0 all met, 1 user error, 2 usage, 3 budget not met, 4 parity failed, "
     "5 accuracy gate failed, 130 interrupted."
 )
 INTERRUPTED = 130
-_LOG_WIDTH = 120
 # Newer releases of typer carry their own copy of click, older ones need click itself.
 _CLICK_ERROR: type[Any] = next(
     base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
@@ -42,33 +63,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-Model = Annotated[
-    str,
-    typer.Argument(
-        help="A checkpoint (.pt, .pth, .safetensors, .pt2), timm:NAME or torchvision:NAME."
-    ),
-]
-Arch = Annotated[
-    str | None,
-    typer.Option(
-        help="The network of a state dict: timm:NAME, torchvision:NAME or package.module:factory."
-    ),
-]
-NumClasses = Annotated[int | None, typer.Option(help="Length of the classifier.", min=1)]
-InputSize = Annotated[
-    str | None, typer.Option(metavar="H or C,H,W", help="Image size that the network takes.")
-]
-Mean = Annotated[
-    str | None, typer.Option(metavar="M,M,M", help="Mean per channel, of pixels in [0, 1].")
-]
-Std = Annotated[str | None, typer.Option(metavar="S,S,S", help="Standard deviation per channel.")]
-Seed = Annotated[int | None, typer.Option(help="Of every random choice; 0 if not given.", min=0)]
-TrustPickle = Annotated[
-    bool, typer.Option("--trust-pickle", help="Let the checkpoint run its own code.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 
 
 @app.command()
@@ -95,9 +89,12 @@ def shrink(
         typer.Option("--output", "-o", help="Folder for the results; MODEL-shrunk if not given."),
     ] = None,
     arch: Arch = None,
-    target: Annotated[
-        str | None, typer.Option(help="Where it will run; see 'fairdeploy targets'.")
-    ] = None,
+    target: Target = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    max_prune: MaxPrune = None,
+    min_units: MinUnits = None,
+    round_to: RoundTo = None,
     recover: Annotated[
         str | None, typer.Option(metavar="|".join(RECOVERY_METHODS), help="How to repair it.")
     ] = None,
@@ -121,11 +118,16 @@ def shrink(
     """
     options = ShrinkOptions(
         model=model,
-        budgets=tuple(budget) if budget else None,
+        budgets=_given(budget),
         data=data,
         output=output,
         arch=arch,
         target=target,
+        include=_given(include),
+        exclude=_given(exclude),
+        max_prune=parse_shares(max_prune),
+        min_units=parse_counts(min_units),
+        round_to=round_to,
         recover=_recovery_method(recover),
         num_calibration=num_calibration,
         num_classes=num_classes,
@@ -141,34 +143,63 @@ def shrink(
     from fairdeploy import pipeline
     from fairdeploy.summary import shrink_summary
 
-    result = pipeline.shrink(options, _progress(as_json or quiet))
+    result = pipeline.shrink(options, progress_for(as_json or quiet))
     if not quiet or as_json:
-        _show(result.document, shrink_summary(result.document, result.output), as_json)
+        show(result.document, shrink_summary(result.document, result.output), as_json)
 
 
 @app.command()
 def inspect(
     model: Model,
     *,
+    prove: Annotated[
+        bool,
+        typer.Option(
+            "--prove",
+            help="Remove about half of every group at random and prove it; needs no data. "
+            "Exit code 4 if it fails.",
+        ),
+    ] = False,
+    depth: Annotated[
+        int | None,
+        typer.Option(help="Levels of the module tree to show; as many as fit if not given.", min=0),
+    ] = None,
     arch: Arch = None,
+    target: Target = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    max_prune: MaxPrune = None,
+    min_units: MinUnits = None,
+    round_to: RoundTo = None,
     num_classes: NumClasses = None,
     input_size: InputSize = None,
+    seed: Seed = None,
     trust_pickle: TrustPickle = False,
     as_json: Json = False,
 ) -> None:
     """Show what can be removed from a network, what cannot, and why."""
-    options = ModelOptions(
+    options = InspectOptions(
         model=model,
+        prove=prove,
         arch=arch,
+        target=target,
+        include=_given(include),
+        exclude=_given(exclude),
+        max_prune=parse_shares(max_prune),
+        min_units=parse_counts(min_units),
+        round_to=round_to,
         num_classes=num_classes,
         input_shape=parse_input_shape(input_size),
+        seed=seed,
         trust_pickle=trust_pickle,
     )
     from fairdeploy import inspection
-    from fairdeploy.summary import inspection_summary
+    from fairdeploy.inspection_summary import inspection_summary
 
-    document = inspection.inspect(options, _progress(as_json))
-    _show(document, inspection_summary(document), as_json)
+    document = inspection.inspect(options, progress_for(as_json))
+    show(document, inspection_summary(document, depth=depth), as_json)
+    if document["proof"] is not None and not document["proof"]["passed"]:
+        raise typer.Exit(ParityError.exit_code)
 
 
 @app.command()
@@ -178,7 +209,7 @@ def targets(*, as_json: Json = False) -> None:
     from fairdeploy.summary import targets_table
 
     rows = target_rows()
-    _show({"targets": rows}, targets_table(rows), as_json)
+    show({"targets": rows}, targets_table(rows), as_json)
 
 
 @app.command()
@@ -188,7 +219,7 @@ def doctor(*, as_json: Json = False) -> None:
     from fairdeploy.summary import doctor_summary
 
     document = examine()
-    _show(document, doctor_summary(document), as_json)
+    show(document, doctor_summary(document), as_json)
     raise typer.Exit(1 if document["problems"] else 0)
 
 
@@ -202,12 +233,12 @@ def demo(
     from fairdeploy.demo import SHRINK_ARGUMENTS, prepare_demo, run_shrink
     from fairdeploy.summary import demo_ending
 
-    prepare_demo(folder, force=force, progress=_progress(is_silent=False))
+    prepare_demo(folder, force=force, progress=progress_for(is_silent=False))
     typed = shlex.join(["fairdeploy", *SHRINK_ARGUMENTS])
-    _print(f"\n[bold]$ cd {escape(shlex.quote(str(folder)))}\n$ {escape(typed)}[/]\n")
+    show_text(f"\n[bold]$ cd {escape(shlex.quote(str(folder)))}\n$ {escape(typed)}[/]\n")
     code = run_shrink(folder)
     if code == 0:
-        _print(demo_ending(folder))
+        show_text(demo_ending(folder))
     raise typer.Exit(code)
 
 
@@ -217,7 +248,7 @@ def root(
 ) -> None:
     """Shrink a trained vision network to a budget, prove the surgery, and deploy it."""
     if version:
-        _print(f"fairdeploy {__version__}")
+        show_text(f"fairdeploy {__version__}")
         raise typer.Exit
 
 
@@ -259,6 +290,11 @@ def _lower_first(text: str) -> str:
     return text[:1].lower() + text[1:]
 
 
+def _given(values: Sequence[str] | None) -> tuple[str, ...] | None:
+    """A repeatable option's values, None where it is absent."""
+    return tuple(values) if values else None
+
+
 def _recovery_method(text: str | None) -> RecoveryMethod | None:
     for method in RECOVERY_METHODS:
         if text == method:
@@ -266,26 +302,3 @@ def _recovery_method(text: str | None) -> RecoveryMethod | None:
     if text is None:
         return None
     raise UsageError(f"no recovery '{text}'; use one of {', '.join(RECOVERY_METHODS)}")
-
-
-def _progress(is_silent: bool) -> Progress:
-    if is_silent:
-        return SilentProgress()
-    from fairdeploy.terminal import TerminalProgress
-
-    return TerminalProgress(Console(stderr=True))
-
-
-def _show(document: Mapping[str, Any], summary: RenderableType, as_json: bool) -> None:
-    """Print a result for people or for machines."""
-    if as_json:
-        sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    else:
-        _print(summary)
-
-
-def _print(renderable: RenderableType) -> None:
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_LOG_WIDTH)
-    console.print(renderable, highlight=False)

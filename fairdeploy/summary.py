@@ -18,14 +18,16 @@ Document = Mapping[str, Any]
 
 _SIZE_NAMES = {"params": "parameters", "macs": "MACs per image", "size_bytes": "bytes"}
 _ACCURACY_STAGES = ("original", "pruned", "recovered", "exported")
+_MAX_REMARKS = 2
 _PREFIXES = ((1e9, " G"), (1e6, " M"), (1e3, " k"))
 
 
 def shrink_summary(document: Document, folder: Path) -> RenderableType:
     """Everything that a user wants to know first."""
-    facts = _two_columns(
+    facts = two_columns(
         [
             *_budget_lines(document["budget"]),
+            *restriction_lines(document["restrictions"]),
             *_check_lines(document),
             *_accuracy_lines(document["accuracy"]),
             *_latency_lines(document["latency"]),
@@ -33,34 +35,6 @@ def shrink_summary(document: Document, folder: Path) -> RenderableType:
         ]
     )
     return Group(Text(), _size_table(document["model"]), Text(), facts)
-
-
-def inspection_summary(document: Document, *, max_rows: int = 40) -> RenderableType:
-    """What can be removed and what cannot, largest first."""
-    cost = document["cost"]
-    lines = [
-        (
-            _SIZE_NAMES.get({"size": "size_bytes"}.get(metric, metric), metric),
-            f"{short(row['original'])}, of which {row['removable_share']:.1%} can go",
-        )
-        for metric, row in cost.items()
-    ]
-    groups = Table(box=None, title="removable", title_justify="left", pad_edge=False)
-    groups.add_column("group")
-    groups.add_column("units", justify="right")
-    groups.add_column("parameters", justify="right")
-    by_size = sorted(document["groups"], key=lambda row: -row["removable_params"])
-    for row in by_size[:max_rows]:
-        groups.add_row(escape(row["name"]), f"{row['units']:,}", short(row["removable_params"]))
-    parts: list[RenderableType] = [_two_columns(lines), Text(), groups]
-    if len(by_size) > max_rows:
-        parts.append(Text(f"… and {len(by_size) - max_rows} more; --json lists all"))
-    if document["frozen"]:
-        parts += [Text(), _frozen_table(document["frozen"], max_rows)]
-    if document["unknown_ops"]:
-        unknown = ", ".join(f"{op} ({count})" for op, count in document["unknown_ops"].items())
-        parts += [Text(), Text(f"operations without a rule, left alone: {unknown}")]
-    return Group(*parts)
 
 
 def short(amount: float) -> str:
@@ -71,19 +45,33 @@ def short(amount: float) -> str:
     return f"{amount:g}"
 
 
-def _frozen_table(rows: Sequence[Document], max_rows: int) -> RenderableType:
-    table = Table(box=None, title="cannot be removed", title_justify="left", pad_edge=False)
-    table.add_column("what")
-    table.add_column("units", justify="right")
-    table.add_column("because")
-    for row in rows[:max_rows]:
-        table.add_row(escape(row["name"]), f"{row['units']:,}", escape(row["reason"]))
-    if len(rows) > max_rows:
-        table.add_row(f"… and {len(rows) - max_rows} more", "", "")
-    return table
+def restriction_lines(outcomes: Sequence[Document]) -> Iterator[tuple[str, str]]:
+    """One line for each option, and one for what it could not do."""
+    for row in outcomes:
+        yield "control", f"[bold]{escape(row['option'])}[/]: {_outcome(row)}"
+        if row["exceptions"]:
+            yield "", f"[yellow]not held by[/] {_remarks(row['exceptions'])}"
+        if row["notes"]:
+            yield "", f"[dim]{_remarks(row['notes'])}[/]"
 
 
-def _two_columns(lines: Sequence[tuple[str, str]]) -> Table:
+def _outcome(row: Document) -> str:
+    option, count, held = row["option"], row["num_groups"], row["num_held"]
+    if option.startswith("--round-to"):
+        return f"{held} of {count} groups shrink, in multiples"
+    if option.startswith(("--include", "--exclude")):
+        return f"{count} groups stay whole" if count != 1 else "1 group stays whole"
+    return f"{held} of {count} groups at this limit"
+
+
+def _remarks(rows: Sequence[Document]) -> str:
+    shown = [f"{escape(row['group'])} ({escape(row['text'])})" for row in rows[:_MAX_REMARKS]]
+    more = f" and {len(rows) - _MAX_REMARKS} more" if len(rows) > _MAX_REMARKS else ""
+    return ", ".join(shown) + more
+
+
+def two_columns(lines: Sequence[tuple[str, str]]) -> Table:
+    """Bold names and what there is to say of each."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -179,7 +167,7 @@ def doctor_summary(document: Document) -> RenderableType:
     lines += [(f"exporter {name}", escape(state)) for name, state in document["exporters"].items()]
     problems = document["problems"] or ["none"]
     lines += [("problem" if document["problems"] else "problems", escape(p)) for p in problems]
-    return _two_columns(lines)
+    return two_columns(lines)
 
 
 def demo_ending(folder: Path) -> RenderableType:
@@ -187,7 +175,7 @@ def demo_ending(folder: Path) -> RenderableType:
     shrunk = folder / "model-shrunk"
     return Group(
         Text(),
-        _two_columns(
+        two_columns(
             [
                 ("open", escape(str(shrunk / "report.html"))),
                 ("next", f"fairdeploy inspect {escape(str(folder / 'model.pt'))}"),

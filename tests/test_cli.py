@@ -15,7 +15,7 @@ import pytest
 
 from fairdeploy import cli, inspection, pipeline
 from fairdeploy.errors import AccuracyError, BudgetError, ParityError
-from fairdeploy.options import ModelOptions, ShrinkOptions
+from fairdeploy.options import InspectOptions, ShrinkOptions
 from fairdeploy.progress import Progress, SilentProgress
 
 DOCUMENT: Mapping[str, Any] = {
@@ -46,6 +46,14 @@ DOCUMENT: Mapping[str, Any] = {
         "speedup_low": 1.9, "speedup_high": 2.1, "is_noisy": True,
     },
     "artifacts": [{"path": "model.onnx", "size_bytes": 1_600_000}],
+    "restrictions": [
+        {"option": "--exclude 'layer4.*'", "num_groups": 5, "num_held": 5, "exceptions": [],
+         "notes": [{"group": "layer3.conv", "text": "stays whole with 'up'"}]},
+        {"option": "--max-prune 0.7", "num_groups": 9, "num_held": 2, "exceptions": [],
+         "notes": []},
+        {"option": "--round-to 16", "num_groups": 4, "num_held": 3, "notes": [],
+         "exceptions": [{"group": name, "text": "stays whole at 12 channels"} for name in "abc"]},
+    ],
 }  # fmt: skip
 
 
@@ -110,7 +118,9 @@ def test_shrink_passes_every_option_on(recorder: Recorder) -> None:
         "--output", "out", "--arch", "timm:resnet18", "--target", "cpu", "--recover", "batchnorm",
         "--num-calibration", "64", "--num-classes", "10", "--input-size", "3,32,48",
         "--mean", "0.1,0.2,0.3", "--std", "1,1,1", "--seed", "7", "--trust-pickle", "--force",
-        "--no-latency", "--quiet",
+        "--no-latency", "--quiet", "--include", "layer*", "--include", "stem", "--exclude", "fc",
+        "--max-prune", "0.7", "--max-prune", "layer4.*=30%", "--min-units", "8",
+        "--min-units", "a=b=4", "--round-to", "16",
     ]  # fmt: skip
     assert cli.run(arguments) == 0
     assert recorder.options == ShrinkOptions(
@@ -130,6 +140,11 @@ def test_shrink_passes_every_option_on(recorder: Recorder) -> None:
         trust_pickle=True,
         force=True,
         with_latency=False,
+        include=("layer*", "stem"),
+        exclude=("fc",),
+        max_prune=(("*", 0.7), ("layer4.*", 0.3)),
+        min_units=(("*", 8), ("a=b", 4)),
+        round_to=16,
         command=("fairdeploy", *sys.argv[1:]),
     )
 
@@ -155,6 +170,14 @@ def test_summary_shows_budgets_sizes_checks_and_where_the_report_is(
     assert "on 450 test images" in shown
     assert "4 ms, now 2 ms on cpu: 2.00 times as fast (1.90 to 2.10); the machine was busy" in shown
     assert "report model-shrunk/report.html" in shown
+    assert "control --exclude 'layer4.*': 5 groups stay whole" in shown
+    assert "layer3.conv (stays whole with 'up')" in shown
+    assert "control --max-prune 0.7: 2 of 9 groups at this limit" in shown
+    assert "control --round-to 16: 3 of 4 groups shrink, in multiples" in shown
+    assert (
+        "not held by a (stays whole at 12 channels), b (stays whole at 12 channels) and 1 more"
+        in shown
+    )
 
 
 def test_json_prints_the_report_and_nothing_else(
@@ -222,6 +245,13 @@ def test_interrupt_says_that_nothing_was_written(
         (["shrink", "m.pt", "--input-size", "32,32"], "--input-size '32,32' is not a size"),
         (["shrink", "m.pt", "--mean", "0.5,x"], "--mean '0.5,x' is not a list of numbers"),
         (["shrink", "m.pt", "--std", "nan"], "--std 'nan' is not a list of numbers"),
+        (["shrink", "m.pt", "--max-prune", "70"], "not a share from 0 to 1; did you mean 70%? use"),
+        (["shrink", "m.pt", "--max-prune", "a=-1"], "--max-prune 'a=-1' is not a share"),
+        (["shrink", "m.pt", "--max-prune", "layer4"], "use --max-prune 0.7"),
+        (["shrink", "m.pt", "--max-prune", "nan"], "--max-prune 'nan' is not a share"),
+        (["shrink", "m.pt", "--min-units", "0"], "--min-units '0' is not a whole number from 1"),
+        (["inspect", "m.pt", "--min-units", "a=2.5"], "--min-units 'a=2.5' is not a whole number"),
+        (["inspect", "m.pt", "--round-to", "0"], "invalid value for '--round-to'"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_two(
@@ -263,29 +293,110 @@ def test_missing_model_is_one_line_and_nothing_is_written(
     assert list(working_folder.iterdir()) == []
 
 
-def test_inspect_prints_the_document_of_the_pipeline(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    document = {
-        "cost": {"params": {"original": 1000.0, "smallest": 100.0, "removable_share": 0.9}},
-        "groups": [{"name": "conv1", "units": 8, "removable_params": 900.0}],
-        "frozen": [{"name": "head", "units": 10, "reason": "reaches the output"}],
-        "unknown_ops": {"strange": 2},
-    }
-    asked: list[ModelOptions] = []
+INSPECTED: Mapping[str, Any] = {
+    "cost": {
+        "params": {"original": 1000.0, "smallest": 100.0, "removable_share": 0.9},
+        "macs": {"original": 0.0, "smallest": 0.0, "removable_share": 0.0},
+    },
+    "units": 8,
+    "modules": [
+        {"module": "", "params": 1000, "removable_params": 900, "stays": [0, 1]},
+        {"module": "conv1", "params": 900, "removable_params": 899, "stays": [0]},
+        {"module": "head", "params": 100, "removable_params": 1, "stays": [1]},
+    ],
+    "groups": [
+        {"name": f"blocks.{index}.fc", "units": 8, "smallest": 2, "channels_per_unit": 3,
+         "removable_params": 900.0}
+        for index in range(2)
+    ],
+    "stays": [
+        {"op": "layer_norm", "reason": "its statistics", "count": 24, "params": 40,
+         "modules": ["norm"], "source_lines": [{"line": "/x/net.py:7", "count": 24}]},
+        {"op": "", "reason": "--exclude head", "count": 1, "params": 5, "modules": ["head"],
+         "source_lines": []},
+    ],
+    "unknown_ops": [
+        {"op": "strange", "count": 2, "modules": ["m"],
+         "source_lines": [{"line": "/x/net.py:12", "count": 2}]}
+    ],
+    "restrictions": [],
+    "proof": None,
+}  # fmt: skip
+PROOF: Mapping[str, Any] = {
+    "passed": True, "max_relative_error": 2e-7, "limit": 1e-5, "problem": "", "nodes": 77,
+    "num_removed_units": 4, "params_left": 400.0, "seconds": {"prove": 1.25},
+    "own_class": {"rebuilt": False, "problem": "its forward fails"},
+}  # fmt: skip
 
-    def fake(options: ModelOptions, progress: Progress) -> dict[str, Any]:
+
+def show_inspection(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], **changes: Any
+) -> tuple[int, list[InspectOptions]]:
+    """Run ``inspect`` on an invented document."""
+    asked: list[InspectOptions] = []
+
+    def fake(options: InspectOptions, progress: Progress) -> dict[str, Any]:
         asked.append(options)
-        return document
+        return {**INSPECTED, **changes}
 
     monkeypatch.setattr(inspection, "inspect", fake)
-    assert cli.run(["inspect", "timm:resnet18", "--input-size", "64"]) == 0
-    assert asked == [ModelOptions(model="timm:resnet18", input_shape=64)]
+    return cli.run(["inspect", *arguments]), asked
+
+
+def test_inspect_shows_what_can_go_what_cannot_and_why(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _ = show_inspection(monkeypatch, ["timm:resnet18"])
+    assert code == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "parameters 1 k, of which 90.0% can go" in shown
-    assert "conv1 8 900" in shown
-    assert "head 10 reaches the output" in shown
-    assert "operations without a rule, left alone: strange (2)" in shown
+    assert "parameters 1 k, of which 90.0% can go (smallest allowed plan: 100)" in shown
+    assert "the whole network 1 k 90% a b" in shown
+    assert "conv1 900 >99% a" in shown
+    assert "a 40 24 layer norms: its statistics at /x/net.py:7" in shown
+    assert "b 5 --exclude head holds 1 group: head" in shown
+    assert "strange 2 /x/net.py:12 (2x)" in shown
+    assert "blocks.*.fc 2 8 2 3 900" in shown
+
+
+def test_inspect_passes_every_option_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = [
+        "m.pt", "--prove", "--arch", "timm:resnet18", "--target", "cpu", "--include", "a",
+        "--exclude", "b", "--max-prune", "0.5", "--min-units", "c=2", "--round-to", "4",
+        "--num-classes", "3", "--input-size", "64", "--seed", "5", "--trust-pickle",
+    ]  # fmt: skip
+    _, asked = show_inspection(monkeypatch, arguments)
+    assert asked == [
+        InspectOptions(
+            model="m.pt", prove=True, arch="timm:resnet18", target="cpu", include=("a",),
+            exclude=("b",), max_prune=(("*", 0.5),), min_units=(("c", 2),), round_to=4,
+            num_classes=3, input_shape=64, seed=5, trust_pickle=True,
+        )
+    ]  # fmt: skip
+
+
+def test_inspect_tells_of_the_proof_and_of_the_own_class(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _ = show_inspection(monkeypatch, ["m.pt", "--prove"], proof=PROOF)
+    assert code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "removed 4 of 8 units at random; 40.0% of the parameters stay" in shown
+    assert "proof exact: relative error 2.0e-07 (limit 1e-05)" in shown
+    assert "effort 77 operations; prove 1.2 s" in shown
+    assert "own class does not come back: its forward fails" in shown
+
+
+@pytest.mark.parametrize("arguments", [[], ["--json"]])
+def test_failed_proof_is_shown_and_ends_with_exit_code_four(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    failed = {**PROOF, "passed": False, "max_relative_error": None, "problem": "it fails [here]"}
+    code, _ = show_inspection(monkeypatch, ["m.pt", "--prove", *arguments], proof=failed)
+    assert code == 4
+    printed = capsys.readouterr().out
+    assert "it fails [here]" in printed
+    if not arguments:
+        assert "NOT EXACT: relative error none" in printed
 
 
 def test_targets_lists_the_shipped_profiles(capsys: pytest.CaptureFixture[str]) -> None:

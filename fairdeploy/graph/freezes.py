@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +19,12 @@ from fairdeploy.graph.unit_graph import Freeze, FrozenGroup
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 _TORCH_FOLDER = str(Path(torch.__file__).parent)
+
+
+class _Cause(NamedTuple):
+    reason: str
+    op: str
+    module_path: str
 
 
 def module_path(node: fx.Node) -> str:
@@ -55,24 +62,24 @@ def collect_freezes(walk: Propagation) -> tuple[Freeze, ...]:
 def frozen_groups(walk: Propagation, entries: Entries) -> tuple[FrozenGroup, ...]:
     """Produced dimensions of parameters whose indices stay, with the earliest reason.
 
-    One entry a reason and place: the tensors that one freezing call holds in place together.
+    One entry a reason, operation and module: what one freezing call holds in place together.
     """
     roots, dims, places = entries.roots, entries.dims, entries.places
     reasons = walk.store.reason_of(roots)
     frozen = reasons != NO_REASON
-    by_reason: dict[tuple[str, str], list[int]] = defaultdict(list)
-    units: Counter[tuple[str, str]] = Counter()
+    by_reason: dict[_Cause, list[int]] = defaultdict(list)
+    units: Counter[_Cause] = Counter()
     for number in np.unique(reasons[frozen]):
         event = walk.events[number]
         if event.reason in UNREMARKABLE:
             continue
-        key = (event.reason, module_path(event.node))
+        key = _Cause(event.reason, op_name(event.node), module_path(event.node))
         rows = frozen & (reasons == number)
         by_reason[key] += [int(dim) for dim in np.unique(dims[rows])]
         units[key] += len(np.unique(roots[rows]))
     parameters = {name for name, _ in walk.module.named_parameters(remove_duplicate=False)}
     result = []
-    for (reason, path), numbers in by_reason.items():
+    for cause, numbers in by_reason.items():
         tensors = tuple(
             dict.fromkeys(
                 places[n][0]
@@ -86,10 +93,12 @@ def frozen_groups(walk: Propagation, entries: Entries) -> tuple[FrozenGroup, ...
         result.append(
             FrozenGroup(
                 name=tensors[0].removesuffix(".weight"),
-                size=units[(reason, path)],
+                size=units[cause],
                 num_params=sum(tensor.numel() for tensor in sizes if tensor is not None),
-                reason=f"{reason} (at '{path}')" if path else reason,
+                reason=cause.reason,
                 tensors=tensors,
+                op=cause.op,
+                module_path=cause.module_path,
             )
         )
     return tuple(result)

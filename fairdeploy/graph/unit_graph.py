@@ -85,6 +85,10 @@ class FrozenGroup:
     num_params: int
     reason: str
     tensors: tuple[str, ...]
+    op: str = ""
+    """The operation that holds them."""
+    module_path: str = ""
+    """Where it is called; empty for the root."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ def group_rows(
             "kept": group.size,
             "tod": None,
             "frozen_reason": group.reason,
+            "frozen_at": group.module_path,
             "params": group.num_params,
             "tensors": list(group.tensors),
         }

@@ -60,9 +60,10 @@ def tod_curves(
         details("The numbers of every group", _tod_table(removable)),
         lead=(which if hidden else "")
         + "ToD(k) is the share of the k units proposed for removal that are also among the k most "
-        f"protected. Every group is cut to the deepest k with ToD at most {tolerance:.3f}; "
-        "residual streams, whose units take a slice of every block, at less. Then the most "
-        "valuable units were given back until the budget was just met.",
+        f"protected. Every group is cut to the deepest k with ToD at most {tolerance:.3f}, "
+        "rounded to the nearest multiple of units; residual streams, whose units take a slice of "
+        "every block, at less. Then the most valuable units were given back until the budget was "
+        "just met.",
     )
 
 
@@ -92,7 +93,7 @@ def _unknown_operations(freezes: Sequence[Row]) -> Html:
 def _reasons_table(frozen: Sequence[Row], num_params: int) -> Html:
     by_reason: dict[str, list[Row]] = defaultdict(list)
     for row in frozen:
-        by_reason[_without_place(row["frozen_reason"])].append(row)
+        by_reason[row["frozen_reason"]].append(row)
     rows = [
         (reason, str(len(parts)), count(_params(parts)), percent(_params(parts) / num_params))
         for reason, parts in sorted(by_reason.items(), key=lambda item: -_params(item[1]))
@@ -103,7 +104,7 @@ def _reasons_table(frozen: Sequence[Row], num_params: int) -> Html:
 def _frozen_table(frozen: Sequence[Row]) -> Html:
     rows = (
         (
-            join((dotted(row["name"]), tag("span", row["frozen_reason"], class_="under"))),
+            join((dotted(row["name"]), tag("span", _held_by(row), class_="under"))),
             f"{row['units']:,}",
             count(row["params"]),
         )
@@ -112,9 +113,10 @@ def _frozen_table(frozen: Sequence[Row]) -> Html:
     return table(("part", "width", "parameters"), rows)
 
 
-def _without_place(reason: str) -> str:
-    """The reason without the module that it names, so that equal reasons meet in one row."""
-    return reason.partition(" (at '")[0]
+def _held_by(row: Row) -> str:
+    """The reason, and the module that it comes from."""
+    place = row["frozen_at"]
+    return f"{row['frozen_reason']} (at '{place}')" if place else str(row["frozen_reason"])
 
 
 def _removable(groups: Sequence[Row]) -> list[Row]:
@@ -174,7 +176,7 @@ def _tod_table(rows: Sequence[Row]) -> Html:
     explained = tag(
         "p",
         "R removed is the share of the group's R-Score that went; the bound is the most that a "
-        "prefix of k units with this ToD can hold.",
+        "prefix of k units with this ToD can hold (rounding may remove a few more than k).",
         class_="lead",
     )
     return join((explained, table(headers, cells)))

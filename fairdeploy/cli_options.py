@@ -1,0 +1,81 @@
+"""Options that several commands share: how each is spelled, and its line of help."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+_WHAT_MAY_GO = "What may go"
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="A checkpoint (.pt, .pth, .safetensors, .pt2), timm:NAME or torchvision:NAME."
+    ),
+]
+Arch = Annotated[
+    str | None,
+    typer.Option(
+        help="The network of a state dict: timm:NAME, torchvision:NAME or package.module:factory."
+    ),
+]
+NumClasses = Annotated[int | None, typer.Option(help="Length of the classifier.", min=1)]
+InputSize = Annotated[
+    str | None, typer.Option(metavar="H or C,H,W", help="Image size that the network takes.")
+]
+Mean = Annotated[
+    str | None, typer.Option(metavar="M,M,M", help="Mean per channel, of pixels in [0, 1].")
+]
+Std = Annotated[str | None, typer.Option(metavar="S,S,S", help="Standard deviation per channel.")]
+Target = Annotated[str | None, typer.Option(help="Where it will run; see 'fairdeploy targets'.")]
+Include = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--include",
+        metavar="GLOB",
+        help="Only these modules may shrink: layer4, 'blocks.*.mlp'. Repeatable.",
+        rich_help_panel=_WHAT_MAY_GO,
+    ),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--exclude",
+        metavar="GLOB",
+        help="These modules keep their width, and all that share it. Repeatable.",
+        rich_help_panel=_WHAT_MAY_GO,
+    ),
+]
+MaxPrune = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--max-prune",
+        metavar="[GLOB=]SHARE",
+        help="Largest share of any group's units that may go: 0.7, 'layer4.*=0.3'. Repeatable.",
+        rich_help_panel=_WHAT_MAY_GO,
+    ),
+]
+MinUnits = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--min-units",
+        metavar="[GLOB=]N",
+        help="What every group keeps at least: 8, 'layer4.*=16'. Repeatable.",
+        rich_help_panel=_WHAT_MAY_GO,
+    ),
+]
+RoundTo = Annotated[
+    int | None,
+    typer.Option(
+        help="Make channel counts multiples of this, instead of what the target likes.",
+        min=1,
+        rich_help_panel=_WHAT_MAY_GO,
+    ),
+]
+Seed = Annotated[int | None, typer.Option(help="Of every random choice; 0 if not given.", min=0)]
+TrustPickle = Annotated[
+    bool, typer.Option("--trust-pickle", help="Let the checkpoint run its own code.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]

@@ -1,0 +1,81 @@
+"""One row for each module of the user's network: how much of it can go, and what holds the rest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from fairdeploy.graph.propagation import fetch_tensor
+from fairdeploy.graph.unit_graph import KEPT, UnitGraph
+from fairdeploy.inspection.standing_rows import Standing
+from fairdeploy.records import LoadedModel
+from fairdeploy.surgery.removal import StayingIndices
+
+
+def module_rows(
+    model: LoadedModel, graph: UnitGraph, least: NDArray[np.int64], stays: Sequence[Standing]
+) -> list[dict[str, Any]]:
+    """Every module with parameters, and every one around it, in the order of the user's module.
+
+    Args:
+        model: Gives the order.
+        graph: Its units.
+        least: Fewest units that each group may keep, shape [G].
+        stays: Reasons, which the rows name by their index.
+
+    Returns:
+        Rows with ``module`` (empty for the whole network), ``params``, ``removable_params`` (in the
+        smallest allowed plan), ``frozen_params`` (what no unit is part of) and ``stays`` (indices
+        of reasons that keep outputs of layers in it).
+    """
+    removed = {
+        group.name: tuple(range(kept, group.size))
+        for group, kept in zip(graph.groups, least.tolist(), strict=True)
+    }
+    staying = StayingIndices(graph.removed_mask(removed))
+    rows: dict[str, dict[str, Any]] = {}
+    for name in _parameters_in_order(model.module, graph):
+        dims = graph.tensor_units[name]
+        params = math.prod(len(units) for units in dims)
+        kept = math.prod(staying.count(units) for units in dims)
+        frozen = math.prod(int((units == KEPT).sum()) for units in dims)
+        reasons = {index for index, reason in enumerate(stays) if name in reason.tensors}
+        for path in _modules_around(name):
+            row = rows.setdefault(
+                path,
+                {"module": path, "params": 0, "removable_params": 0, "frozen_params": 0,
+                 "stays": set()},
+            )  # fmt: skip
+            row["params"] += params
+            row["removable_params"] += params - kept
+            row["frozen_params"] += frozen
+            row["stays"] |= reasons
+    return [row | {"stays": sorted(row["stays"])} for row in rows.values()]
+
+
+def _parameters_in_order(module: nn.Module, graph: UnitGraph) -> list[str]:
+    """Parameters that the graph uses, each tensor once, modules kept together."""
+    order = {
+        name: place
+        for place, (name, _) in enumerate(module.named_parameters(remove_duplicate=False))
+    }
+    seen: set[int] = set()
+    result = []
+    parameters = dict(graph.module.named_parameters(remove_duplicate=False))
+    for name in sorted(graph.tensor_units, key=lambda name: order.get(name, len(order))):
+        tensor = fetch_tensor(graph.module, name)
+        if name in parameters and id(tensor) not in seen:
+            seen.add(id(tensor))
+            result.append(name)
+    return result
+
+
+def _modules_around(tensor: str) -> list[str]:
+    """Paths from the whole network, which is empty, down to the module that owns the tensor."""
+    parts = tensor.split(".")[:-1]
+    return [".".join(parts[:end]) for end in range(len(parts) + 1)]
