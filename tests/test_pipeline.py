@@ -171,6 +171,34 @@ def test_unreachable_budget_is_refused_with_the_range_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_restrictions_are_honoured_and_reported(project: Path, tmp_path: Path) -> None:
+    free = {row["name"]: row for row in run(project, tmp_path / "free").document["groups"]}
+    excluded = next(name for name, row in free.items() if row["kept"] < row["units"])
+    result = run(
+        project, tmp_path / "out", budgets=("75%",),
+        exclude=(excluded,), max_prune=(("*", 0.5),), round_to=2,
+    )  # fmt: skip
+    rows = [row for row in result.document["groups"] if row["frozen_reason"] is None]
+    assert sum(row["kept"] < row["units"] for row in rows) > 1
+    for row in rows:
+        assert row["kept"] >= row["units"] / 2
+        assert row["name"] != excluded or row["kept"] == row["units"]
+    original = dict(network().named_parameters())
+    for name, parameter in fairdeploy.load(result.output).named_parameters():
+        assert parameter.shape[0] == original[name].shape[0] or parameter.shape[0] % 2 == 0
+    options = [row["option"] for row in result.document["restrictions"]]
+    assert options == [f"--exclude {excluded}", "--max-prune 0.5", "--round-to 2"]
+    assert "--max-prune 0.5" in (result.output / "report.html").read_text()
+
+
+def test_budget_out_of_reach_names_the_option_that_limits_most(
+    project: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(BudgetError, match=r"--max-prune 0\.1 limits most \(without it: [\d.]+%\)"):
+        run(project, tmp_path / "out", budgets=("40%",), max_prune=(("*", 0.1),))
+    assert not (tmp_path / "out").exists()
+
+
 def test_latency_budget_is_refused_in_words(project: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="latency budgets are not available"):
         run(project, tmp_path / "out", budgets=("latency=5ms",))

@@ -9,6 +9,20 @@ from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import build_unit_graph
 
 
+class Bottleneck(nn.Module):
+    """Widens to 24 channels and comes back to 12, beside a shortcut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Conv2d(12, 24, 1)
+        self.out = nn.Conv2d(24, 12, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape."""
+        result: Tensor = x + self.out(self.inner(x).relu())
+        return result
+
+
 class TwoStages(nn.Module):
     """Groups: ``stem.conv`` of 12 (a stream with ``body.0.out``), ``body.0.inner`` of 24,
     ``tail.conv`` of 32."""
@@ -18,19 +32,16 @@ class TwoStages(nn.Module):
         self.stem = nn.Sequential()
         self.stem.add_module("conv", nn.Conv2d(3, 12, 3, padding=1))
         self.stem.add_module("norm", nn.BatchNorm2d(12))
-        self.body = nn.ModuleList([nn.Module()])
-        self.body[0].add_module("inner", nn.Conv2d(12, 24, 1))
-        self.body[0].add_module("out", nn.Conv2d(24, 12, 1))
-        self.tail = nn.Module()
+        self.body = nn.Sequential(Bottleneck())
+        self.tail = nn.Sequential()
         self.tail.add_module("conv", nn.Conv2d(12, 32, 3, padding=1))
         self.relu = nn.ReLU()
         self.head = nn.Linear(32, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [N, 5]."""
-        x = self.stem(x)
-        x = x + self.body[0].out(self.relu(self.body[0].inner(x)))
-        logits: Tensor = self.head(self.relu(self.tail.conv(x)).mean((2, 3)))
+        x = self.tail(self.body(self.stem(x)))
+        logits: Tensor = self.head(self.relu(x).mean((2, 3)))
         return logits
 
 

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from fairdeploy.graph.unit_graph import Freeze, FrozenGroup, UnitGraph
-from fairdeploy.records import AccuracyByStage, ParityResult, ProofResult, RunRecord
+from fairdeploy.records import (
+    AccuracyByStage,
+    GroupRemark,
+    ParityResult,
+    ProofResult,
+    RestrictionOutcome,
+    RunRecord,
+)
 from fairdeploy.reporting.groups_section import MAX_BARS, MAX_CURVES, kept_units, tod_curves
 from fairdeploy.reporting.html_report import render_html
 from fairdeploy.reporting.run_record import build_document
@@ -231,3 +238,23 @@ def test_bars_of_a_deep_network_continue_in_a_table() -> None:
     assert page.count("svg", "bar") == MAX_BARS
     assert "3 further groups" in page.text
     assert sum(tag == "tr" for tag, _ in page.tags) == 3 + 1
+
+
+def test_restrictions_are_told_with_who_could_not_honour_them_and_why(graph: UnitGraph) -> None:
+    outcomes = (
+        RestrictionOutcome(
+            f"--round-to {ATTACK}", 3, 2, exceptions=(GroupRemark("first", f"stays {ATTACK}"),)
+        ),
+        RestrictionOutcome("--exclude 'a.*'", 4, 1, notes=(GroupRemark("a.b", "with 'c'"),)),
+    )
+    page = render(graph, restrictions=outcomes)
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert page.count("span", "bad") == 1
+    text = page.text.partition("Restrictions")[2]
+    assert "not everywhere" in text
+    assert f"first: stays {ATTACK}" in text
+    assert re.search(r"--exclude 'a\.\*' ✓ kept a\. b: with 'c' 4 1", text)
+
+
+def test_run_without_restrictions_does_not_mention_them(graph: UnitGraph) -> None:
+    assert "Restrictions" not in render(graph).text
