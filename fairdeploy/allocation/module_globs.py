@@ -21,6 +21,7 @@ from torch import fx
 from fairdeploy.errors import UsageError
 from fairdeploy.graph.freezes import module_path
 from fairdeploy.graph.functionalize import op_name
+from fairdeploy.graph.label_grids import length_of
 from fairdeploy.graph.unit_graph import Group, UnitGraph
 
 _LAYER_OPS = {
@@ -58,7 +59,7 @@ class Layers:
         self._depthwise = {
             name
             for name in self._matrices
-            if _rank(graph, name) > 2 and len(graph.tensor_units[name][1]) == 1
+            if _rank(graph, name) > 2 and length_of(graph.tensor_units[name][1], 1) == 1
         }
 
     def of(self, group: Group) -> tuple[str, ...]:

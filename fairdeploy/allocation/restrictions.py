@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fairdeploy.allocation.module_globs import Layers, check_globs, matches, producers
 from fairdeploy.graph.unit_graph import Group, UnitGraph
 from fairdeploy.records import Restrictions
@@ -118,11 +121,17 @@ def exact_step(group: Group, multiple: int) -> int:
 
 
 def channels_per_unit(group: Group) -> int:
-    """Channels that one unit has in the widest layer that makes it: 64 for a head of 64, say."""
-    return max(
-        (member.positions.shape[1] for member in group.members if member.role == "produces"),
-        default=1,
-    )
+    """Channels that go with one unit in the widest layer that makes it: 64 for a head of 64, say.
+
+    From a balanced group one unit of every block goes at once.
+    """
+    positions: dict[tuple[str, int], list[NDArray[np.int64]]] = {}
+    for member in group.members:
+        if member.role == "produces":
+            place = (member.tensor, member.dim)
+            positions.setdefault(place, []).append(member.positions.reshape(-1))
+    widths = (len(np.unique(np.concatenate(parts))) for parts in positions.values())
+    return max(1, max(widths, default=1) // group.size)
 
 
 def _include_rules(graph: UnitGraph, globs: tuple[str, ...]) -> tuple[Rule, ...]:

@@ -114,12 +114,14 @@ def _group_row(
     return {
         "name": group.name,
         "units": group.size,
+        "blocks": group.num_blocks,
         "smallest": int(least[index]),
         "channels_per_unit": channels_per_unit(group),
         "removable_params": saved,
         "members": [
             {"tensor": member.tensor, "dim": member.dim, "role": member.role,
-             "indices_per_unit": int(member.positions.shape[1])}
+             "indices_per_unit": int(member.positions.shape[1]),
+             "units": len(member.units)}
             for member in group.members
         ],
     }  # fmt: skip

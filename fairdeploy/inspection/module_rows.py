@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from fairdeploy.graph.label_grids import length_of, rows_of
 from fairdeploy.graph.propagation import fetch_tensor
-from fairdeploy.graph.unit_graph import KEPT, UnitGraph
+from fairdeploy.graph.unit_graph import KEPT, UnitGraph, UnitIds
 from fairdeploy.inspection.standing_rows import Standing
 from fairdeploy.records import LoadedModel
 from fairdeploy.surgery.removal import StayingIndices
@@ -33,17 +34,16 @@ def module_rows(
         smallest allowed plan), ``frozen_params`` (what no unit is part of) and ``stays`` (indices
         of reasons that keep outputs of layers in it).
     """
-    removed = {
-        group.name: tuple(range(kept, group.size))
-        for group, kept in zip(graph.groups, least.tolist(), strict=True)
-    }
-    staying = StayingIndices(graph.removed_mask(removed))
+    removed = np.zeros(graph.num_units, dtype=np.bool_)
+    for group, kept in zip(graph.groups, least.tolist(), strict=True):
+        removed[group.blocks[:, kept:]] = True
+    staying = StayingIndices(graph, removed)
     rows: dict[str, dict[str, Any]] = {}
     for name in _parameters_in_order(model.module, graph):
         dims = graph.tensor_units[name]
-        params = math.prod(len(units) for units in dims)
-        kept = math.prod(staying.count(units) for units in dims)
-        frozen = math.prod(int((units == KEPT).sum()) for units in dims)
+        params = math.prod(length_of(units, dim) for dim, units in enumerate(dims))
+        kept = math.prod(staying.count(units, dim) for dim, units in enumerate(dims))
+        frozen = math.prod(_num_frozen(units, dim) for dim, units in enumerate(dims))
         reasons = {index for index, reason in enumerate(stays) if name in reason.tensors}
         for path in _modules_around(name):
             row = rows.setdefault(
@@ -56,6 +56,11 @@ def module_rows(
             row["frozen_params"] += frozen
             row["stays"] |= reasons
     return [row | {"stays": sorted(row["stays"])} for row in rows.values()]
+
+
+def _num_frozen(units: UnitIds, dim: int) -> int:
+    """Indices of a dimension that no unit owns."""
+    return int((rows_of(units, dim)[0] == KEPT).sum())
 
 
 def _parameters_in_order(module: nn.Module, graph: UnitGraph) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import fx
 
 from fairdeploy.allocation.cost import CostModel
@@ -28,8 +29,10 @@ def random_removal(
 ) -> dict[str, tuple[int, ...]]:
     """About half of the units of every group, chosen at random within its limits.
 
+    From each block of a balanced group others go.
+
     Returns:
-        Group name to local indices, ascending; groups that lose none are left out.
+        Group name to places in ``Group.units``, ascending; groups that lose none are left out.
     """
     sizes = group_sizes(graph)
     most = np.array([limit.max_removed for limit in limits], dtype=np.int64)
@@ -37,10 +40,19 @@ def random_removal(
     kept = nearest_kept(sizes - np.minimum(sizes // 2, most), sizes, most, steps)
     generator = np.random.default_rng(seed)
     return {
-        group.name: tuple(sorted(generator.permutation(group.size)[count:].tolist()))
+        group.name: tuple(
+            place
+            for block in range(group.num_blocks)
+            for place in sorted(_shuffled(generator, block, group.size)[count:].tolist())
+        )
         for group, count in zip(graph.groups, kept.tolist(), strict=True)
         if count < group.size
     }
+
+
+def _shuffled(generator: np.random.Generator, block: int, size: int) -> NDArray[np.int64]:
+    """The places of one block in random order."""
+    return generator.permutation(size).astype(np.int64) + block * size
 
 
 def prove_random_removal(
@@ -76,7 +88,8 @@ def prove_random_removal(
         own_class_problem = _own_class_problem(model, graph, shrunk, watch)
     costs = CostModel(graph.cost_terms, len(graph.groups))
     sizes = group_sizes(graph)
-    kept = sizes - np.array([len(chosen.get(group.name, ())) for group in graph.groups])
+    gone = [len(chosen.get(group.name, ())) // group.num_blocks for group in graph.groups]
+    kept = sizes - np.array(gone, dtype=np.int64)
     error = result.max_relative_error
     return {
         "passed": result.passed,

@@ -215,3 +215,42 @@ def test_removal_that_breaks_is_a_failed_proof_in_words(
     assert proof["problem"] == problem
     assert proof["max_relative_error"] is None
     assert proof["own_class"] == {"rebuilt": False, "problem": "the removal is not proved"}
+
+
+class Grouped(nn.Module):
+    """A convolution in four groups of six channels: the same number goes from each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grouped = nn.Conv2d(8, 24, 1, groups=4)
+        self.point = nn.Conv2d(24, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [N, 5]."""
+        logits: Tensor = self.point(self.grouped(torch.cat([x, x, x[:, :2]], 1)).relu())
+        return logits.mean((2, 3))
+
+
+def test_balanced_groups_count_one_unit_of_every_block() -> None:
+    model = loaded(Grouped(), 4)
+    graph = build_unit_graph(model.module, (torch.zeros(2, 3, 4, 4),))
+    rules = rules_of(graph, Restrictions(max_prune=(("*", 0.5),)))
+    limits = limits_of(graph, 1, rules)
+    found = inspection_document(model, graph, rules, limits)
+    (row,) = found["groups"]
+    assert (row["units"], row["blocks"], row["smallest"]) == (6, 4, 3)
+    assert row["channels_per_unit"] == 4
+    rows = rows_by_module(found)
+    # Twelve of 24 channels may go: two weights and a bias each, and five weights that read it.
+    assert rows["grouped"]["removable_params"] == 12 * (2 + 1)
+    assert rows["point"]["removable_params"] == 12 * 5
+    assert rows["point"]["frozen_params"] == 5
+    (places,) = random_removal(graph, limits, seed=0).values()
+    by_block = [{place % 6 for place in places if place // 6 == block} for block in range(4)]
+    assert [len(block) for block in by_block] == [3, 3, 3, 3]
+    assert len({tuple(sorted(block)) for block in by_block}) > 1
+    watch = Stopwatch(SilentProgress())
+    proof = prove_random_removal(model, graph, limits, 0, watch)
+    assert proof["passed"]
+    assert proof["num_removed_units"] == 12
+    assert proof["params_left"] == 12 * 3 + 12 * 5 + 5
