@@ -78,7 +78,7 @@ def select(walk: Propagation, node: fx.Node) -> Value:
     picked = node.args[2] if len(node.args) > 2 else node.kwargs.get("index")
     dims = walk.grids(node.args[0]) if isinstance(picked, int) else walk.dims(node.args[0])
     dim = dim_of(node, 1)
-    walk.freeze(dims[dim], "a single index is picked out of this dimension")
+    walk.freeze(dims[dim], "one index of it is picked out by number")
     return _picked(dims, dim, picked if isinstance(picked, int) else 0)
 
 
@@ -177,7 +177,7 @@ def reorder(walk: Propagation, node: fx.Node) -> Value:
     axes = moved if isinstance(moved, (list, tuple)) and moved else range(len(dims))
     for axis in axes:
         assert isinstance(axis, int)
-        walk.freeze(dims[axis], "indices change places along this dimension")
+        walk.freeze(dims[axis], "its indices change places")
     return dims
 
 
@@ -189,7 +189,7 @@ def index(walk: Propagation, node: fx.Node) -> Value:
     assert isinstance(indices, (list, tuple))
     used = [axis for axis, entry in enumerate(indices) if entry is not None]
     for axis in used:
-        walk.freeze(dims[axis], "rows are looked up by number along this dimension")
+        walk.freeze(dims[axis], "its rows are looked up by number, so that none can be missing")
     shape = result_shape(node)
     if not used or used != list(range(used[0], used[-1] + 1)):
         for labels in dims:
@@ -208,7 +208,7 @@ def index_select(walk: Propagation, node: fx.Node) -> Value:
     is_gather = "gather" in str(node.target)
     for axis, labels in enumerate(dims):
         if axis == dim or is_gather:
-            walk.freeze(labels, "rows are looked up by number along this dimension")
+            walk.freeze(labels, "its rows are looked up by number, so that none can be missing")
             dims[axis] = walk.fixed(result_shape(node)[axis])
     return tuple(dims)
 
@@ -217,7 +217,7 @@ def index_select(walk: Propagation, node: fx.Node) -> Value:
 def embedding(walk: Propagation, node: fx.Node) -> Value:
     """``weight [V, D]``: the table's rows stay, its channels pass."""
     weight, numbers = walk.dims(node.args[0]), walk.dims(node.args[1])
-    walk.freeze(weight[0], "rows are looked up by number along this dimension")
+    walk.freeze(weight[0], "its rows are looked up by number, so that none can be missing")
     for labels in numbers:
         walk.freeze(labels, "numbers of table rows")
     return (*numbers, weight[1])
