@@ -162,6 +162,7 @@ def _unknown_table(rows: Sequence[Document]) -> RenderableType:
 
 
 def _group_table(rows: Sequence[Document]) -> RenderableType:
+    """The groups that save most, those that look alike in one row."""
     alike = sorted(alike_groups(rows), key=lambda names: -names[1]["removable_params"])
     table = _table("largest groups of units that go together")
     table.add_column("made by", overflow="fold")
@@ -174,7 +175,7 @@ def _group_table(rows: Sequence[Document]) -> RenderableType:
         )  # fmt: skip
     if len(alike) > _MAX_GROUPS:
         rest = sum(len(names) for names, _ in alike[_MAX_GROUPS:])
-        table.add_row(f"[dim]… and {rest} more; --json lists all[/]")
+        return Group(table, Text(f"… and {rest} more groups; --json lists all", style="dim"))
     return table
 
 

@@ -108,7 +108,7 @@ class Propagation:
         self.tie_rows(rows)
         return np.ascontiguousarray(rows[0])
 
-    def tie_rows(self, rows: Labels, reason: str = "has to match something that cannot shrink") -> None:
+    def tie_rows(self, rows: Labels, reason: str = "must match something that cannot shrink") -> None:
         """Let the same index of every row, [blocks, length], live or die together."""
         if len(rows) > 1:
             first = np.broadcast_to(rows[:1], rows[1:].shape).reshape(-1)
@@ -134,7 +134,9 @@ class Propagation:
         """Labels of a dimension that nothing can be taken from."""
         return np.zeros(length, dtype=np.int64)
 
-    def tie(self, first: Labels, second: Labels, reason: str = "has to match something that cannot shrink") -> None:
+    def tie(
+        self, first: Labels, second: Labels, reason: str = "must match something that cannot shrink"
+    ) -> None:
         """Let the labels of each pair live or die together; shapes broadcast."""
         if first is second or not (first.any() or second.any()):
             return
