@@ -1,0 +1,182 @@
+"""Recurrent layers: a hidden unit is a row of every gate and a column of what reads it.
+
+A unit's own gates read it element by element, everything else through the columns of ``weight_hh``,
+of the next layer's ``weight_ih``, and of what follows. With those at zero it is gone. The operator
+has one hidden size for all its layers and directions, so they lose the same positions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import fx
+
+from fairdeploy.graph.functionalize import op_name
+from fairdeploy.graph.labels import Labels
+from fairdeploy.graph.propagation import READS_FIXED, Propagation, UnlabelledError, Value
+from fairdeploy.graph.rules.registry import rule
+
+_STACKS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+_CELLS = ("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
+RECURRENT_OPS = frozenset({*_STACKS, *_CELLS})
+_SEQUENCE = "a recurrent layer runs along this dimension"
+
+
+@dataclass(frozen=True, slots=True)
+class RecurrentWeights:
+    """Parameters of one layer in one direction; ``None`` where it has none."""
+
+    weight_ih: fx.Node
+    """[gates * hidden, inputs]"""
+    weight_hh: fx.Node
+    """[gates * hidden, hidden], or [gates * hidden, projected]"""
+    biases: tuple[fx.Node, ...]
+    weight_hr: fx.Node | None
+    """[projected, hidden]"""
+
+
+@dataclass(frozen=True, slots=True)
+class RecurrentCall:
+    """A call of ``lstm``, ``gru``, ``rnn_tanh`` or ``rnn_relu`` on a padded batch."""
+
+    data: fx.Node
+    states: tuple[fx.Node, ...]
+    """Initial hidden state, and the cell state of an LSTM: [layers * directions, batch, units]."""
+    layers: tuple[tuple[RecurrentWeights, ...], ...]
+    """By layer, then direction."""
+
+    @property
+    def matrices(self) -> tuple[fx.Node, ...]:
+        """Every weight matrix; each step multiplies with each."""
+        cells = [cell for layer in self.layers for cell in layer]
+        return tuple(
+            matrix
+            for cell in cells
+            for matrix in (cell.weight_ih, cell.weight_hh, cell.weight_hr)
+            if matrix is not None
+        )
+
+
+def recurrent_call(node: fx.Node) -> RecurrentCall | None:
+    """The arguments of a recurrent layer by their meaning; None for cells and packed sequences."""
+    if not isinstance(node.target, torch._ops.OpOverload) or node.target._overloadname != "input":
+        return None
+    assert op_name(node) in _STACKS
+    data, states, tensors, has_biases, num_layers, _, _, is_bidirectional = node.args[:8]
+    assert isinstance(data, fx.Node)
+    assert isinstance(tensors, (list, tuple))
+    assert isinstance(num_layers, int)
+    num_directions = 2 if is_bidirectional else 1
+    per_cell = len(tensors) // (num_layers * num_directions)
+    nodes = [tensor for tensor in tensors if isinstance(tensor, fx.Node)]
+    num_biases = 2 if has_biases else 0
+    cells = [
+        RecurrentWeights(
+            nodes[start],
+            nodes[start + 1],
+            tuple(nodes[start + 2 : start + 2 + num_biases]),
+            nodes[start + 4 if has_biases else start + 2] if per_cell > 2 + num_biases else None,
+        )
+        for start in range(0, len(nodes), per_cell)
+    ]
+    given = states if isinstance(states, (list, tuple)) else [states]
+    return RecurrentCall(
+        data,
+        tuple(state for state in given if isinstance(state, fx.Node)),
+        tuple(
+            tuple(cells[at : at + num_directions]) for at in range(0, len(cells), num_directions)
+        ),
+    )
+
+
+@rule(*_STACKS)
+def recurrent(walk: Propagation, node: fx.Node) -> Value:
+    """Whole stacks of layers in one call."""
+    call = recurrent_call(node)
+    if call is None:
+        raise UnlabelledError("packed sequences have no rule")
+    data = walk.dims(call.data)
+    last = len(data) - 1
+    for labels in data[:last]:
+        walk.freeze(labels, _SEQUENCE)
+    walk.contract(node, call.data, last)
+    hidden = _hidden_units(walk, call)
+    outputs = _outputs(walk, call, hidden)
+    into = data[last]
+    for layer in call.layers:
+        for cell in layer:
+            _tie_cell(walk, node, cell, into, hidden, outputs)
+        into = np.concatenate([outputs] * len(layer))
+    for state, units in zip(call.states, (outputs, hidden), strict=False):
+        dims = walk.dims(state)
+        walk.tie(dims[-1], units)
+        for labels in dims[:-1]:
+            walk.freeze(labels, _SEQUENCE)
+    cells = walk.fixed(sum(len(layer) for layer in call.layers))
+    batch = walk.dims(call.states[0])[1]
+    finals: list[Value] = [
+        (cells, batch, units) for _, units in zip(call.states, (outputs, hidden), strict=False)
+    ]
+    return [(*data[:last], into), *finals]
+
+
+def _hidden_units(walk: Propagation, call: RecurrentCall) -> Labels:
+    """Labels of the hidden units: of the rows of the first gate."""
+    first = call.layers[0][0]
+    rows = walk.dims(first.weight_ih)[0]
+    if first.weight_hr is not None:
+        return walk.dims(first.weight_hr)[1]
+    num_units = len(walk.dims(first.weight_hh)[1])
+    return np.ascontiguousarray(rows[:num_units])
+
+
+def _outputs(walk: Propagation, call: RecurrentCall, hidden: Labels) -> Labels:
+    """Labels of what a layer gives: the hidden units, or their projection."""
+    first = call.layers[0][0]
+    return hidden if first.weight_hr is None else walk.dims(first.weight_hr)[0]
+
+
+def _tie_cell(
+    walk: Propagation,
+    node: fx.Node,
+    cell: RecurrentWeights,
+    into: Labels,
+    hidden: Labels,
+    outputs: Labels,
+) -> None:
+    weight_ih, weight_hh = walk.dims(cell.weight_ih), walk.dims(cell.weight_hh)
+    biases = [walk.dims(bias)[0] for bias in cell.biases]
+    for rows in (weight_ih[0], weight_hh[0], *biases):
+        for gate in rows.reshape(-1, len(hidden)):
+            walk.tie(hidden, np.ascontiguousarray(gate))
+    walk.tie(into, weight_ih[1], READS_FIXED)
+    walk.tie(outputs, weight_hh[1])
+    walk.contract(node, cell.weight_ih, 1, is_alone=True)
+    walk.contract(node, cell.weight_hh, 1, is_alone=True)
+    if cell.weight_hr is not None:
+        projection = walk.dims(cell.weight_hr)
+        walk.tie(outputs, projection[0])
+        walk.tie(hidden, projection[1])
+        walk.contract(node, cell.weight_hr, 1, is_alone=True)
+
+
+@rule(*_CELLS)
+def recurrent_cell(walk: Propagation, node: fx.Node) -> Value:
+    """One step of one layer."""
+    data, states, weight_ih, weight_hh, *biases = node.args
+    given = states if isinstance(states, (list, tuple)) else [states]
+    assert isinstance(weight_ih, fx.Node)
+    assert isinstance(weight_hh, fx.Node)
+    dims = walk.dims(data)
+    hidden = walk.dims(weight_hh)[1]
+    cell = RecurrentWeights(
+        weight_ih, weight_hh, tuple(bias for bias in biases if isinstance(bias, fx.Node)), None
+    )
+    walk.contract(node, data, len(dims) - 1)
+    _tie_cell(walk, node, cell, dims[-1], hidden, hidden)
+    for state in given:
+        walk.tie(walk.dims(state)[-1], hidden)
+    result = (*dims[:-1], hidden)
+    return [result, result] if op_name(node) == "lstm_cell" else result
