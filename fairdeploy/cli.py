@@ -67,6 +67,13 @@ Seed = Annotated[int | None, typer.Option(help="Of every random choice; 0 if not
 TrustPickle = Annotated[
     bool, typer.Option("--trust-pickle", help="Let the checkpoint run its own code.")
 ]
+AllowNormCoupled = Annotated[
+    bool,
+    typer.Option(
+        "--allow-norm-coupled",
+        help="Let channels go that layer norms take statistics over: not exact, and reported.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 
@@ -110,6 +117,7 @@ def shrink(
     std: Std = None,
     seed: Seed = None,
     trust_pickle: TrustPickle = False,
+    allow_norm_coupled: AllowNormCoupled = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier result.")] = False,
     no_latency: Annotated[bool, typer.Option("--no-latency", help="Do not measure.")] = False,
     as_json: Json = False,
@@ -134,6 +142,7 @@ def shrink(
         std=parse_numbers("--std", std),
         seed=seed,
         trust_pickle=trust_pickle,
+        allow_norm_coupled=allow_norm_coupled,
         force=force,
         with_latency=not no_latency,
         command=("fairdeploy", *sys.argv[1:]),
@@ -154,6 +163,7 @@ def inspect(
     num_classes: NumClasses = None,
     input_size: InputSize = None,
     trust_pickle: TrustPickle = False,
+    allow_norm_coupled: AllowNormCoupled = False,
     as_json: Json = False,
 ) -> None:
     """Show what can be removed from a network, what cannot, and why."""
@@ -163,6 +173,7 @@ def inspect(
         num_classes=num_classes,
         input_shape=parse_input_shape(input_size),
         trust_pickle=trust_pickle,
+        allow_norm_coupled=allow_norm_coupled,
     )
     from fairdeploy import inspection
     from fairdeploy.summary import inspection_summary

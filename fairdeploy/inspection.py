@@ -29,7 +29,8 @@ def inspect(options: ModelOptions, progress: Progress | None = None) -> dict[str
     settings = resolve_model(options, project_of(options.model))
     watch = Stopwatch(progress or SilentProgress())
     model = load_network(settings, watch)
-    return inspection_document(model, capture_network(model, watch))
+    graph = capture_network(model, watch, allow_norm_coupled=settings.allow_norm_coupled)
+    return inspection_document(model, graph)
 
 
 def inspection_document(model: LoadedModel, graph: UnitGraph) -> dict[str, object]:

@@ -29,6 +29,8 @@ class ModelOptions:
     std: tuple[float, ...] | None = None
     seed: int | None = None
     trust_pickle: bool = False
+    allow_norm_coupled: bool = False
+    """Let channels go that layer norms take their statistics over: not exact."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

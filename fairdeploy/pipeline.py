@@ -70,7 +70,8 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
     watch = Stopwatch(progress or SilentProgress())
 
     model = load_network(settings.model, watch)
-    graph = capture_network(model, watch)
+    allow_norm_coupled = settings.model.allow_norm_coupled
+    graph = capture_network(model, watch, allow_norm_coupled=allow_norm_coupled)
     costs = CostModel(graph.cost_terms, len(graph.groups))
     refuse_unreachable(graph, costs, budgets, profile.channel_multiple)
     data = load_images(settings, model, graph, watch)

@@ -39,6 +39,7 @@ class ModelSettings:
     std: Sequence[float] | None
     seed: int
     trust_pickle: bool
+    allow_norm_coupled: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ def resolve_model(options: ModelOptions, project: ProjectFile) -> ModelSettings:
         std=first_given(options.std, project.std),
         seed=first_given(options.seed, project.seed) or 0,
         trust_pickle=options.trust_pickle,
+        allow_norm_coupled=options.allow_norm_coupled or bool(project.allow_norm_coupled),
     )
 
 

@@ -15,6 +15,7 @@ from fairdeploy.inputs.toml_tables import (
     text,
     text_or_texts,
     texts,
+    truth,
     whole_number,
 )
 
@@ -45,6 +46,7 @@ class ProjectFile:
     """Name of a profile, or the path of one, made absolute."""
     seed: int | None = None
     recover: str | None = None
+    allow_norm_coupled: bool | None = None
     output: str | None = None
     """A path, made absolute."""
 
@@ -94,6 +96,7 @@ _READERS: dict[str, Reader] = {
     "target": text,
     "seed": whole_number(0),
     "recover": text,
+    "allow_norm_coupled": truth,
     "output": text,
 }
 
