@@ -22,6 +22,7 @@ from fairdeploy.graph.rules.einsum import einsum_letters
 from fairdeploy.graph.rules.recurrent import RECURRENT_OPS, recurrent_call
 from fairdeploy.graph.unit_graph import KEPT, CostDim, CostTerm, Group, UnitIds
 
+
 @dataclass(frozen=True, slots=True)
 class Length:
     """How many indices of a dimension stay: a constant, and shares of what groups keep."""

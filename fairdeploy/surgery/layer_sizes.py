@@ -31,17 +31,26 @@ def set_norm_sizes(layer: nn.Module, weight: Tensor) -> None:
 
 
 def set_epsilons(module: nn.Module, original: fx.GraphModule, shrunk: fx.GraphModule) -> None:
-    """Give root mean square norms the epsilon of the shrunk network (changes ``module``)."""
+    """Give norms the epsilons of the shrunk network (changes ``module``)."""
     rewritten = {node.name: node for node in shrunk.graph.nodes}
     owners: dict[str, Any] = dict(module.named_modules())
     for before in original.graph.nodes:
-        if before.op != "call_function" or op_name(before) != "rms_norm":
-            continue
         after = rewritten[before.name]
-        eps = argument(after, 3, "eps") if op_name(after) == "rms_norm" else None
+        if before.op != "call_function" or after.target is not before.target:
+            continue
+        old, new = _epsilon(before), _epsilon(after)
         owner = owners.get(module_path(before))
-        if eps != argument(before, 3, "eps") and owner is not None and hasattr(owner, "eps"):
-            owner.eps = eps
+        if old == new or owner is None:
+            continue
+        for name, value in list(vars(owner).items()):
+            if (name == "eps" and value is None) or (isinstance(value, float) and value == old):
+                setattr(owner, name, new)
+
+
+def _epsilon(node: fx.Node) -> object:
+    if op_name(node) == "rms_norm":
+        return argument(node, 3, "eps")
+    return node.args[1] if op_name(node) == "add" and isinstance(node.args[1], float) else None
 
 
 def old_lengths_kept(original: fx.GraphModule, shrunk: fx.GraphModule) -> str:

@@ -44,9 +44,10 @@ def rebuild_own_class(
     """
     try:
         result = _with_tensors(module, shrunk)
+        _patch_attributes(result, graph, shrunk)
+        # after: the sizes of torch's own layers are known, not guessed from equal numbers
         _patch_leaves(result, shrunk)
         set_epsilons(result, graph.module, shrunk)
-        _patch_attributes(result, graph, shrunk)
         error = _difference(result, graph, shrunk)
     except Exception as failure:  # user code may fail in any way with other sizes
         text = str(failure).strip().splitlines()

@@ -15,6 +15,7 @@ from torch import fx
 
 from fairdeploy.graph.propagation import argument, fetch_tensor
 from fairdeploy.graph.rules.reduction import reduced_dims
+from fairdeploy.surgery.divided_norms import fold_ratio, norm_after_mean
 
 if TYPE_CHECKING:
     from fairdeploy.surgery.graph_rewrite import Rewriter
@@ -51,13 +52,18 @@ def rewrite_group_norm(rewriter: Rewriter, original: fx.Node, node: fx.Node) -> 
 
 
 def rewrite_mean(rewriter: Rewriter, original: fx.Node, node: fx.Node) -> None:
-    """Divide by the old length."""
+    """Divide by the old length: in the weight of a norm written out by hand, else here."""
     source = original.args[0]
     dims = reduced_dims(original, 1, len(rewriter.units(source)))
     kept = math.prod(rewriter.kept(source, dim) for dim in dims)
     old = math.prod(rewriter.length(source, dim) for dim in dims)
-    if kept != old:
+    if kept == old:
+        return
+    norm = norm_after_mean(rewriter.module, node)
+    if norm is None:
         rewriter.multiply_result(node, kept / old)
+    else:
+        fold_ratio(rewriter.module, norm, old / kept)
 
 
 def scale_unshared_weight(module: fx.GraphModule, node: fx.Node, index: int, factor: float) -> bool:

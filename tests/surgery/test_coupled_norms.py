@@ -105,9 +105,7 @@ def test_shrunk_norm_takes_its_statistics_over_what_is_left() -> None:
         torch.testing.assert_close(own(x), shrunk.module(x))
 
 
-def tiny_plan(
-    sizes: dict[str, int], removed: dict[str, tuple[int, ...]], *, allowed: bool
-) -> Plan:
+def tiny_plan(sizes: dict[str, int], removed: dict[str, tuple[int, ...]], *, allowed: bool) -> Plan:
     return Plan(
         model_name="tiny", model_sha256="0" * 64, input_shape=(3, 8, 8), tolerance=0.5,
         attention="heads", group_sizes=sizes, removed=removed, allow_norm_coupled=allowed,

@@ -131,6 +131,23 @@ def test_recurrent_layer_comes_back_in_its_own_class() -> None:
     assert own.layer.input_size == 3
 
 
+def test_input_size_that_equals_the_old_hidden_size_is_not_mistaken_for_it() -> None:
+    class Narrow(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.layer = nn.Linear(4, 16), nn.GRU(16, 8, batch_first=True)
+            self.head = nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.layer(self.embed(x).relu())[0])
+
+    network = Narrow()
+    shrunk = shrink_exactly(network, SEQUENCES)
+    own, reason = rebuild_own_class(network, shrunk.graph, shrunk.module)
+    assert own is not None, reason
+    assert (own.layer.input_size, own.layer.hidden_size) == (8, 4)
+
+
 def test_macs_of_a_recurrent_layer_count_every_matrix_at_every_step() -> None:
     network = Recurrent(nn.LSTM(6, 8, 2, bidirectional=True, batch_first=True), 16).eval()
     graph = build_unit_graph(network, (SEQUENCES,))

@@ -35,24 +35,26 @@ class GlobalResponseNorm(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.weight, self.bias = nn.Parameter(torch.ones(dim)), nn.Parameter(torch.zeros(dim))
+        self.eps = 0.01
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.permute(0, 2, 3, 1)
         length = x.norm(p=2, dim=(1, 2), keepdim=True)
-        share = length / (length.mean(dim=-1, keepdim=True) + 1e-6)
+        share = length / (length.mean(dim=-1, keepdim=True) + self.eps)
         return (x + torch.addcmul(self.bias, self.weight, x * share)).permute(0, 3, 1, 2)
 
 
 class RootMeanSquare(nn.Module):
     """Written by hand, channels first."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, divides: bool = False) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
+        self.weight, self.eps, self.divides = nn.Parameter(torch.ones(dim)), 0.05, divides
 
     def forward(self, x: Tensor) -> Tensor:
-        scale = torch.rsqrt(x.pow(2).mean(1, keepdim=True) + 1e-3)
-        return x * scale * self.weight.view(1, -1, 1, 1)
+        squares = x.pow(2).mean(1, keepdim=True) + self.eps
+        y = x / squares.sqrt() if self.divides else x * torch.rsqrt(squares)
+        return y * self.weight.view(1, -1, 1, 1)
 
 
 EXACT = {
@@ -115,6 +117,34 @@ def test_own_class_that_divides_by_the_new_length_is_refused_with_a_reason() -> 
     assert "differs by" in reason
     assert "divides by the old number of channels in 'mean' at " in reason
     assert "test_sums_and_norms.py:" in reason
+
+
+HAND_WRITTEN = {
+    "global response norm": lambda: GlobalResponseNorm(8),
+    "root mean square": lambda: RootMeanSquare(8),
+    "root mean square, divided": lambda: RootMeanSquare(8, divides=True),
+}
+
+
+@pytest.mark.parametrize("kind", HAND_WRITTEN)
+def test_norm_written_by_hand_comes_back_in_its_own_class(kind: str) -> None:
+    network = Around(HAND_WRITTEN[kind]())
+    shrunk = shrink_exactly(network, IMAGES)
+    weight = network.between.weight.detach()[~shrunk.removed]
+    ratio = 2.0 if kind == "global response norm" else 2.0**0.5
+    torch.testing.assert_close(shrunk.module.get_parameter("between.weight"), weight * ratio)
+    own, reason = rebuild_own_class(network, shrunk.graph, shrunk.module)
+    assert own is not None, reason
+    assert own.between.eps == pytest.approx(2 * network.between.eps)
+
+
+def test_weight_that_two_norms_share_is_left_alone() -> None:
+    norm = RootMeanSquare(8)
+    network = Around(lambda y: norm(norm(y)))
+    network.norm = norm
+    shrunk = shrink_exactly(network, IMAGES)
+    kept = norm.weight.detach()[~shrunk.removed]
+    torch.testing.assert_close(shrunk.module.get_parameter("norm.weight"), kept)
 
 
 class RootMeanSquareNet(nn.Module):

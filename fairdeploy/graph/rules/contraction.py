@@ -22,7 +22,6 @@ from fairdeploy.graph.propagation import (
 from fairdeploy.graph.rules.elementwise import broadcast
 from fairdeploy.graph.rules.registry import rule
 
-
 SOFTMAX = "softmax mixes this dimension"
 
 
