@@ -5,12 +5,20 @@ All take and give maps of any number of channels and keep height and width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class Recurrent(nn.Module):
+class MapBlock(nn.Module):
+    """Takes ``into`` channels and gives ``out``."""
+
+    out: int
+
+
+class Recurrent(MapBlock):
     """Rows of the map as a sequence, through one or two layers, both ways; added to the map."""
 
     def __init__(self, into: int, width: int) -> None:
@@ -27,7 +35,7 @@ class Recurrent(nn.Module):
         return x + self.proj(rows).transpose(1, 2)[..., None]
 
 
-class GatedLinear(nn.Module):
+class GatedLinear(MapBlock):
     """Value and gate from one convolution."""
 
     def __init__(self, into: int, width: int) -> None:
@@ -38,7 +46,7 @@ class GatedLinear(nn.Module):
         return F.glu(self.conv(x), dim=1)
 
 
-class Transposed(nn.Module):
+class Transposed(MapBlock):
     """A transposed convolution of two groups."""
 
     def __init__(self, into: int, width: int) -> None:
@@ -51,7 +59,7 @@ class Transposed(nn.Module):
         return self.conv(self.widen(x).relu())
 
 
-class Pixels(nn.Module):
+class Pixels(MapBlock):
     """Pixels into channels, a convolution, and back."""
 
     def __init__(self, into: int, width: int) -> None:
@@ -62,7 +70,7 @@ class Pixels(nn.Module):
         return F.pixel_shuffle(self.conv(F.pixel_unshuffle(x, 2)).relu(), 2)
 
 
-class GroupNormed(nn.Module):
+class GroupNormed(MapBlock):
     """A group norm of ``width`` groups."""
 
     def __init__(self, into: int, width: int) -> None:
@@ -74,7 +82,7 @@ class GroupNormed(nn.Module):
         return self.norm(self.conv(x)).relu()
 
 
-class SqueezeExcite(nn.Module):
+class SqueezeExcite(MapBlock):
     """Channels scaled by what all of them say."""
 
     def __init__(self, into: int, width: int) -> None:
@@ -86,7 +94,7 @@ class SqueezeExcite(nn.Module):
         return x * self.excite(self.squeeze(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
 
 
-class RootMeanSquare(nn.Module):
+class RootMeanSquare(MapBlock):
     """Two linear layers after a root mean square norm, added to the map."""
 
     def __init__(self, into: int, width: int) -> None:
@@ -100,7 +108,7 @@ class RootMeanSquare(nn.Module):
         return x + y.permute(0, 3, 1, 2)
 
 
-class Einsum(nn.Module):
+class Einsum(MapBlock):
     """A linear layer and a sum over channels as Einstein sums."""
 
     def __init__(self, into: int, width: int) -> None:
@@ -112,7 +120,7 @@ class Einsum(nn.Module):
         return y * torch.einsum("bdhw->bhw", y)[:, None].sigmoid()
 
 
-class GlobalResponse(nn.Module):
+class GlobalResponse(MapBlock):
     """Channels scaled by their share of the mean length (ConvNeXt V2)."""
 
     def __init__(self, into: int, width: int) -> None:
@@ -126,7 +134,7 @@ class GlobalResponse(nn.Module):
         return y + self.scale * y * length / (length.mean(1, keepdim=True) + 0.01)
 
 
-MORE_BLOCKS = {
+MORE_BLOCKS: dict[str, Callable[[int, int], MapBlock]] = {
     "recurrent": Recurrent,
     "glu": GatedLinear,
     "transposed": Transposed,

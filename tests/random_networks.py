@@ -61,12 +61,14 @@ class Block(nn.Module):
             self.qkv = nn.Conv2d(into, 3 * 2 * width, 1)
             self.proj = nn.Conv2d(2 * width, into, 1)
         elif kind in MORE_BLOCKS:
-            self.first = MORE_BLOCKS[kind](into, width)
-            self.out = self.first.out
+            self.whole = MORE_BLOCKS[kind](into, width)
+            self.out = self.whole.out
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block."""
-        if self.kind in {"plain", "depthwise", *MORE_BLOCKS}:
+        if self.kind in MORE_BLOCKS:
+            return self.whole(x)
+        if self.kind in {"plain", "depthwise"}:
             return self.first(x)
         if self.kind == "residual":
             return x + self.second(self.first(x))
@@ -130,10 +132,7 @@ class TwoInputNetwork(RandomNetwork):
     ) -> None:
         super().__init__(kinds, widths, flatten)
         self.meeting = meeting
-        if meeting == "modulated":
-            self.other = nn.Linear(6, 8)
-        else:
-            self.other = ConvNorm(3, 4)
+        self.other = nn.Linear(6, 8) if meeting == "modulated" else ConvNorm(3, 4)
         self.mix = ConvNorm(8 if meeting == "joined" else 4, 4)
 
     def forward(self, x: Tensor, other: Tensor) -> Tensor:  # type: ignore[override]

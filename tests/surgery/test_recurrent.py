@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -86,6 +87,23 @@ def test_gate_rows_of_a_unit_go_with_its_columns() -> None:
     roles = {place: member.role for place, member in places.items()}
     assert roles["layer.weight_hh_l0", 1] == roles["head.weight", 1] == "consumes"
     assert roles["layer.weight_hh_l0", 0] == roles["layer.bias_hh_l0", 0] == "produces"
+
+
+def test_each_layer_and_direction_may_lose_other_units_but_as_many() -> None:
+    network = Recurrent(nn.LSTM(6, 8, 2, bidirectional=True, batch_first=True), 16)
+    shrunk = shrink_exactly(network, SEQUENCES)
+    group = next(group for group in shrunk.graph.groups if group.name.startswith("layer"))
+    assert group.blocks.shape == (4, 8)
+    gone = [tuple(np.flatnonzero(shrunk.removed[block])) for block in group.blocks]
+    assert [len(places) for places in gone] == [4, 4, 4, 4]
+    assert len(set(gone)) > 1
+    for name, places in zip(("l0", "l0_reverse", "l1", "l1_reverse"), gone, strict=True):
+        kept = [unit for unit in range(8) if unit not in places]
+        rows = [gate * 8 + unit for gate in range(4) for unit in kept]
+        torch.testing.assert_close(
+            shrunk.module.get_parameter(f"layer.weight_hh_{name}"),
+            network.layer.get_parameter(f"weight_hh_{name}")[rows][:, kept],
+        )
 
 
 def test_initial_state_that_is_learned_shrinks_with_the_layer() -> None:

@@ -143,7 +143,10 @@ def size_arithmetic(walk: Propagation, node: fx.Node) -> Value:
     return None
 
 
-@rule("new_zeros", "new_ones", "new_full", "zeros", "ones", "full", "empty", "new_empty")
+FILL_OPS = ("new_zeros", "new_ones", "new_full", "zeros", "ones", "full", "empty", "new_empty")
+
+
+@rule(*FILL_OPS)
 def constant_fill(walk: Propagation, node: fx.Node) -> Value:
     """A tensor of equal elements can be made in any size: its indices are free."""
     return tuple(

@@ -2,7 +2,7 @@
 
 A unit's own gates read it element by element, everything else through the columns of ``weight_hh``,
 of the next layer's ``weight_ih``, and of what follows. With those at zero it is gone. The operator
-has one hidden size for all its layers and directions, so they lose the same positions.
+has one hidden size for all its layers and directions, so each of them loses the same number.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import torch
 from torch import fx
 
 from fairdeploy.graph.functionalize import op_name
+from fairdeploy.graph.label_grids import simplified
 from fairdeploy.graph.labels import Labels
 from fairdeploy.graph.propagation import READS_FIXED, Propagation, UnlabelledError, Value
+from fairdeploy.graph.rules.elementwise import FILL_OPS
 from fairdeploy.graph.rules.registry import rule
 
 _STACKS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
@@ -102,40 +104,53 @@ def recurrent(walk: Propagation, node: fx.Node) -> Value:
     for labels in data[:last]:
         walk.freeze(labels, _SEQUENCE)
     walk.contract(node, call.data, last)
-    hidden = _hidden_units(walk, call)
-    outputs = _outputs(walk, call, hidden)
-    into = data[last]
+    cells = [cell for layer in call.layers for cell in layer]
+    hidden = _balanced(walk, [_hidden_units(walk, cell) for cell in cells])
+    outputs = hidden
+    if cells[0].weight_hr is not None:
+        outputs = _balanced(walk, [walk.dims(cell.weight_hr)[0] for cell in cells])
+    into, number = data[last], 0
     for layer in call.layers:
-        for cell in layer:
-            _tie_cell(walk, node, cell, into, hidden, outputs)
-        into = np.concatenate([outputs] * len(layer))
-    for state, units in zip(call.states, (outputs, hidden), strict=False):
-        dims = walk.dims(state)
-        walk.tie(dims[-1], units)
-        for labels in dims[:-1]:
-            walk.freeze(labels, _SEQUENCE)
-    cells = walk.fixed(sum(len(layer) for layer in call.layers))
-    batch = walk.dims(call.states[0])[1]
-    finals: list[Value] = [
-        (cells, batch, units) for _, units in zip(call.states, (outputs, hidden), strict=False)
+        here = range(number, number + len(layer))
+        for cell, index in zip(layer, here, strict=True):
+            _tie_cell(walk, node, cell, into, hidden[index], outputs[index])
+        into = np.concatenate([outputs[index] for index in here])
+        number += len(layer)
+    finals = [
+        _state(walk, node, state, units)
+        for state, units in zip(call.states, (outputs, hidden), strict=False)
     ]
     return [(*data[:last], into), *finals]
 
 
-def _hidden_units(walk: Propagation, call: RecurrentCall) -> Labels:
+def _balanced(walk: Propagation, units: list[Labels]) -> Labels:
+    """Labels of all cells, [cells, units], of which each cell loses as many."""
+    rows = np.stack(units)
+    if len(rows) > 1 and not walk.balance(rows, is_required=True):
+        walk.tie_rows(rows)
+    return rows
+
+
+def _state(walk: Propagation, node: fx.Node, state: fx.Node, rows: Labels) -> Value:
+    """Labels of a final state, [cells, batch, units], which the initial one is tied to."""
+    batch = walk.dims(state)[1]
+    walk.freeze(batch, _SEQUENCE)
+    units = simplified(rows[:, None, :], 2)
+    dims = (walk.fixed(len(rows)), walk.fixed(len(batch)), units)
+    if op_name(state) in FILL_OPS and set(state.users) == {node}:
+        walk.values[state] = dims  # equal elements: any labels will do
+    else:
+        walk.freeze(walk.dims(state)[0], _SEQUENCE)
+        walk.tie(walk.dims(state)[2], units)
+    return dims
+
+
+def _hidden_units(walk: Propagation, cell: RecurrentWeights) -> Labels:
     """Labels of the hidden units: of the rows of the first gate."""
-    first = call.layers[0][0]
-    rows = walk.dims(first.weight_ih)[0]
-    if first.weight_hr is not None:
-        return walk.dims(first.weight_hr)[1]
-    num_units = len(walk.dims(first.weight_hh)[1])
-    return np.ascontiguousarray(rows[:num_units])
-
-
-def _outputs(walk: Propagation, call: RecurrentCall, hidden: Labels) -> Labels:
-    """Labels of what a layer gives: the hidden units, or their projection."""
-    first = call.layers[0][0]
-    return hidden if first.weight_hr is None else walk.dims(first.weight_hr)[0]
+    if cell.weight_hr is not None:
+        return walk.dims(cell.weight_hr)[1]
+    num_units = len(walk.dims(cell.weight_hh)[1])
+    return np.ascontiguousarray(walk.dims(cell.weight_ih)[0][:num_units])
 
 
 def _tie_cell(
