@@ -226,20 +226,24 @@ class Propagation:
                 self._call(node, rule_of(node))
 
     def _call(self, node: fx.Node, rule: Rule | None) -> None:
-        if rule is not None:
-            try:
-                value = rule(self, node)
-            except UnlabelledError:
-                rule = None
-        if rule is not None:
-            if value is not None:
-                self.values[node] = value
-                _check_lengths(node, value)
+        if rule is not None and self._follow(node, rule):
             return
         touched = [self.values.get(argument) for argument in node.all_input_nodes]
         for value in touched:
             self.freeze_all(value, f"no rule for operator '{op_name(node)}'", is_unknown_op=True)
         self.values[node] = self.fixed_like(node)
+
+    def _follow(self, node: fx.Node, rule: Rule) -> bool:
+        """Label by a rule; False if it cannot tell, because some shape is not known."""
+        try:
+            value = rule(self, node)
+        except UnlabelledError:
+            return False
+        if value is None:
+            return "val" in node.meta or not node.users
+        self.values[node] = value
+        _check_lengths(node, value)
+        return True
 
     def fixed_like(self, node: fx.Node) -> Value:
         """Fixed labels in the shape of the node's result."""
