@@ -20,9 +20,9 @@ from fairdeploy.graph.propagation import READS_FIXED, Propagation, UnlabelledErr
 from fairdeploy.graph.rules.elementwise import FILL_OPS
 from fairdeploy.graph.rules.registry import rule
 
-_STACKS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+RECURRENT_STACKS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 _CELLS = ("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
-RECURRENT_OPS = frozenset({*_STACKS, *_CELLS})
+RECURRENT_OPS = frozenset({*RECURRENT_STACKS, *_CELLS})
 _SEQUENCE = "a recurrent layer runs along this dimension"
 
 
@@ -65,7 +65,7 @@ def recurrent_call(node: fx.Node) -> RecurrentCall | None:
     """The arguments of a recurrent layer by their meaning; None for cells and packed sequences."""
     if not isinstance(node.target, torch._ops.OpOverload) or node.target._overloadname != "input":
         return None
-    assert op_name(node) in _STACKS
+    assert op_name(node) in RECURRENT_STACKS
     data, states, tensors, has_biases, num_layers, _, _, is_bidirectional = node.args[:8]
     assert isinstance(data, fx.Node)
     assert isinstance(tensors, (list, tuple))
@@ -93,7 +93,7 @@ def recurrent_call(node: fx.Node) -> RecurrentCall | None:
     )
 
 
-@rule(*_STACKS)
+@rule(*RECURRENT_STACKS)
 def recurrent(walk: Propagation, node: fx.Node) -> Value:
     """Whole stacks of layers in one call."""
     call = recurrent_call(node)
