@@ -19,7 +19,9 @@ from rich.markup import escape
 
 from fairdeploy import __version__
 from fairdeploy.cli_options import (
+    AllowNormCoupled,
     Arch,
+    Attention,
     Exclude,
     Include,
     InputSize,
@@ -44,7 +46,14 @@ from fairdeploy.option_values import (
     parse_numbers,
     parse_shares,
 )
-from fairdeploy.options import RECOVERY_METHODS, InspectOptions, RecoveryMethod, ShrinkOptions
+from fairdeploy.options import (
+    ATTENTION_OPTIONS,
+    RECOVERY_METHODS,
+    AttentionOption,
+    InspectOptions,
+    RecoveryMethod,
+    ShrinkOptions,
+)
 
 EXIT_CODES = (
     "Exit codes: 0 all met, 1 user error, 2 usage, 3 budget not met, 4 parity failed, "
@@ -107,6 +116,8 @@ def shrink(
     std: Std = None,
     seed: Seed = None,
     trust_pickle: TrustPickle = False,
+    attention: Attention = None,
+    allow_norm_coupled: AllowNormCoupled = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier result.")] = False,
     no_latency: Annotated[bool, typer.Option("--no-latency", help="Do not measure.")] = False,
     as_json: Json = False,
@@ -136,6 +147,8 @@ def shrink(
         std=parse_numbers("--std", std),
         seed=seed,
         trust_pickle=trust_pickle,
+        attention=_attention(attention),
+        allow_norm_coupled=allow_norm_coupled,
         force=force,
         with_latency=not no_latency,
         command=("fairdeploy", *sys.argv[1:]),
@@ -175,6 +188,8 @@ def inspect(
     input_size: InputSize = None,
     seed: Seed = None,
     trust_pickle: TrustPickle = False,
+    attention: Attention = None,
+    allow_norm_coupled: AllowNormCoupled = False,
     as_json: Json = False,
 ) -> None:
     """Show what can be removed from a network, what cannot, and why."""
@@ -192,6 +207,8 @@ def inspect(
         input_shape=parse_input_shape(input_size),
         seed=seed,
         trust_pickle=trust_pickle,
+        attention=_attention(attention),
+        allow_norm_coupled=allow_norm_coupled,
     )
     from fairdeploy import inspection
     from fairdeploy.inspection_summary import inspection_summary
@@ -293,6 +310,15 @@ def _lower_first(text: str) -> str:
 def _given(values: Sequence[str] | None) -> tuple[str, ...] | None:
     """A repeatable option's values, None where it is absent."""
     return tuple(values) if values else None
+
+
+def _attention(text: str | None) -> AttentionOption | None:
+    for option in ATTENTION_OPTIONS:
+        if text == option:
+            return option
+    if text is None:
+        return None
+    raise UsageError(f"no --attention '{text}'; use one of {', '.join(ATTENTION_OPTIONS)}")
 
 
 def _recovery_method(text: str | None) -> RecoveryMethod | None:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from fairdeploy.options import ATTENTION_OPTIONS
+
 _WHAT_MAY_GO = "What may go"
 
 Model = Annotated[
@@ -70,6 +72,22 @@ RoundTo = Annotated[
     typer.Option(
         help="Make channel counts multiples of this, instead of what the target likes.",
         min=1,
+        rich_help_panel=_WHAT_MAY_GO,
+    ),
+]
+Attention = Annotated[
+    str | None,
+    typer.Option(
+        metavar="|".join(ATTENTION_OPTIONS),
+        help="What may go from attention: whole heads (the default), channels within heads.",
+        rich_help_panel=_WHAT_MAY_GO,
+    ),
+]
+AllowNormCoupled = Annotated[
+    bool,
+    typer.Option(
+        "--allow-norm-coupled",
+        help="Let channels go that layer norms take statistics over: not exact, and reported.",
         rich_help_panel=_WHAT_MAY_GO,
     ),
 ]

@@ -12,6 +12,10 @@ from typing import Literal
 RecoveryMethod = Literal["least_squares", "batchnorm", "none"]
 RECOVERY_METHODS: tuple[RecoveryMethod, ...] = ("least_squares", "batchnorm", "none")
 
+AttentionOption = Literal["heads", "channels", "both", "none"]
+"""What goes from attention: whole heads, channels within heads, both, or nothing."""
+ATTENTION_OPTIONS: tuple[AttentionOption, ...] = ("heads", "channels", "both", "none")
+
 InputShape = int | tuple[int, int, int]
 """Height = width, or [C, H, W]."""
 
@@ -29,6 +33,10 @@ class ModelOptions:
     std: tuple[float, ...] | None = None
     seed: int | None = None
     trust_pickle: bool = False
+    attention: AttentionOption | None = None
+    """What may go from attention."""
+    allow_norm_coupled: bool = False
+    """Let channels go that layer norms take their statistics over: not exact."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

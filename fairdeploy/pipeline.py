@@ -73,7 +73,7 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
     watch = Stopwatch(progress or SilentProgress())
 
     model = load_network(settings.model, watch)
-    graph = capture_network(model, watch)
+    graph = capture_network(model, settings.model, watch)
     costs = CostModel(graph.cost_terms, len(graph.groups))
     rules = rules_of(graph, settings.restrictions)
     refuse_unreachable(graph, costs, budgets, profile.channel_multiple, rules)

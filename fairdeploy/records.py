@@ -242,6 +242,11 @@ class ProofResult:
     limit: float
     num_inputs: int
     batch_sizes: tuple[int, ...]
+    num_coupled_norms: int = 0
+    """Norms that lost channels they take statistics over; the proof covers everything else."""
+    norm_coupled_difference: float | None = None
+    """What that makes of the outputs: the largest difference between the shrunk network and the
+    original with plain zeros, relative to the latter; None if no norm lost channels."""
 
     @property
     def passed(self) -> bool:

@@ -76,7 +76,12 @@ def apply(model: nn.Module, plan: Plan | str | Path) -> nn.Module:
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        graph = build_unit_graph(model, (example,), attention=plan.attention)
+        graph = build_unit_graph(
+            model,
+            (example,),
+            attention=plan.attention,
+            allow_norm_coupled=plan.allow_norm_coupled,
+        )
         shrunk = remove_units(graph, plan.removed_mask(graph))
         own, _ = rebuild_own_class(model, graph, shrunk.module)
     finally:

@@ -13,6 +13,7 @@ from fairdeploy.errors import UsageError
 from fairdeploy.inputs.project_file import ProjectFile, load_project_file
 from fairdeploy.options import (
     RECOVERY_METHODS,
+    AttentionOption,
     ControlOptions,
     InputShape,
     ModelOptions,
@@ -41,6 +42,8 @@ class ModelSettings:
     std: Sequence[float] | None
     seed: int
     trust_pickle: bool
+    attention: AttentionOption
+    allow_norm_coupled: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,8 @@ def resolve_model(options: ModelOptions, project: ProjectFile) -> ModelSettings:
         std=first_given(options.std, project.std),
         seed=first_given(options.seed, project.seed) or 0,
         trust_pickle=options.trust_pickle,
+        attention=first_given(options.attention, project.attention) or "heads",
+        allow_norm_coupled=options.allow_norm_coupled or bool(project.allow_norm_coupled),
     )
 
 

@@ -73,10 +73,15 @@ def load_network(settings: ModelSettings, watch: Stopwatch) -> LoadedModel:
     return model
 
 
-def capture_network(model: LoadedModel, watch: Stopwatch) -> UnitGraph:
+def capture_network(model: LoadedModel, settings: ModelSettings, watch: Stopwatch) -> UnitGraph:
     """Trace the network and find its units."""
     with watch.stage("unit graph") as stage:
-        graph = build_unit_graph(model.module, (example_images(model.preprocessing),))
+        graph = build_unit_graph(
+            model.module,
+            (example_images(model.preprocessing),),
+            attention=settings.attention,
+            allow_norm_coupled=settings.allow_norm_coupled,
+        )
         stage.note(f"{graph.num_units:,} units in {len(graph.groups)} groups")
     return graph
 
@@ -235,11 +240,23 @@ def remove(
         shrunk = remove_units(graph, removed).module
         proof = prove(graph, shrunk, removed, seed=settings.model.seed)
         require_proof(proof)
+        if proof.norm_coupled_difference is not None:
+            watch.warn(coupled_norms_warning(proof))
         reason = "the model came as an exported program"
         if model.is_user_class:
             _, reason = rebuild_own_class(model.module, graph, shrunk)
         stage.note(f"{int(removed.sum()):,} units gone, error {proof.max_relative_error:.1e}")
     return shrunk, proof, reason
+
+
+def coupled_norms_warning(proof: ProofResult) -> str:
+    """What is not exact, and by how much."""
+    return (
+        f"{proof.num_coupled_norms} layer norms take their statistics over fewer channels "
+        "(--allow-norm-coupled), which is not exact: before repair the outputs differ by "
+        f"{proof.norm_coupled_difference:.1e} of the largest output from the original with the "
+        "removed units zeroed; the proof covers everything else"
+    )
 
 
 def recover(
@@ -279,6 +296,7 @@ def make_plan(
         input_shape=model.preprocessing.shape,
         tolerance=allocation.tolerance,
         attention=graph.attention,
+        allow_norm_coupled=graph.allow_norm_coupled,
         group_sizes={group.name: group.blocks.size for group in graph.groups},
         removed={name: units for name, units in removed.items() if units},
     )

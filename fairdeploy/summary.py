@@ -107,6 +107,14 @@ def _check_lines(document: Document) -> Iterator[tuple[str, str]]:
         f"{'equals' if proof['passed'] else 'DIFFERS FROM'} the shrunk network: "
         f"{_error(proof)}",
     )
+    if proof.get("num_coupled_norms"):
+        yield (
+            "not exact",
+            f"{proof['num_coupled_norms']} layer norms take their statistics over fewer channels: "
+            "before repair the outputs differ by "
+            f"{_plain(proof['norm_coupled_difference'])} of the largest output from the original "
+            "with the removed units zeroed; the proof covers everything else",
+        )
     for row in document["parity"]:
         yield (
             "parity",
@@ -116,9 +124,11 @@ def _check_lines(document: Document) -> Iterator[tuple[str, str]]:
 
 
 def _error(row: Document) -> str:
-    error = row["max_relative_error"]
-    text = "not a number" if error is None else f"{error:.1e}"
-    return f"relative error {text} (limit {row['limit']:.0e})"
+    return f"relative error {_plain(row['max_relative_error'])} (limit {row['limit']:.0e})"
+
+
+def _plain(error: float | None) -> str:
+    return "not a number" if error is None else f"{error:.1e}"
 
 
 def _accuracy_lines(accuracy: Document) -> Iterator[tuple[str, str]]:

@@ -6,9 +6,11 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from tests.random_blocks import MORE_BLOCKS
+
 BLOCKS = (
     "plain", "residual", "padded_residual", "dense", "depthwise", "grouped", "split", "shared",
-    "gated", "shuffle", "branches", "attention",
+    "gated", "shuffle", "branches", "attention", *MORE_BLOCKS,
 )  # fmt: skip
 IMAGE = (3, 8, 8)
 
@@ -58,9 +60,14 @@ class Block(nn.Module):
             self.num_heads = 2
             self.qkv = nn.Conv2d(into, 3 * 2 * width, 1)
             self.proj = nn.Conv2d(2 * width, into, 1)
+        elif kind in MORE_BLOCKS:
+            self.whole = MORE_BLOCKS[kind](into, width)
+            self.out = self.whole.out
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block."""
+        if self.kind in MORE_BLOCKS:
+            return self.whole(x)
         if self.kind in {"plain", "depthwise"}:
             return self.first(x)
         if self.kind == "residual":
@@ -112,6 +119,38 @@ class RandomNetwork(nn.Module):
         """Logits, [N, 5]."""
         return self.head(self.pool(self.blocks(self.stem(x))).flatten(1))
 
+    def examples(self) -> tuple[Tensor, ...]:
+        """Inputs to capture it with."""
+        return (torch.randn(2, *IMAGE, generator=torch.Generator().manual_seed(0)),)
+
+
+class TwoInputNetwork(RandomNetwork):
+    """A random network whose first maps meet a second input: an image, or a few numbers."""
+
+    def __init__(
+        self, kinds: tuple[str, ...], widths: tuple[int, ...], flatten: bool, meeting: str
+    ) -> None:
+        super().__init__(kinds, widths, flatten)
+        self.meeting = meeting
+        self.other = nn.Linear(6, 8) if meeting == "modulated" else ConvNorm(3, 4)
+        self.mix = ConvNorm(8 if meeting == "joined" else 4, 4)
+
+    def forward(self, x: Tensor, other: Tensor) -> Tensor:  # type: ignore[override]
+        """Logits, [N, 5]."""
+        x, y = self.stem(x), self.other(other)
+        if self.meeting == "modulated":
+            scale, shift = y[:, :, None, None].chunk(2, dim=1)
+            x = x * scale + shift
+        else:
+            x = x + y if self.meeting == "added" else torch.cat([x, y], dim=1)
+        return self.head(self.pool(self.blocks(self.mix(x))).flatten(1))
+
+    def examples(self) -> tuple[Tensor, ...]:
+        """Inputs to capture it with."""
+        shape = (6,) if self.meeting == "modulated" else IMAGE
+        other = torch.randn(2, *shape, generator=torch.Generator().manual_seed(1))
+        return (*super().examples(), other)
+
 
 def randomise(module: nn.Module, seed: int) -> nn.Module:
     """Give every norm random statistics and affine values (changes ``module``); eval mode."""
@@ -128,11 +167,18 @@ def randomise(module: nn.Module, seed: int) -> nn.Module:
     return module.eval()
 
 
+MEETINGS = ("added", "joined", "modulated")
+
+
 @st.composite
-def networks(draw: st.DrawFn, max_blocks: int = 4) -> RandomNetwork:
+def networks(draw: st.DrawFn, max_blocks: int = 4, *, max_inputs: int = 1) -> RandomNetwork:
     """A random network in eval mode with random weights and norm statistics."""
     kinds = draw(st.lists(st.sampled_from(BLOCKS), min_size=1, max_size=max_blocks))
     widths = draw(st.lists(st.integers(2, 6), min_size=len(kinds), max_size=len(kinds)))
-    network = RandomNetwork(tuple(kinds), tuple(widths), draw(st.booleans()))
+    arguments = (tuple(kinds), tuple(widths), draw(st.booleans()))
+    if draw(st.integers(1, max_inputs)) == 1:
+        network = RandomNetwork(*arguments)
+    else:
+        network = TwoInputNetwork(*arguments, draw(st.sampled_from(MEETINGS)))
     randomise(network, draw(st.integers(0, 2**16)))
     return network

@@ -35,9 +35,7 @@ def paired_units(u: Scores, r: Scores) -> NDArray[np.int64]:
     return (order + size * np.arange(num_blocks)[:, None]).T.astype(np.int64)
 
 
-def paired_scores(
-    u: Scores, r: Scores, places: NDArray[np.int64]
-) -> tuple[Scores, Scores]:
+def paired_scores(u: Scores, r: Scores, places: NDArray[np.int64]) -> tuple[Scores, Scores]:
     """U (mean over blocks) and R (sum over blocks) of the units that ``places`` puts together."""
     return u.reshape(-1)[places].mean(axis=1), r.reshape(-1)[places].sum(axis=1)
 

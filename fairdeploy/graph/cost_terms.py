@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,8 @@ from fairdeploy.graph.functionalize import op_name
 from fairdeploy.graph.label_grids import rows_of
 from fairdeploy.graph.labels import Labels
 from fairdeploy.graph.propagation import Propagation, fetch_tensor
+from fairdeploy.graph.rules.einsum import einsum_letters
+from fairdeploy.graph.rules.recurrent import RECURRENT_OPS, recurrent_call
 from fairdeploy.graph.unit_graph import KEPT, CostDim, CostTerm, Group, UnitIds
 
 
@@ -30,6 +32,10 @@ class Length:
     """Group index, and how many indices each of its kept units brings."""
     by_pair: tuple[tuple[int, int, float], ...] = ()
     """Two group indices, and how many indices each pair of kept units brings."""
+
+
+LengthsOf = Callable[[object], list[Length]]
+_SINGLE = Length(1)
 
 
 class Lengths:
@@ -159,18 +165,32 @@ def mac_products(
         return [(1.0, [*scores, query[-1]]), (1.0, [*scores, value[-1]])]
     if name == "einsum":
         return _einsum_macs(node, units)
+    if name in RECURRENT_OPS:
+        return _recurrent_macs(node, units)
     return []
 
 
-def _einsum_macs(node: fx.Node, units: object) -> list[tuple[float, list[Length]]]:
-    inputs = str(node.args[0]).replace(" ", "").partition("->")[0]
+def _recurrent_macs(node: fx.Node, units: LengthsOf) -> list[tuple[float, list[Length]]]:
+    """Each step of each layer multiplies with each of its matrices."""
+    call = recurrent_call(node)
+    if call is not None:
+        steps = units(call.data)[:-1]
+        return [(1.0, [*steps, *units(matrix)]) for matrix in call.matrices]
+    if not op_name(node).endswith("_cell"):
+        return []
+    return [(1.0, [*units(node.args[0])[:-1], *units(matrix)]) for matrix in node.args[2:4]]
+
+
+def _einsum_macs(node: fx.Node, units: LengthsOf) -> list[tuple[float, list[Length]]]:
     operands = node.args[1]
     assert isinstance(operands, (list, tuple))
-    assert callable(units)
-    if "." in inputs or len(operands) < 2:
+    if len(operands) < 2:
         return []
+    dims = [units(operand) for operand in operands]
+    spelled, _ = einsum_letters(str(node.args[0]), tuple(map(len, dims)))
     letters: dict[str, Length] = {}
-    for part, operand in zip(inputs.split(","), operands, strict=True):
-        for letter, length in zip(part, units(operand), strict=True):
-            letters.setdefault(letter, length)
+    for part, operand in zip(spelled, dims, strict=True):
+        for letter, length in zip(part, operand, strict=True):
+            if letters.get(letter, _SINGLE) == _SINGLE:
+                letters[letter] = length
     return [(1.0, list(letters.values()))]

@@ -28,11 +28,13 @@ class Labelled:
     components: Components
 
 
-def label(captured: CapturedGraph, attention: AttentionUnits) -> Labelled:
+def label(
+    captured: CapturedGraph, attention: AttentionUnits, *, allow_norm_coupled: bool = False
+) -> Labelled:
     """Walk through the graph, again if some blocks cannot be balanced, until all fit."""
     tied: frozenset[str] = frozenset()
     for number in range(MAX_WALKS):
-        walk = Propagation(captured.module, attention, tied)
+        walk = Propagation(captured.module, attention, tied, allow_norm_coupled)
         walk.run(rule_of)
         entries = collect_entries(walk)
         distinct, sums = signatures(removable(walk, entries))
@@ -116,7 +118,11 @@ def _members(
     walk: Propagation, entries: Entries, rows: Labels, local_of: Labels
 ) -> Iterator[Member]:
     """Members of one group from its rows, by dimension; alike units share a member."""
-    units, dims, positions = local_of[entries.roots[rows]], entries.dims[rows], entries.positions[rows]
+    units, dims, positions = (
+        local_of[entries.roots[rows]],
+        entries.dims[rows],
+        entries.positions[rows],
+    )
     order = np.lexsort((positions, units, dims))
     units, dims, positions = units[order], dims[order], positions[order]
     for number in np.unique(dims):

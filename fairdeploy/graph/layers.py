@@ -1,8 +1,8 @@
 """Where each unit's output can be read: after its layer, norm and activation.
 
 A *score point* is one value of the graph whose channel dimension holds removable units: the output
-of a convolution or linear layer, followed through batch norm and activation as long as nothing
-else reads the values in between.
+of a convolution, linear or recurrent layer, followed through batch norm and activation as long as
+nothing else reads the values in between.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import fx
 
 from fairdeploy.graph.functionalize import op_name
 from fairdeploy.graph.label_grids import length_of
+from fairdeploy.graph.rules.recurrent import RECURRENT_STACKS
 from fairdeploy.graph.unit_graph import KEPT, UnitGraph, UnitIds
 
 _SPATIAL_DIMS = {
@@ -79,12 +80,20 @@ def _channel_dim(layer: fx.Node, graph: UnitGraph) -> int | None:
         channel_dim = len(dims) - 1 - _SPATIAL_DIMS[name]
     elif name == "convolution":
         channel_dim = 1
-    elif name in _LINEAR_OPS and _has_parameter_weight(layer):
+    elif (name in _LINEAR_OPS and _has_parameter_weight(layer)) or _is_recurrent_output(layer):
         channel_dim = len(dims) - 1
     else:
         return None
     units = dims[channel_dim]
     return channel_dim if units.ndim == 1 and (units != KEPT).any() else None
+
+
+def _is_recurrent_output(node: fx.Node) -> bool:
+    """Whether a value is what a recurrent layer gives at every step."""
+    if op_name(node) != "getitem" or node.args[1] != 0:
+        return False
+    source = node.args[0]
+    return isinstance(source, fx.Node) and op_name(source) in RECURRENT_STACKS
 
 
 def _has_parameter_weight(layer: fx.Node) -> bool:

@@ -59,6 +59,18 @@ class Balance:
     user's own code (``chunk``) expects, and is dropped where it does not fit."""
 
 
+class UnlabelledError(Exception):
+    """A rule asked for the labels of something that has none: its operator counts as unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class CoupledNorm:
+    """A norm that takes its statistics over dimensions that may shrink."""
+
+    node: fx.Node
+    dims: tuple[int, ...]
+
+
 @dataclass(slots=True)
 class Propagation:
     """The state of the walk; rules read labels with ``dims`` and merge them with ``tie``."""
@@ -67,6 +79,9 @@ class Propagation:
     attention: AttentionUnits = "heads"
     tied_nodes: frozenset[str] = frozenset()
     """Nodes whose blocks could not be balanced: there the same index of every block goes."""
+    allow_norm_coupled: bool = False
+    """Let the channels under a layer norm go, which is not exact."""
+    coupled_norms: list[CoupledNorm] = field(default_factory=list)
     store: LabelStore = field(default_factory=LabelStore)
     values: dict[fx.Node, Value] = field(default_factory=dict)
     tensor_dims: dict[str, Dims] = field(default_factory=dict)
@@ -96,8 +111,9 @@ class Propagation:
     def grids(self, node: object) -> Dims:
         """The same for rules that can handle grids; see ``label_grids``."""
         assert isinstance(node, fx.Node)
-        value = self.values[node]
-        assert isinstance(value, tuple), f"{node} is not a tensor"
+        value = self.values.get(node)
+        if not isinstance(value, tuple):
+            raise UnlabelledError(f"{node} has no labels")
         return value
 
     def flat(self, labels: Labels, dim: int) -> Labels:
@@ -108,7 +124,9 @@ class Propagation:
         self.tie_rows(rows)
         return np.ascontiguousarray(rows[0])
 
-    def tie_rows(self, rows: Labels, reason: str = "must match something that cannot shrink") -> None:
+    def tie_rows(
+        self, rows: Labels, reason: str = "must match something that cannot shrink"
+    ) -> None:
         """Let the same index of every row, [blocks, length], live or die together."""
         if len(rows) > 1:
             first = np.broadcast_to(rows[:1], rows[1:].shape).reshape(-1)
@@ -165,12 +183,18 @@ class Propagation:
             for item in value:
                 self.freeze_all(item, reason, is_unknown_op=is_unknown_op)
 
-    def contract(self, node: fx.Node, argument: object, dim: int) -> None:
-        """Record that ``node`` sums ``argument`` over ``dim``; on a parameter: a consumer."""
+    def contract(
+        self, node: fx.Node, argument: object, dim: int, *, is_alone: bool = False
+    ) -> None:
+        """Record that ``node`` sums ``argument`` over ``dim``; on a parameter: a consumer.
+
+        The proof sets activations to zero there, and a parameter only if it ``is_alone``: what it
+        is multiplied with lies inside the operator, or it is summed by itself.
+        """
         assert isinstance(argument, fx.Node)
         if argument.op == "get_attr":
             self.consumed.add((str(argument.target), dim))
-        else:
+        if argument.op != "get_attr" or is_alone:
             self.contractions.append(Contraction(node, argument, dim))
 
     def relabel(self, node: object, dim: int, labels: Labels) -> None:
@@ -206,16 +230,24 @@ class Propagation:
                 self._call(node, rule_of(node))
 
     def _call(self, node: fx.Node, rule: Rule | None) -> None:
-        if rule is not None:
-            value = rule(self, node)
-            if value is not None:
-                self.values[node] = value
-                _check_lengths(node, value)
+        if rule is not None and self._follow(node, rule):
             return
         touched = [self.values.get(argument) for argument in node.all_input_nodes]
         for value in touched:
             self.freeze_all(value, f"no rule for operator '{op_name(node)}'", is_unknown_op=True)
         self.values[node] = self.fixed_like(node)
+
+    def _follow(self, node: fx.Node, rule: Rule) -> bool:
+        """Label by a rule; False if it cannot tell, because some shape is not known."""
+        try:
+            value = rule(self, node)
+        except UnlabelledError:
+            return False
+        if value is None:
+            return "val" in node.meta or not node.users
+        self.values[node] = value
+        _check_lengths(node, value)
+        return True
 
     def fixed_like(self, node: fx.Node) -> Value:
         """Fixed labels in the shape of the node's result."""
@@ -275,8 +307,9 @@ def hint_shape(value: Tensor) -> tuple[int, ...]:
 
 def result_shape(node: fx.Node) -> tuple[int, ...]:
     """Shape of a node's tensor result at capture."""
-    value = node.meta["val"]
-    assert isinstance(value, Tensor)
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor):
+        raise UnlabelledError(f"the shape of {node} is not known")
     return hint_shape(value)
 
 

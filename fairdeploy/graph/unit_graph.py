@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 from torch import fx
 
 from fairdeploy.graph.label_grids import length_of
+from fairdeploy.options import AttentionOption
 
 KEPT = -1
 
 Role = Literal["produces", "consumes"]
-AttentionOption = Literal["heads", "channels", "both", "none"]
-"""What goes from attention: whole heads, channels within heads, both, or nothing."""
 UnitIds = NDArray[np.int64]
 
 
@@ -117,6 +116,14 @@ CostDim = tuple[int, tuple[tuple[int, float], ...]]
 
 
 @dataclass(frozen=True, slots=True)
+class Coupled:
+    """Norm ``node`` takes statistics over dimensions ``dims`` of its input, which may shrink."""
+
+    node: str
+    dims: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class CostTerm:
     """``coefficient`` times the product of the kept lengths of some dimensions.
 
@@ -156,6 +163,11 @@ class UnitGraph:
     attention: AttentionOption
     has_dynamic_batch: bool
     example_inputs: tuple[object, ...]
+    allow_norm_coupled: bool = False
+    """Whether channels may go that a layer norm takes its statistics over."""
+    coupled_norms: tuple[Coupled, ...] = ()
+    """Norms whose statistics change when units go: there the surgery is not exact. Empty unless
+    that was allowed."""
 
     def removed_mask(self, removed: Mapping[str, tuple[int, ...]]) -> NDArray[np.bool_]:
         """Boolean mask over all units, shape [num_units].

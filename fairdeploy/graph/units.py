@@ -23,12 +23,13 @@ from fairdeploy.graph.label_grids import as_grid
 from fairdeploy.graph.labels import Labels
 from fairdeploy.graph.unit_graph import (
     KEPT,
-    AttentionOption,
     Contracted,
+    Coupled,
     Group,
     UnitGraph,
     UnitIds,
 )
+from fairdeploy.options import AttentionOption
 
 DimUnits = Mapping[str, tuple[UnitIds, ...]]
 
@@ -43,7 +44,11 @@ class _Layer:
 
 
 def build_unit_graph(
-    module: nn.Module, example_inputs: tuple[Tensor, ...], *, attention: AttentionOption = "heads"
+    module: nn.Module,
+    example_inputs: tuple[Tensor, ...],
+    *,
+    attention: AttentionOption = "heads",
+    allow_norm_coupled: bool = False,
 ) -> UnitGraph:
     """Capture ``module`` and find out what can be removed from it.
 
@@ -51,24 +56,32 @@ def build_unit_graph(
         module: In eval mode; not changed, and its tensors are shared.
         example_inputs: Batches of ``capture.EXAMPLE_BATCH`` images.
         attention: What goes from attention: whole heads, channels within heads, both or nothing.
+        allow_norm_coupled: Let channels go that a layer norm takes its statistics over.
 
     Raises:
         ModelError: ``torch.export`` cannot trace the model.
     """
-    return unit_graph_from_capture(capture(module, example_inputs), attention=attention)
+    captured = capture(module, example_inputs)
+    return unit_graph_from_capture(
+        captured, attention=attention, allow_norm_coupled=allow_norm_coupled
+    )
 
 
 def unit_graph_from_capture(
-    captured: CapturedGraph, *, attention: AttentionOption = "heads"
+    captured: CapturedGraph,
+    *,
+    attention: AttentionOption = "heads",
+    allow_norm_coupled: bool = False,
 ) -> UnitGraph:
     """Label a captured graph and collect units, groups and costs."""
     names: dict[str, int] = {}
-    labelled = label(captured, "heads" if attention == "both" else attention)
+    units = "heads" if attention == "both" else attention
+    labelled = label(captured, units, allow_norm_coupled=allow_norm_coupled)
     layer = _layer(labelled, 0, names)
     pairs: dict[tuple[int, int], int] = {}
     if attention == "both":
         above = _num_units(layer.groups)
-        inner = label(captured, "channels")
+        inner = label(captured, "channels", allow_norm_coupled=allow_norm_coupled)
         channels = _layer(inner, above, {})
         layer = _laid_over(layer, channels, inner, names, pairs)
     walk = labelled.walk
@@ -94,6 +107,8 @@ def unit_graph_from_capture(
             batch=len(captured.example_inputs[0]),
         ),
         attention=attention,
+        allow_norm_coupled=allow_norm_coupled,
+        coupled_norms=tuple(Coupled(norm.node.name, norm.dims) for norm in walk.coupled_norms),
         has_dynamic_batch=captured.has_dynamic_batch,
         example_inputs=captured.example_inputs,
     )  # fmt: skip

@@ -17,8 +17,10 @@ from fairdeploy.inputs.toml_tables import (
     text,
     text_or_texts,
     texts,
+    truth,
     whole_number,
 )
+from fairdeploy.options import ATTENTION_OPTIONS, AttentionOption
 
 PROJECT_FILE_NAME = "fairdeploy.toml"
 
@@ -47,6 +49,8 @@ class ProjectFile:
     """Name of a profile, or the path of one, made absolute."""
     seed: int | None = None
     recover: str | None = None
+    attention: AttentionOption | None = None
+    allow_norm_coupled: bool | None = None
     output: str | None = None
     """A path, made absolute."""
     include: tuple[str, ...] | None = None
@@ -88,6 +92,13 @@ def _positive_numbers(value: object) -> tuple[float, ...]:
     return tuple(positive_number(item) for item in numbers(value))
 
 
+def _attention(value: object) -> AttentionOption:
+    for option in ATTENTION_OPTIONS:
+        if value == option:
+            return option
+    raise ValueError(f"one of {', '.join(ATTENTION_OPTIONS)}")
+
+
 _READERS: dict[str, Reader] = {
     "arch": text,
     "num_classes": whole_number(1),
@@ -102,6 +113,8 @@ _READERS: dict[str, Reader] = {
     "target": text,
     "seed": whole_number(0),
     "recover": text,
+    "attention": _attention,
+    "allow_norm_coupled": truth,
     "output": text,
     "include": text_or_texts,
     "exclude": text_or_texts,

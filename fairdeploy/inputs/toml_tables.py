@@ -67,6 +67,13 @@ def text(value: object) -> str:
     return value
 
 
+def truth(value: object) -> bool:
+    """``true`` or ``false``."""
+    if not isinstance(value, bool):
+        raise ValueError("true or false")
+    return value
+
+
 def texts(value: object) -> tuple[str, ...]:
     """A list of strings."""
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):

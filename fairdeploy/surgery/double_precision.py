@@ -34,7 +34,9 @@ def in_double(module: fx.GraphModule) -> fx.GraphModule:
 def double_inputs(inputs: Any) -> Any:
     """Inputs, in any nest, with float32 tensors as float64."""
     return torch.utils._pytree.tree_map(
-        lambda leaf: leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf,
+        lambda leaf: (
+            leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+        ),
         inputs,
     )
 

@@ -8,6 +8,7 @@ shows as a difference.
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 
 import numpy as np
 import torch
@@ -18,32 +19,49 @@ from fairdeploy.errors import ParityError
 from fairdeploy.graph.capture import quiet_export
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import ProofResult
+from fairdeploy.surgery.coupled_norms import norms_that_lose_channels, take_statistics_over_kept
 from fairdeploy.surgery.removal import StayingIndices
 
 PROOF_LIMIT = 1e-5
 BATCH_SIZES = (1, 3)
 
 
-def zeroed_original(graph: UnitGraph, removed: NDArray[np.bool_]) -> fx.GraphModule:
+def zeroed_original(
+    graph: UnitGraph, removed: NDArray[np.bool_], *, has_plain_norms: bool = False
+) -> fx.GraphModule:
     """A copy of the original graph in which removed indices are zero wherever they are consumed.
 
     Weights are shared with the original; only the graph is copied.
+
+    Args:
+        has_plain_norms: Let norms take their statistics over the zeros too, which no shrunk network
+            does. Otherwise they take them over the kept channels. See ``coupled_norms``.
     """
     with quiet_export():
         module = fx.GraphModule(graph.module, copy.deepcopy(graph.module.graph))
     nodes = {node.name: node for node in module.graph.nodes}
     stays = StayingIndices(graph, removed)
-    masked: dict[tuple[str, int], fx.Node] = {}
+    summed: dict[tuple[str, str], set[int]] = defaultdict(set)
     for point in graph.contractions:
-        units = graph.value_units[point.argument][point.dim]
-        mask = stays.mask(units)
-        if mask.all():
-            continue
-        key = (point.argument, point.dim)
-        if key not in masked:
-            masked[key] = _insert_mask(module, nodes[point.argument], point.dim, mask)
-        consumer = nodes[point.node]
-        consumer.replace_input_with(nodes[point.argument], masked[key])
+        summed[point.node, point.argument].add(point.dim)
+    for name, masks in norms_that_lose_channels(graph, stays).items():
+        (data,) = nodes[name].all_input_nodes[:1]
+        if has_plain_norms:
+            summed[name, data.name].update(masks)
+        else:
+            take_statistics_over_kept(module, nodes[name], masks)
+    masked: dict[tuple[str, int], fx.Node] = {}
+    for (consumer, argument), dims in summed.items():
+        value = nodes[argument]
+        for dim in sorted(dims):
+            mask = stays.mask(graph.value_units[argument][dim])
+            if mask.all():
+                continue
+            key = (value.name, dim)
+            if key not in masked:
+                masked[key] = _insert_mask(module, value, dim, mask)
+            value = masked[key]
+        nodes[consumer].replace_input_with(nodes[argument], value)
     module.graph.lint()
     module.recompile()
     return module
@@ -62,7 +80,9 @@ def _insert_mask(
     with module.graph.inserting_after(value):
         constant = module.graph.get_attr(name)
     with module.graph.inserting_after(constant):
-        return module.graph.call_function(torch.ops.aten.mul.Tensor, (value, constant))
+        masked = module.graph.call_function(torch.ops.aten.mul.Tensor, (value, constant))
+    masked.meta["val"] = value.meta["val"]
+    return masked
 
 
 def prove(
@@ -79,6 +99,9 @@ def prove(
     The error is relative to the largest output of the zeroed original; NaN counts as infinite.
     """
     reference = zeroed_original(graph, removed)
+    changed_norms = norms_that_lose_channels(graph, StayingIndices(graph, removed))
+    plain = zeroed_original(graph, removed, has_plain_norms=True) if changed_norms else None
+    by_norms = 0.0
     sizes = BATCH_SIZES if graph.has_dynamic_batch else (len(_first(graph)),)
     generator = torch.Generator().manual_seed(seed)
     worst = 0.0
@@ -86,8 +109,18 @@ def prove(
         for size in sizes:
             for _ in range(num_inputs):
                 inputs = _random_inputs(graph, size, generator)
-                worst = max(worst, relative_error(shrunk(*inputs), reference(*inputs)))
-    return ProofResult(worst, limit, num_inputs * len(sizes), tuple(sizes))
+                result = shrunk(*inputs)
+                worst = max(worst, relative_error(result, reference(*inputs)))
+                if plain is not None:
+                    by_norms = max(by_norms, relative_error(result, plain(*inputs)))
+    return ProofResult(
+        worst,
+        limit,
+        num_inputs * len(sizes),
+        tuple(sizes),
+        num_coupled_norms=len(changed_norms),
+        norm_coupled_difference=by_norms if plain is not None else None,
+    )
 
 
 def require_proof(result: ProofResult) -> None:
@@ -137,6 +170,13 @@ def _random_inputs(graph: UnitGraph, size: int, generator: torch.Generator) -> t
     inputs = []
     for example in graph.example_inputs:
         assert isinstance(example, Tensor)
-        shape = (size, *example.shape[1:])
-        inputs.append(torch.randn(shape, generator=generator).to(example.dtype))
+        inputs.append(random_like(example, (size, *example.shape[1:]), generator))
     return tuple(inputs)
+
+
+def random_like(example: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Random numbers; whole numbers are drawn from the example's, as they may count something."""
+    if example.is_floating_point() or not example.numel():
+        return torch.randn(shape, generator=generator).to(example.dtype)
+    chosen = torch.randint(example.numel(), shape, generator=generator)
+    return example.detach().cpu().flatten()[chosen]

@@ -18,10 +18,17 @@ from fairdeploy.graph.label_grids import length_of
 from fairdeploy.graph.propagation import argument, normal_dim
 from fairdeploy.graph.rules.indexing import slice_bounds
 from fairdeploy.graph.unit_graph import UnitGraph, UnitIds
+from fairdeploy.surgery.norm_rewrites import (
+    rewrite_group_norm,
+    rewrite_layer_norm,
+    rewrite_mean,
+    rewrite_rms_norm,
+    scale_unshared_weight,
+)
 
 CountKept = Callable[[UnitIds, int], int]
 """How many indices of a dimension stay, from their units and the dimension's place."""
-Rewrite = Callable[["_Rewriter", fx.Node, fx.Node], None]
+Rewrite = Callable[["Rewriter", fx.Node, fx.Node], None]
 
 _SIZE_ARGUMENT = {
     "view": 1, "reshape": 1, "_unsafe_view": 1, "expand": 1, "broadcast_to": 1, "view_copy": 1,
@@ -32,13 +39,13 @@ _SIZE_ARGUMENT = {
 
 def rewrite_constants(graph: UnitGraph, module: fx.GraphModule, count: CountKept) -> None:
     """Change ``module``, a copy of ``graph.module``, so that its constants fit the kept indices."""
-    rewriter = _Rewriter(graph, module, count)
+    rewriter = Rewriter(graph, module, count)
     for original, node in zip(graph.module.graph.nodes, list(module.graph.nodes), strict=True):
         if node.op == "call_function":
             rewriter.rewrite(original, node)
 
 
-class _Rewriter:
+class Rewriter:
     """Knows old and new lengths; nodes of the original graph name the values."""
 
     def __init__(self, graph: UnitGraph, module: fx.GraphModule, count: CountKept) -> None:
@@ -47,6 +54,7 @@ class _Rewriter:
         self.count = count
 
     def rewrite(self, original: fx.Node, node: fx.Node) -> None:
+        """Change ``node`` if its operator has numbers that depend on lengths."""
         name = op_name(node)
         if name in _SIZE_ARGUMENT:
             self._sizes(original, node, _SIZE_ARGUMENT[name])
@@ -61,6 +69,7 @@ class _Rewriter:
         return self.graph.value_units[value.name]
 
     def kept(self, value: object, dim: int) -> int:
+        """New length of a dimension of a value of the original graph."""
         return self.count(self.units(value)[dim], dim)
 
     def length(self, value: object, dim: int) -> int:
@@ -74,13 +83,26 @@ class _Rewriter:
         return self.count(units[window], dim)
 
     def changes(self, value: object, dim: int) -> bool:
+        """Whether the dimension loses anything."""
         return self.kept(value, dim) != self.length(value, dim)
 
     def set_argument(self, node: fx.Node, index: int, name: str, value: object) -> None:
+        """Change an argument that was given by position or by name (changes ``node``)."""
         if len(node.args) > index:
             node.update_arg(index, value)  # type: ignore[arg-type]
         else:
             node.update_kwarg(name, value)  # type: ignore[arg-type]
+
+    def multiply_result(self, node: fx.Node, factor: float) -> None:
+        """Let ``node`` be ``factor`` times what it was; the old call gets a name of its own."""
+        with self.module.graph.inserting_before(node):
+            call = self.module.graph.call_function(node.target, node.args, node.kwargs)  # type: ignore[arg-type]
+        call.meta = dict(node.meta)
+        node.target, node.args, node.kwargs = torch.ops.aten.mul.Tensor, (call, factor), {}
+
+    def scale_weight(self, node: fx.Node, index: int, factor: float) -> bool:
+        """Multiply a parameter that only this call reads; tell whether that could be done."""
+        return scale_unshared_weight(self.module, node, index, factor)
 
     def _sizes(self, original: fx.Node, node: fx.Node, index: int) -> None:
         if original.name not in self.graph.value_units:
@@ -103,18 +125,34 @@ class _Rewriter:
             return self.module.graph.call_function(operator.floordiv, (product, old // shared))
 
 
-def _conv(rewriter: _Rewriter, original: fx.Node, node: fx.Node) -> None:
+def _conv(rewriter: Rewriter, original: fx.Node, node: fx.Node) -> None:
     is_plain = op_name(node) == "convolution"
     index = 8 if is_plain else 6
     groups = argument(node, index, "groups", 1)
     if groups == 1:
+        return
+    if is_plain and original.args[6]:
+        _transposed(rewriter, original, node)
         return
     data, weight = rewriter.units(original.args[0]), rewriter.units(original.args[1])
     inputs = rewriter.kept(original.args[0], len(data) - len(weight) + 1)
     rewriter.set_argument(node, index, "groups", inputs // rewriter.kept(original.args[1], 1))
 
 
-def _split(rewriter: _Rewriter, original: fx.Node, node: fx.Node) -> None:
+def _transposed(rewriter: Rewriter, original: fx.Node, node: fx.Node) -> None:
+    index = 8 if op_name(node) == "convolution" else 6
+    groups = argument(node, index, "groups", 1)
+    assert isinstance(groups, int)
+    size = rewriter.length(original.args[1], 0) // groups
+    left = sum(
+        rewriter.kept_between(original.args[1], 0, start, start + size) > 0
+        for start in range(0, groups * size, size)
+    )
+    if left != groups:
+        rewriter.set_argument(node, index, "groups", left)
+
+
+def _split(rewriter: Rewriter, original: fx.Node, node: fx.Node) -> None:
     given = argument(node, 2, "dim", 0)
     assert isinstance(given, int)
     dim = normal_dim(given, len(rewriter.units(original.args[0])))
@@ -135,7 +173,7 @@ def _split(rewriter: _Rewriter, original: fx.Node, node: fx.Node) -> None:
     node.kwargs = {}
 
 
-def _slice(rewriter: _Rewriter, original: fx.Node, node: fx.Node) -> None:
+def _slice(rewriter: Rewriter, original: fx.Node, node: fx.Node) -> None:
     given = argument(node, 1, "dim", 0)
     assert isinstance(given, int)
     source = rewriter.units(original.args[0])
@@ -150,7 +188,7 @@ def _slice(rewriter: _Rewriter, original: fx.Node, node: fx.Node) -> None:
     node.kwargs = {}
 
 
-def _narrow(rewriter: _Rewriter, original: fx.Node, node: fx.Node) -> None:
+def _narrow(rewriter: Rewriter, original: fx.Node, node: fx.Node) -> None:
     _, given, start, length = original.args
     assert isinstance(given, int)
     source = rewriter.units(original.args[0])
@@ -163,7 +201,7 @@ def _narrow(rewriter: _Rewriter, original: fx.Node, node: fx.Node) -> None:
         node.args = (node.args[0], dim, before, kept)
 
 
-def _pad(rewriter: _Rewriter, original: fx.Node, node: fx.Node) -> None:
+def _pad(rewriter: Rewriter, original: fx.Node, node: fx.Node) -> None:
     amounts = original.args[1]
     assert isinstance(amounts, (list, tuple))
     new = list(amounts)
@@ -177,19 +215,14 @@ def _pad(rewriter: _Rewriter, original: fx.Node, node: fx.Node) -> None:
     node.update_arg(1, new)
 
 
-def _attention(rewriter: _Rewriter, original: fx.Node, node: fx.Node) -> None:
+def _attention(rewriter: Rewriter, original: fx.Node, node: fx.Node) -> None:
     query = rewriter.units(original.args[0])
     if argument(node, 6, "scale") is None and rewriter.changes(original.args[0], len(query) - 1):
         width = rewriter.length(original.args[0], len(query) - 1)
         node.update_kwarg("scale", 1.0 / math.sqrt(width))
 
 
-def _group_norm(rewriter: _Rewriter, original: fx.Node, node: fx.Node) -> None:
-    if rewriter.changes(original.args[0], 1):
-        node.update_arg(1, rewriter.kept(original.args[0], 1))
-
-
-def _unflatten(rewriter: _Rewriter, original: fx.Node, node: fx.Node) -> None:
+def _unflatten(rewriter: Rewriter, original: fx.Node, node: fx.Node) -> None:
     given, sizes = original.args[1], original.args[2]
     assert isinstance(given, int)
     assert isinstance(sizes, (list, tuple))
@@ -203,11 +236,15 @@ def _unflatten(rewriter: _Rewriter, original: fx.Node, node: fx.Node) -> None:
 
 _REWRITES: dict[str, Rewrite] = {
     **dict.fromkeys(("conv1d", "conv2d", "conv3d", "convolution"), _conv),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _transposed),
     **dict.fromkeys(("split", "chunk", "split_with_sizes", "tensor_split"), _split),
     "slice": _slice,
     "narrow": _narrow,
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
     "scaled_dot_product_attention": _attention,
-    "group_norm": _group_norm,
+    "group_norm": rewrite_group_norm,
+    "layer_norm": rewrite_layer_norm,
+    "rms_norm": rewrite_rms_norm,
+    "mean": rewrite_mean,
     "unflatten": _unflatten,
 }

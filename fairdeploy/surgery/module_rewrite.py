@@ -19,8 +19,15 @@ from fairdeploy.graph.freezes import module_path
 from fairdeploy.graph.functionalize import op_name
 from fairdeploy.graph.propagation import argument
 from fairdeploy.graph.unit_graph import UnitGraph
-from fairdeploy.surgery.equivalence import PROOF_LIMIT, relative_error
+from fairdeploy.surgery.equivalence import PROOF_LIMIT, random_like, relative_error
+from fairdeploy.surgery.layer_sizes import (
+    old_lengths_kept,
+    set_epsilons,
+    set_norm_sizes,
+    set_recurrent_sizes,
+)
 
+_CONVOLUTIONS = {f"{kind}{n}d" for kind in ("conv", "conv_transpose") for n in (1, 2, 3)}
 _NEVER_PATCHED = {
     "kernel_size", "stride", "padding", "dilation", "training", "output_padding", "inplace",
     "output_size",
@@ -37,14 +44,18 @@ def rebuild_own_class(
     """
     try:
         result = _with_tensors(module, shrunk)
-        _patch_leaves(result, shrunk)
         _patch_attributes(result, graph, shrunk)
+        # after: the sizes of torch's own layers are known, not guessed from equal numbers
+        _patch_leaves(result, shrunk)
+        set_epsilons(result, graph.module, shrunk)
         error = _difference(result, graph, shrunk)
     except Exception as failure:  # user code may fail in any way with other sizes
         text = str(failure).strip().splitlines()
         return None, f"its forward fails with the new sizes: {text[0] if text else failure!r}"
     if error > PROOF_LIMIT:
-        return None, f"its forward differs by {error:.1e} from the proved network"
+        where = old_lengths_kept(graph.module, shrunk)
+        cause = f", which divides by the old number of channels in {where}" if where else ""
+        return None, f"its forward differs by {error:.1e} from the proved network{cause}"
     return result, ""
 
 
@@ -76,12 +87,14 @@ def _patch_leaves(module: nn.Module, shrunk: fx.GraphModule) -> None:
     """Set the size attributes of torch's own layers from their weights (changes ``module``)."""
     groups = _groups_of_convolutions(shrunk)
     for name, layer in module.named_modules():
+        set_recurrent_sizes(layer)
         weight = getattr(layer, "weight", None)
         if not isinstance(weight, Tensor):
             continue
         if isinstance(layer, nn.Linear):
             layer.out_features, layer.in_features = weight.shape
         elif isinstance(layer, nn.modules.conv._ConvTransposeNd):
+            layer.groups = groups.get(name, layer.groups)
             layer.in_channels, layer.out_channels = weight.shape[0], weight.shape[1] * layer.groups
         elif isinstance(layer, nn.modules.conv._ConvNd):
             layer.groups = groups.get(name, layer.groups)
@@ -91,13 +104,15 @@ def _patch_leaves(module: nn.Module, shrunk: fx.GraphModule) -> None:
             layer.num_features = weight.shape[0]
         elif isinstance(layer, nn.Embedding):
             layer.num_embeddings, layer.embedding_dim = weight.shape
+        else:
+            set_norm_sizes(layer, weight)
 
 
 def _groups_of_convolutions(shrunk: fx.GraphModule) -> dict[str, int]:
     """Module path of each convolution to its number of groups."""
     found = {}
     for node in shrunk.graph.nodes:
-        if node.op == "call_function" and op_name(node) in {"conv1d", "conv2d", "conv3d"}:
+        if node.op == "call_function" and op_name(node) in _CONVOLUTIONS:
             weight, groups = node.args[1], argument(node, 6, "groups", 1)
             if isinstance(weight, fx.Node) and isinstance(groups, int):
                 found[str(weight.target).removesuffix(".weight")] = groups
@@ -165,6 +180,6 @@ def _difference(module: nn.Module, graph: UnitGraph, shrunk: fx.GraphModule) -> 
     inputs = []
     for example in graph.example_inputs:
         assert isinstance(example, Tensor)
-        inputs.append(torch.randn(example.shape, generator=generator).to(example.dtype))
+        inputs.append(random_like(example, tuple(example.shape), generator))
     with torch.no_grad():
         return relative_error(module(*inputs), shrunk(*inputs))

@@ -7,13 +7,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fairdeploy.errors import PlanError
-from fairdeploy.graph.unit_graph import AttentionOption, UnitGraph
+from fairdeploy.graph.unit_graph import UnitGraph
+from fairdeploy.options import ATTENTION_OPTIONS, AttentionOption
 
 SCHEMA_VERSION = 1
 
@@ -33,6 +34,8 @@ class Plan:
     """Units of each group; of all blocks, if it has several."""
     removed: Mapping[str, tuple[int, ...]]
     """Group name to the local numbers of the units that go; groups that lose none are left out."""
+    allow_norm_coupled: bool = False
+    """Whether the groups hold channels that layer norms take their statistics over."""
 
     def to_json(self) -> str:
         """The same plan gives the same text, byte for byte."""
@@ -42,6 +45,7 @@ class Plan:
             "input_shape": list(self.input_shape),
             "tolerance": self.tolerance,
             "attention": self.attention,
+            "allow_norm_coupled": self.allow_norm_coupled,
             "groups": [
                 {"name": name, "units": size, "removed": list(self.removed.get(name, ()))}
                 for name, size in self.group_sizes.items()
@@ -94,9 +98,9 @@ def read_plan(path: Path) -> Plan:
 
 
 def _attention(text: object) -> AttentionOption:
-    for option in get_args(AttentionOption):
+    for option in ATTENTION_OPTIONS:
         if text == option:
-            return option  # type: ignore[no-any-return]
+            return option
     raise ValueError(f"attention {text!r}")
 
 
@@ -120,6 +124,7 @@ def _plan_from(document: Any, path: Path) -> Plan:
                 for group in groups
                 if group["removed"]
             },
+            allow_norm_coupled=bool(document.get("allow_norm_coupled", False)),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise PlanError(f"'{path}' is not a plan: {type(error).__name__} at {error}") from error

@@ -81,9 +81,7 @@ def slice_tensor(tensor: Tensor, masks: tuple[NDArray[np.bool_], ...]) -> Tensor
     return result.clone(memory_format=torch.contiguous_format)
 
 
-def _slice_blocks(
-    tensor: Tensor, mask: NDArray[np.bool_], dim: int
-) -> Tensor:
+def _slice_blocks(tensor: Tensor, mask: NDArray[np.bool_], dim: int) -> Tensor:
     """Keep the indices of ``dim`` that the mask names, block by block of the other dimensions."""
     count = int(rows_of(mask, dim)[0].sum())
     assert (rows_of(mask, dim).sum(axis=1) == count).all(), "blocks keep different numbers"

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from fairdeploy.errors import ModelError
+from fairdeploy.graph.capture import capture
 from fairdeploy.graph.unit_graph import KEPT, UnitGraph
-from fairdeploy.graph.units import build_unit_graph
+from fairdeploy.graph.units import build_unit_graph, unit_graph_from_capture
 
 EXAMPLE = (torch.zeros(2, 3, 8, 8),)
 
@@ -248,3 +249,14 @@ def test_model_that_cannot_be_traced_is_refused_with_the_user_s_line() -> None:
 
     with pytest.raises(ModelError, match=r"torch.export cannot trace .*test_units\.py:\d+ in for"):
         graph_of(Branching())
+
+
+def test_value_without_a_known_shape_freezes_what_meets_it_and_is_reported() -> None:
+    captured = capture(
+        Chain(a=nn.Conv2d(3, 6, 1), b=nn.ReLU(), c=nn.Conv2d(6, 2, 1)).eval(), EXAMPLE
+    )
+    relu = next(node for node in captured.module.graph.nodes if node.name == "relu")
+    del relu.meta["val"]
+    graph = unit_graph_from_capture(captured)
+    assert graph.num_units == 0
+    assert {freeze.op for freeze in graph.freezes if freeze.is_unknown_op} >= {"relu"}

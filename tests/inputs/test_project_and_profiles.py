@@ -110,7 +110,9 @@ def test_wrong_restrictions_say_what_would_be_right(
 def test_unknown_key_suggests_the_nearest_and_lists_all(tmp_path: Path) -> None:
     with pytest.raises(ProjectFileError, match=r"unknown key 'budgett'; did you mean 'budget'\? k"):
         project_of(tmp_path, 'budgett = "40%"')
-    with pytest.raises(ProjectFileError, match="known keys are arch, budget, class_names, data"):
+    with pytest.raises(
+        ProjectFileError, match="known keys are allow_norm_coupled, arch, budget, class_names, data"
+    ):
         project_of(tmp_path, "zzz = 1")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +10,8 @@ from fairdeploy.graph.functionalize import op_name
 from fairdeploy.graph.layers import ScorePoint, score_points
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import build_unit_graph
+from fairdeploy.records import ImageSet
+from fairdeploy.scoring.unit_scores import score_units
 
 
 def measured_ops(graph: UnitGraph) -> list[tuple[str, str]]:
@@ -65,3 +68,35 @@ def test_a_head_is_measured_with_all_its_query_key_and_value_channels() -> None:
     assert isinstance(point, ScorePoint)
     assert point.positions[1].tolist() == [*range(5, 10), *range(25, 30), *range(45, 50)]
     assert (point.batch_dim, point.channel_dim) == (0, 2)
+
+
+class Reader(nn.Module):
+    """Two recurrent layers, both ways, over [N, 6, 3]; [N, 2] out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.GRU(3, 4, 2, bidirectional=True, batch_first=True)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, [N, 2]."""
+        out: Tensor = self.head(self.layer(x)[0][:, -1])
+        return out
+
+
+def test_units_of_a_recurrent_layer_are_measured_at_its_output() -> None:
+    graph = build_unit_graph(Reader().eval(), (torch.zeros(2, 6, 3),))
+    (point,) = score_points(graph)
+    (group,) = graph.groups
+    assert point.units.tolist() == group.blocks[2:].reshape(-1).tolist()
+    assert (point.batch_dim, point.channel_dim, point.num_channels) == (0, 2, 8)
+
+
+def test_scores_of_a_recurrent_layer_are_finite_and_tell_units_apart() -> None:
+    torch.manual_seed(0)
+    graph = build_unit_graph(Reader().eval(), (torch.zeros(2, 6, 3),))
+    images = ImageSet(torch.randn(12, 6, 3), torch.arange(12) % 2, "given")
+    scores = score_units(graph, images, seed=0)
+    assert scores.num_unmeasured == 8
+    assert np.isfinite(scores.u).all()
+    assert len(np.unique(scores.r[scores.r > 0])) == 16

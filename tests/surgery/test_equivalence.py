@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -10,38 +9,36 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fairdeploy.errors import ParityError
-from fairdeploy.graph.unit_graph import AttentionOption
 from fairdeploy.graph.units import build_unit_graph
+from fairdeploy.options import AttentionOption
 from fairdeploy.surgery.equivalence import prove, require_proof
 from fairdeploy.surgery.module_rewrite import rebuild_own_class
 from fairdeploy.surgery.removal import remove_units
-from tests.random_networks import BLOCKS, IMAGE, RandomNetwork, networks, randomise
+from tests.random_networks import (
+    BLOCKS,
+    IMAGE,
+    MEETINGS,
+    RandomNetwork,
+    TwoInputNetwork,
+    networks,
+    randomise,
+)
+from tests.surgery.exactness import random_removal
 
 EXAMPLE = (torch.randn(2, *IMAGE, generator=torch.Generator().manual_seed(0)),)
 
 
-def random_removal(graph, seed: int, share: float) -> np.ndarray:
-    """Remove about ``share`` of each group's units, as many from each block, never all."""
-    rng = np.random.default_rng(seed)
-    removed = np.zeros(graph.num_units, dtype=bool)
-    for group in graph.groups:
-        count = min(group.size - 1, round(group.size * share))
-        for block in group.blocks:
-            removed[rng.choice(block, count, replace=False)] = True
-    return removed
-
-
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    network=networks(),
+    network=networks(max_inputs=2),
     seed=st.integers(0, 1000),
     share=st.floats(0.1, 0.8),
     attention=st.sampled_from(["heads", "channels", "both", "none"]),
 )
 def test_proof_holds_for_random_removals(
-    network: nn.Module, seed: int, share: float, attention: AttentionOption
+    network: RandomNetwork, seed: int, share: float, attention: AttentionOption
 ) -> None:
-    graph = build_unit_graph(network, EXAMPLE, attention=attention)
+    graph = build_unit_graph(network, network.examples(), attention=attention)
     removed = random_removal(graph, seed, share)
     shrunk = remove_units(graph, removed)
     result = prove(graph, shrunk.module, removed, seed=seed)
@@ -61,6 +58,20 @@ def test_every_block_can_shrink_exactly(kind: str) -> None:
     inside = [group for group in graph.groups if any("blocks" in m.tensor for m in group.members)]
     assert inside, "nothing in the blocks could go"
     assert graph.has_dynamic_batch
+
+
+@pytest.mark.parametrize("meeting", MEETINGS)
+def test_network_of_two_inputs_shrinks_exactly(meeting: str) -> None:
+    network = TwoInputNetwork(("residual",), (4,), False, meeting)
+    randomise(network, seed=1)
+    graph = build_unit_graph(network, network.examples())
+    removed = random_removal(graph, seed=2, share=0.5)
+    shrunk = remove_units(graph, removed)
+    assert prove(graph, shrunk.module, removed).passed
+    mixed = next(group for group in graph.groups if group.name == "stem.0")
+    tied = {member.tensor for member in mixed.members}
+    assert ("other.0.weight" in tied) == (meeting == "added")
+    assert ("other.weight" in tied) == (meeting == "modulated")
 
 
 @pytest.mark.parametrize("kind", ["plain", "residual", "dense", "depthwise", "attention", "gated"])
@@ -106,7 +117,7 @@ def test_proof_fails_when_a_weight_of_the_shrunk_network_is_wrong() -> None:
         require_proof(result)
 
 
-def test_proof_notices_a_unit_that_leaks_through_a_mean_over_channels() -> None:
+def test_channels_that_would_leak_through_a_maximum_are_frozen() -> None:
     class Leaky(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -114,13 +125,13 @@ def test_proof_notices_a_unit_that_leaks_through_a_mean_over_channels() -> None:
 
         def forward(self, x):
             y = self.first(x)
-            return (self.second(y) + y.mean(1, keepdim=True)).mean((2, 3))
+            return (self.second(y) + y.amax(1, keepdim=True)).mean((2, 3))
 
     network = Leaky().eval()
     graph = build_unit_graph(network, EXAMPLE)
-    assert graph.num_units == 0, "channels under a mean must be frozen"
+    assert graph.num_units == 0, "channels under a maximum must be frozen"
     reasons = " ".join(group.reason for group in graph.frozen_groups)
-    assert "'mean' mixes this dimension" in reasons
+    assert "'amax' mixes this dimension" in reasons
 
 
 def test_surgery_leaves_the_user_s_model_as_it_was() -> None:

@@ -19,9 +19,8 @@ from fairdeploy.graph.propagation import (
     argument,
     result_shape,
 )
-from fairdeploy.graph.rules.elementwise import broadcast, tie_all
+from fairdeploy.graph.rules.elementwise import broadcast
 from fairdeploy.graph.rules.registry import rule
-
 
 SOFTMAX = "softmax mixes this dimension"
 
@@ -115,34 +114,10 @@ def _outer(
     if not is_grid(labels):
         return labels
     batches_and_own = np.moveaxis(labels, dim, -1)[..., 0, :]
-    padded = batches_and_own.reshape((1,) * (rank - 1 - batches_and_own.ndim) + batches_and_own.shape)
+    padded = batches_and_own.reshape(
+        (1,) * (rank - 1 - batches_and_own.ndim) + batches_and_own.shape
+    )
     return np.expand_dims(padded, rank - 1 if result_dim == rank - 2 else rank - 2)
-
-
-@rule("einsum")
-def einsum(walk: Propagation, node: fx.Node) -> Value:
-    """Equal letters are tied; letters that are missing from the result are summed away."""
-    equation, operands = str(node.args[0]).replace(" ", ""), node.args[1]
-    inputs, arrow, output = equation.partition("->")
-    assert isinstance(operands, (list, tuple))
-    if "." in equation or not arrow:
-        for operand in operands:
-            walk.freeze_all(walk.dims(operand), "einsum with an ellipsis or no arrow")
-        return walk.fixed_like(node)
-    vectors: dict[str, list[Labels]] = {}
-    for letters, operand in zip(inputs.split(","), operands, strict=True):
-        for dim, (letter, labels) in enumerate(zip(letters, walk.dims(operand), strict=True)):
-            vectors.setdefault(letter, []).append(labels)
-            if letter not in output:
-                walk.contract(node, operand, dim)
-    tied = {
-        letter: tie_all(walk, labels, max(len(vector) for vector in labels))
-        for letter, labels in vectors.items()
-    }
-    for letter, sources in vectors.items():
-        if letter not in output and len(sources) == 1:
-            walk.freeze(sources[0], "einsum sums a dimension of one operand alone")
-    return tuple(tied[letter] for letter in output)
 
 
 @rule("scaled_dot_product_attention")
@@ -179,7 +154,10 @@ def _exchanged(dims: Dims) -> Dims:
     """Labels with the last two dimensions exchanged."""
     return (
         *(labels if labels.ndim == 1 else labels.swapaxes(-1, -2) for labels in dims[:-2]),
-        *(labels if labels.ndim == 1 else labels.swapaxes(-1, -2) for labels in (dims[-1], dims[-2])),
+        *(
+            labels if labels.ndim == 1 else labels.swapaxes(-1, -2)
+            for labels in (dims[-1], dims[-2])
+        ),
     )
 
 
@@ -192,41 +170,31 @@ def _tie_shared_heads(walk: Propagation, query: Dims, key: Dims, value: Dims) ->
 @rule("conv1d", "conv2d", "conv3d")
 def convolution(walk: Propagation, node: fx.Node) -> Value:
     """``weight [O, I / groups, ...]``; see ``_grouped`` for groups."""
-    return _convolution(walk, node, groups=argument(node, 6, "groups", 1), is_transposed=False)
+    return convolve(walk, node, groups=argument(node, 6, "groups", 1))
 
 
-@rule("convolution")
-def plain_convolution(walk: Propagation, node: fx.Node) -> Value:
-    """The operator that all convolutions decompose to."""
-    return _convolution(walk, node, groups=node.args[8], is_transposed=bool(node.args[6]))
-
-
-@rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-def transposed_convolution(walk: Propagation, node: fx.Node) -> Value:
-    """``weight [I, O / groups, ...]``."""
-    return _convolution(walk, node, groups=argument(node, 6, "groups", 1), is_transposed=True)
-
-
-def _convolution(walk: Propagation, node: fx.Node, *, groups: object, is_transposed: bool) -> Dims:
+def convolve(walk: Propagation, node: fx.Node, *, groups: object) -> Dims:
+    """Labels of a plain convolution's result."""
     assert isinstance(groups, int)
     data, weight = walk.dims(node.args[0]), walk.dims(node.args[1])
-    shape = result_shape(node)
     channel = len(data) - len(weight) + 1
-    into, out = data[channel], weight[1 if is_transposed else 0]
+    into = data[channel]
     if groups == 1:
-        walk.tie(into, weight[0 if is_transposed else 1], READS_FIXED)
+        walk.tie(into, weight[1], READS_FIXED)
         walk.contract(node, node.args[0], channel)
-        walk.contract(node, node.args[1], 0 if is_transposed else 1)
-    elif is_transposed:
-        for labels in (into, weight[0], weight[1]):
-            walk.freeze(labels, "transposed convolution with groups")
-        out = walk.fixed(shape[channel])
+        walk.contract(node, node.args[1], 1)
     else:
         _grouped(walk, node, into, weight, groups, channel)
+    return slid_over(walk, node, weight[0], channel)
+
+
+def slid_over(walk: Propagation, node: fx.Node, out: Labels, channel: int) -> Dims:
+    """Result of any convolution with the output channels ``out``: bias tied, space fixed."""
+    data, weight = walk.dims(node.args[0]), walk.grids(node.args[1])
     bias = argument(node, 2, "bias")
     if bias is not None:
         walk.tie(out, walk.dims(bias)[0])
-    spatial = tuple(walk.fixed(length) for length in shape[channel + 1 :])
+    spatial = tuple(walk.fixed(length) for length in result_shape(node)[channel + 1 :])
     for labels in data[channel + 1 :]:
         walk.freeze(labels, "a convolution slides over this dimension")
     for labels in weight[2:]:
@@ -257,4 +225,3 @@ def _grouped(
     else:
         walk.tie_rows(blocks_in)
         walk.tie(blocks_in[0], weight[1], READS_FIXED)
-

@@ -42,9 +42,7 @@ def _aligned(labels: Labels, rank: int) -> Labels:
     return labels.reshape((1,) * (rank - labels.ndim) + labels.shape)
 
 
-def tie_grids(
-    walk: Propagation, vectors: list[Labels], dim: int, rank: int, length: int
-) -> Labels:
+def tie_grids(walk: Propagation, vectors: list[Labels], dim: int, rank: int, length: int) -> Labels:
     """Tie labels of dimension ``dim`` of equally shaped values; return what stands for all.
 
     A vector among grids ties all of their blocks together and so stands for them.
@@ -143,7 +141,10 @@ def size_arithmetic(walk: Propagation, node: fx.Node) -> Value:
     return None
 
 
-@rule("new_zeros", "new_ones", "new_full", "zeros", "ones", "full", "empty", "new_empty")
+FILL_OPS = ("new_zeros", "new_ones", "new_full", "zeros", "ones", "full", "empty", "new_empty")
+
+
+@rule(*FILL_OPS)
 def constant_fill(walk: Propagation, node: fx.Node) -> Value:
     """A tensor of equal elements can be made in any size: its indices are free."""
     return tuple(

@@ -1,10 +1,16 @@
-"""Norms: batch norm keeps a channel to itself; a norm over channels mixes them and freezes them."""
+"""Norms: batch norm keeps a channel to itself; others mix the channels they take statistics over.
+
+Root mean squares stay exact when channels go, and so do group norms that lose whole groups. A layer
+norm freezes its channels, unless the walk may couple them.
+"""
 
 from __future__ import annotations
 
+import numpy as np
 from torch import fx
 
-from fairdeploy.graph.propagation import Dims, Propagation, Value, argument
+from fairdeploy.graph.labels import Labels
+from fairdeploy.graph.propagation import CoupledNorm, Dims, Propagation, Value, argument
 from fairdeploy.graph.rules.registry import rule
 
 
@@ -26,33 +32,93 @@ def batch_norm(walk: Propagation, node: fx.Node) -> Value:
     return dims
 
 
-@rule("layer_norm", "rms_norm", "_fused_rms_norm", "native_layer_norm")
+@rule("layer_norm")
 def layer_norm(walk: Propagation, node: fx.Node) -> Value:
     """Removing an index would change the statistics of the others: not exact, so it stays."""
-    dims = walk.dims(node.args[0])
-    normalized = node.args[1]
-    assert isinstance(normalized, (list, tuple))
-    reason = "a layer norm takes its statistics over these channels"
-    for labels in dims[-len(normalized) :]:
-        walk.freeze(labels, reason)
-    for operand in node.all_input_nodes[1:]:
-        if walk.is_tensor(operand):
-            walk.freeze_all(walk.dims(operand), reason)
+    dims, normalized = _normalized(walk, node)
+    vectors = [walk.dims(vector) for vector in node.args[2:4] if walk.is_tensor(vector)]
+    if walk.allow_norm_coupled:
+        return _coupled(walk, node, dims, normalized, vectors)
+    return _frozen(walk, dims, normalized, vectors, "a layer norm")
+
+
+@rule("rms_norm")
+def rms_norm(walk: Propagation, node: fx.Node) -> Value:
+    """A zeroed index adds nothing to the squares; ``surgery`` corrects what they are divided by."""
+    dims, normalized = _normalized(walk, node)
+    for dim in normalized:
+        walk.contract(node, node.args[0], dim, is_alone=True)
+    weight = argument(node, 2, "weight")
+    if walk.is_tensor(weight):
+        _tie_each(walk, [dims[dim] for dim in normalized], walk.dims(weight))
     return dims
+
+
+@rule("_fused_rms_norm", "native_layer_norm")
+def norm_with_statistics(walk: Propagation, node: fx.Node) -> Value:
+    """What norms decompose to: several results, so the channels stay."""
+    dims, normalized = _normalized(walk, node)
+    vectors = [walk.dims(vector) for vector in node.args[2:4] if walk.is_tensor(vector)]
+    _frozen(walk, dims, normalized, vectors, "a layer norm")
+    results = walk.fixed_like(node)
+    return [dims, *results[1:]] if isinstance(results, list) else dims
 
 
 @rule("group_norm")
 def group_norm(walk: Propagation, node: fx.Node) -> Value:
-    """With a group per channel it is an instance norm; otherwise its channels stay."""
+    """Whole groups go. One group for all channels is a layer norm."""
     dims = walk.dims(node.args[0])
-    vectors = [walk.dims(vector)[0] for vector in node.args[2:4] if walk.is_tensor(vector)]
-    if node.args[1] == len(dims[1]):
-        for labels in vectors:
-            walk.tie(dims[1], labels)
-    else:
-        for labels in (dims[1], *vectors):
-            walk.freeze(labels, "a group norm takes its statistics over these channels")
+    groups = node.args[1]
+    assert isinstance(groups, int)
+    vectors = [walk.dims(vector) for vector in node.args[2:4] if walk.is_tensor(vector)]
+    if groups == 1 and len(dims[1]) > 1:
+        if walk.allow_norm_coupled:
+            return _coupled(walk, node, dims, (1,), vectors)
+        return _frozen(walk, dims, (1,), vectors, "a group norm of one group")
+    blocks = dims[1].reshape(groups, -1)
+    for column in blocks.T[1:]:
+        walk.tie(np.ascontiguousarray(blocks[:, 0]), np.ascontiguousarray(column))
+    for (labels,) in vectors:
+        walk.tie(dims[1], labels)
     return dims
+
+
+def _normalized(walk: Propagation, node: fx.Node) -> tuple[Dims, tuple[int, ...]]:
+    """Labels of the input, and the dimensions that statistics are taken over."""
+    dims = walk.dims(node.args[0])
+    shape = node.args[1]
+    assert isinstance(shape, (list, tuple))
+    return dims, tuple(range(len(dims) - len(shape), len(dims)))
+
+
+def _frozen(
+    walk: Propagation, dims: Dims, normalized: tuple[int, ...], vectors: list[Dims], what: str
+) -> Dims:
+    reason = f"{what} takes its statistics over these channels"
+    for dim in normalized:
+        walk.freeze(dims[dim], reason)
+    for vector in vectors:
+        walk.freeze_all(vector, reason)
+    return dims
+
+
+def _coupled(
+    walk: Propagation,
+    node: fx.Node,
+    dims: Dims,
+    normalized: tuple[int, ...],
+    vectors: list[Dims],
+) -> Dims:
+    """Let the channels go although the statistics change with them."""
+    walk.coupled_norms.append(CoupledNorm(node, normalized))
+    for vector in vectors:
+        _tie_each(walk, [dims[dim] for dim in normalized], vector)
+    return dims
+
+
+def _tie_each(walk: Propagation, data: list[Labels], vector: Dims) -> None:
+    for labels, affine in zip(data, vector, strict=True):
+        walk.tie(labels, affine)
 
 
 @rule("local_response_norm")

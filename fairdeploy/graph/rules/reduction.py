@@ -1,15 +1,22 @@
-"""Reductions and softmax: what they mix must stay; the other dimensions pass."""
+"""Reductions and softmax: what they mix must stay; the other dimensions pass.
+
+Sums and norms of vectors are the exception: an index that is gone adds nothing. So are means, as
+long as the old length divides: ``surgery`` multiplies by the share that is left.
+"""
 
 from __future__ import annotations
 
-from torch import fx
+import math
+
+from torch import Tensor, fx
 
 from fairdeploy.graph.functionalize import op_name
 from fairdeploy.graph.propagation import Dims, Propagation, Value, normal_dim, result_shape
 from fairdeploy.graph.rules.registry import rule
 
 
-def _reduced_dims(node: fx.Node, position: int, rank: int) -> tuple[int, ...]:
+def reduced_dims(node: fx.Node, position: int, rank: int) -> tuple[int, ...]:
+    """Dimensions that a call reduces, counted from the front; all of them if it names none."""
     names = ("dim", "dims", "axis")
     given = node.args[position] if len(node.args) > position else None
     for name in names:
@@ -23,7 +30,7 @@ def _reduced_dims(node: fx.Node, position: int, rank: int) -> tuple[int, ...]:
 
 def _reduce(walk: Propagation, node: fx.Node, position: int) -> Value:
     dims = walk.dims(node.args[0])
-    reduced = _reduced_dims(node, position, len(dims))
+    reduced = reduced_dims(node, position, len(dims))
     for dim in reduced:
         walk.freeze(dims[dim], f"'{op_name(node)}' mixes this dimension")
     results = walk.fixed_like(node)
@@ -39,8 +46,43 @@ def _kept(walk: Propagation, dims: Dims, reduced: tuple[int, ...], rank: int) ->
     return tuple(labels for dim, labels in enumerate(dims) if dim not in reduced)
 
 
-@rule("mean", "sum", "amax", "amin", "max", "min", "var", "std", "logsumexp", "prod", "argmax",
-      "argmin", "any", "all", "var_mean", "std_mean", "median", "nansum")  # fmt: skip
+def _add_up(walk: Propagation, node: fx.Node, position: int) -> Value:
+    """A reduction to which a zero adds nothing: its dimensions may shrink."""
+    source = node.args[0]
+    dims = walk.dims(source)
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return _reduce(walk, node, position)
+    reduced = reduced_dims(node, position, len(dims))
+    for dim in reduced:
+        walk.contract(node, source, dim, is_alone=True)
+    return _kept(walk, dims, reduced, len(result_shape(node)))
+
+
+def _is_subtracted_from_its_source(node: fx.Node) -> bool:
+    """Whether a mean centres what it was taken of: a layer norm written by hand."""
+    return any(
+        op_name(user) in {"sub", "rsub", "subtract"} and node.args[0] in user.all_input_nodes
+        for user in node.users
+    )
+
+
+@rule("sum", "nansum")
+def add_up(walk: Propagation, node: fx.Node) -> Value:
+    """Sums over one, some or all dimensions."""
+    return _add_up(walk, node, 1)
+
+
+@rule("mean")
+def mean(walk: Propagation, node: fx.Node) -> Value:
+    """Means over one, some or all dimensions, unless statistics are taken."""
+    if _is_subtracted_from_its_source(node):
+        return _reduce(walk, node, 1)
+    return _add_up(walk, node, 1)
+
+
+@rule("amax", "amin", "max", "min", "var", "std", "logsumexp", "prod", "argmax", "argmin", "any",
+      "all", "var_mean", "std_mean", "median")  # fmt: skip
 def reduce(walk: Propagation, node: fx.Node) -> Value:
     """Reductions over one, some or all dimensions; two-tensor ``max`` and ``min`` are pointwise."""
     if len(node.args) > 1 and isinstance(node.args[1], fx.Node):
@@ -52,7 +94,10 @@ def reduce(walk: Propagation, node: fx.Node) -> Value:
 
 @rule("linalg_vector_norm", "norm")
 def vector_norm(walk: Propagation, node: fx.Node) -> Value:
-    """A norm of a vector mixes its elements."""
+    """The length of a vector, to which a zero adds nothing; not so for orders below 1."""
+    order = node.args[1] if len(node.args) > 1 else node.kwargs.get("ord", 2)
+    if isinstance(order, (int, float)) and 1 <= order < math.inf:
+        return _add_up(walk, node, 2)
     return _reduce(walk, node, 2)
 
 
@@ -61,7 +106,7 @@ def vector_norm(walk: Propagation, node: fx.Node) -> Value:
 def mix(walk: Propagation, node: fx.Node) -> Value:
     """Same shape out, but every element depends on all along one dimension."""
     dims = walk.dims(node.args[0])
-    for dim in _reduced_dims(node, 1, len(dims)):
+    for dim in reduced_dims(node, 1, len(dims)):
         walk.freeze(dims[dim], f"'{op_name(node)}' mixes this dimension")
     results = walk.fixed_like(node)
     return [dims for _ in results] if isinstance(results, list) else dims

@@ -40,7 +40,13 @@ from fairdeploy.graph.shape_segments import Segment, segments
       "ravel")  # fmt: skip
 def reshape(walk: Propagation, node: fx.Node) -> Value:
     """Any change of shape that keeps the order of elements."""
-    return reshape_labels(walk, node, walk.grids(node.args[0]), result_shape(node))
+    result = reshape_labels(walk, node, walk.grids(node.args[0]), result_shape(node))
+    if op_name(node) in {"reshape_as", "view_as"}:
+        flat = tuple(walk.flat(labels, dim) for dim, labels in enumerate(result))
+        for labels, wanted in zip(flat, walk.dims(node.args[1]), strict=True):
+            walk.tie(labels, wanted)
+        return flat
+    return result
 
 
 def reshape_labels(walk: Propagation, node: fx.Node, dims: Dims, shape: tuple[int, ...]) -> Dims:
@@ -212,12 +218,16 @@ def movedim(walk: Propagation, node: fx.Node) -> Value:
 
 @rule("expand", "expand_as", "broadcast_to", "expand_copy")
 def expand(walk: Propagation, node: fx.Node) -> Value:
-    """A single index is repeated; new dimensions are fixed."""
-    dims = walk.grids(node.args[0])
+    """A single index is repeated; new dimensions are fixed, or follow the tensor they match."""
+    is_matched = op_name(node) == "expand_as"
+    dims = walk.dims(node.args[0]) if is_matched else walk.grids(node.args[0])
     shape = result_shape(node)
-    result = [walk.fixed(length) for length in shape]
+    wanted = walk.dims(node.args[1]) if is_matched else tuple(map(walk.fixed, shape))
+    result = list(wanted)
     for offset, labels in enumerate(reversed(dims), start=1):
         if length_of(labels, len(dims) - offset) == shape[-offset]:
+            if is_matched:
+                walk.tie(labels, wanted[-offset])
             front = (1,) * (len(shape) - len(dims)) if is_grid(labels) else ()
             result[-offset] = labels.reshape(front + labels.shape)
         else:
