@@ -14,9 +14,11 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import fx
+from torch import Tensor, fx
 
 from fairdeploy.graph.label_grids import length_of
+from fairdeploy.graph.model_inputs import ModelInputs
+from fairdeploy.graph.model_outputs import ModelOutputs
 
 KEPT = -1
 
@@ -155,7 +157,13 @@ class UnitGraph:
     """``params``, ``macs`` (per image), ``size`` (bytes): each cost is the sum of its terms."""
     attention: AttentionOption
     has_dynamic_batch: bool
-    example_inputs: tuple[object, ...]
+    inputs: ModelInputs
+    outputs: ModelOutputs
+
+    @property
+    def example_inputs(self) -> tuple[Tensor, ...]:
+        """The tensors that the network was captured with, one per input, batch first."""
+        return self.inputs.example
 
     def removed_mask(self, removed: Mapping[str, tuple[int, ...]]) -> NDArray[np.bool_]:
         """Boolean mask over all units, shape [num_units].

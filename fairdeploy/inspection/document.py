@@ -43,7 +43,7 @@ def inspect(options: InspectOptions, progress: Progress | None = None) -> dict[s
     profile = load_profile(resolve_target(options, project))
     watch = Stopwatch(progress or SilentProgress())
     model = load_network(settings, watch)
-    graph = capture_network(model, watch)
+    graph = capture_network(model, settings, watch)
     rules = rules_of(graph, restrictions)
     limits = limits_of(graph, profile.channel_multiple, rules)
     document = inspection_document(model, graph, rules, limits)
@@ -74,6 +74,9 @@ def inspection_document(
             "name": model.name,
             "source": model.source,
             "input_shape": list(model.preprocessing.shape),
+            "inputs": [str(spec) for spec in graph.inputs.specs],
+            "outputs": list(graph.outputs.names),
+            "fixed_batch": None if graph.has_dynamic_batch else graph.inputs.batch,
             "dynamic_batch": graph.has_dynamic_batch,
         },
         "cost": {

@@ -8,15 +8,18 @@ shows as a difference.
 from __future__ import annotations
 
 import copy
+import itertools
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, fx
+from torch import fx
 
 from fairdeploy.errors import ParityError
 from fairdeploy.graph.capture import quiet_export
+from fairdeploy.graph.model_outputs import output_tensors
 from fairdeploy.graph.unit_graph import UnitGraph
+from fairdeploy.input_specs import sizes_text
 from fairdeploy.records import ProofResult
 from fairdeploy.surgery.removal import StayingIndices
 
@@ -76,18 +79,22 @@ def prove(
 ) -> ProofResult:
     """Compare both networks on random inputs at several batch sizes.
 
-    The error is relative to the largest output of the zeroed original; NaN counts as infinite.
+    Where image sizes vary, a second one is tried. The error is relative to the largest output of
+    the zeroed original; NaN counts as infinite.
     """
     reference = zeroed_original(graph, removed)
-    sizes = BATCH_SIZES if graph.has_dynamic_batch else (len(_first(graph)),)
+    batches = BATCH_SIZES if graph.has_dynamic_batch else (graph.inputs.batch,)
+    other = graph.inputs.other_sizes()
+    sizes = (graph.inputs.sizes, other) if other else (graph.inputs.sizes,)
     generator = torch.Generator().manual_seed(seed)
-    worst = 0.0
+    worst, count = 0.0, 0
     with torch.no_grad():
-        for size in sizes:
-            for _ in range(num_inputs):
-                inputs = _random_inputs(graph, size, generator)
-                worst = max(worst, relative_error(shrunk(*inputs), reference(*inputs)))
-    return ProofResult(worst, limit, num_inputs * len(sizes), tuple(sizes))
+        for batch, at, _ in itertools.product(batches, sizes, range(num_inputs)):
+            inputs = graph.inputs.random(batch, generator, at)
+            worst = max(worst, relative_error(shrunk(*inputs), reference(*inputs)))
+            count += 1
+    image_sizes = tuple(sizes_text(at) for at in sizes if at)
+    return ProofResult(worst, limit, count, tuple(batches), image_sizes)
 
 
 def require_proof(result: ProofResult) -> None:
@@ -107,36 +114,13 @@ def require_proof(result: ProofResult) -> None:
 def relative_error(result: object, reference: object) -> float:
     """Largest difference over all outputs, relative to the reference output's largest value."""
     worst = 0.0
-    pairs = list(zip(_tensors(result), _tensors(reference), strict=True))
-    for ours, theirs in pairs:
+    pairs = list(zip(output_tensors(result), output_tensors(reference), strict=True))
+    for ours, theirs in ((a.double(), b.double()) for a, b in pairs):
         if ours.shape != theirs.shape:
             return float("inf")
+        if ours.numel() == 0:
+            continue
         scale = theirs.abs().max().clamp_min(1e-30)
         error = float(((ours - theirs).abs().max() / scale).item())
         worst = max(worst, error if np.isfinite(error) else float("inf"))
     return worst if pairs else float("inf")
-
-
-def _tensors(value: object) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value.double()] if value.is_floating_point() else [value]
-    if isinstance(value, dict):
-        return [tensor for item in value.values() for tensor in _tensors(item)]
-    if isinstance(value, (tuple, list)):
-        return [tensor for item in value for tensor in _tensors(item)]
-    return []
-
-
-def _first(graph: UnitGraph) -> Tensor:
-    first = graph.example_inputs[0]
-    assert isinstance(first, Tensor)
-    return first
-
-
-def _random_inputs(graph: UnitGraph, size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-    inputs = []
-    for example in graph.example_inputs:
-        assert isinstance(example, Tensor)
-        shape = (size, *example.shape[1:])
-        inputs.append(torch.randn(shape, generator=generator).to(example.dtype))
-    return tuple(inputs)

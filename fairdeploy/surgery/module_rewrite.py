@@ -161,10 +161,6 @@ def _numbers(value: object) -> list[int]:
 
 
 def _difference(module: nn.Module, graph: UnitGraph, shrunk: fx.GraphModule) -> float:
-    generator = torch.Generator().manual_seed(0)
-    inputs = []
-    for example in graph.example_inputs:
-        assert isinstance(example, Tensor)
-        inputs.append(torch.randn(example.shape, generator=generator).to(example.dtype))
+    inputs = graph.inputs.random(graph.inputs.batch, torch.Generator().manual_seed(0))
     with torch.no_grad():
-        return relative_error(module(*inputs), shrunk(*inputs))
+        return relative_error(graph.inputs.call(module, inputs), shrunk(*inputs))
