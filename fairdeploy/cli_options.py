@@ -26,6 +26,33 @@ NumClasses = Annotated[int | None, typer.Option(help="Length of the classifier."
 InputSize = Annotated[
     str | None, typer.Option(metavar="H or C,H,W", help="Image size that the network takes.")
 ]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        metavar="NAME:SIZES[:TYPE[:COUNT]]",
+        help="An input of a network that takes more than one image; give one for each. NAME is the "
+        "parameter of its forward. SIZES leave the batch out: 3,224,224; a size that may change is "
+        "NAME=MIN-MAX or NAME=MIN-MAX/STEP, as in 3,H=192-320/32,W=192-320/32, and NAME alone is "
+        "the same size again. TYPE: float32, int64, int32 or bool. COUNT: whole numbers lie below "
+        "it. The first float32 input of three sizes takes the images.",
+    ),
+]
+MainOutput = Annotated[
+    str | None,
+    typer.Option(
+        "--main-output",
+        metavar="NAME",
+        help="The output with the scores, where there are several; the first if not given.",
+    ),
+]
+FixedBatch = Annotated[
+    int | None,
+    typer.Option(
+        help="Images at a time, for a network that takes no other number, or a file that shall.",
+        min=1,
+    ),
+]
 Mean = Annotated[
     str | None, typer.Option(metavar="M,M,M", help="Mean per channel, of pixels in [0, 1].")
 ]

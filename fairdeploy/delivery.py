@@ -6,16 +6,23 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import fx
+import torch
+from torch import Tensor, fx
 
-from fairdeploy.deployment.exporter_api import Exporter
+from fairdeploy.deployment.exporter_api import Exporter, Runner
 from fairdeploy.deployment.latency import compare_latency
-from fairdeploy.deployment.parity import check_parity, require_parity
+from fairdeploy.deployment.parity import check_parity, repeated, require_parity
 from fairdeploy.evaluation import Evaluation
-from fairdeploy.graph.capture import EXAMPLE_BATCH
 from fairdeploy.graph.unit_graph import UnitGraph
-from fairdeploy.records import Artifact, DataSplits, LatencyComparison, ParityResult, TargetProfile
-from fairdeploy.stages import example_inputs
+from fairdeploy.input_specs import VaryingSize, sizes_text
+from fairdeploy.records import (
+    Artifact,
+    DataSplits,
+    LatencyComparison,
+    ParityResult,
+    TargetProfile,
+    TensorNames,
+)
 from fairdeploy.stopwatch import Stopwatch
 from fairdeploy.surgery.plan import Plan
 
@@ -47,19 +54,17 @@ def deliver(
     with_latency: bool,
 ) -> Delivery:
     """Export, check parity and accuracy of the file, and race it against the original."""
-    images = data.calibration.images
-    batches = (1, 3) if graph.has_dynamic_batch else (EXAMPLE_BATCH,)
+    names = tensor_names(graph, plan.is_input_named)
+    inputs = graph.inputs.arranged(data.calibration)
     with watch.stage("export") as stage:
         artifact = exporter.export(
-            shrunk, example_inputs(graph), folder / ONNX_FILE,
-            dynamic_batch=graph.has_dynamic_batch, metadata=plan.metadata(),
+            shrunk, graph.example_inputs, folder / ONNX_FILE,
+            dynamic_batch=graph.has_dynamic_batch, metadata=plan.metadata(), names=names,
         )  # fmt: skip
         stage.note(f"{artifact.size_bytes / 1e6:.1f} MB")
     with watch.stage("parity"):
         runner = exporter.open(folder / ONNX_FILE, profile)
-        parity = check_parity(
-            runner, shrunk, ONNX_FILE, images, batches=batches, limit=profile.parity_limit
-        )
+        parity = _parity(runner, graph, shrunk, inputs, profile.parity_limit)
         require_parity(parity)
     evaluation.add("exported", runner)
     runner.close()
@@ -68,16 +73,63 @@ def deliver(
     with watch.stage("latency") as stage, tempfile.TemporaryDirectory() as scratch:
         original = Path(scratch) / "original.onnx"
         exporter.export(
-            graph.module, example_inputs(graph), original,
-            dynamic_batch=graph.has_dynamic_batch, metadata={},
+            graph.module, graph.example_inputs, original,
+            dynamic_batch=graph.has_dynamic_batch, metadata={}, names=names,
         )  # fmt: skip
-        batch = profile.batch if graph.has_dynamic_batch else EXAMPLE_BATCH
+        batch = profile.batch if graph.has_dynamic_batch else graph.inputs.batch
         latency = compare_latency(
             lambda: exporter.open(original, profile),
             lambda: exporter.open(folder / ONNX_FILE, profile),
-            (images[:batch].numpy(),),
+            tuple(tensor.numpy() for tensor in repeated(inputs, 0, batch)),
             profile,
             seed=seed,
         )
         stage.note(f"{latency.speedup:.2f}x")
     return Delivery(artifact, parity, latency)
+
+
+def tensor_names(graph: UnitGraph, is_input_named: bool) -> TensorNames:
+    """What the file's inputs, outputs and axes are called.
+
+    Args:
+        is_input_named: Whether the user has named the inputs; else a single one is ``input``.
+    """
+    names = graph.inputs.names
+    return TensorNames(
+        inputs=names if is_input_named or len(names) > 1 else ("input",),
+        outputs=graph.outputs.names,
+        sizes=tuple(
+            {
+                dim: size
+                for dim, size in enumerate(spec.sizes, start=1)
+                if isinstance(size, VaryingSize)
+            }
+            for spec in graph.inputs.specs
+        ),
+    )
+
+
+def _parity(
+    runner: Runner,
+    graph: UnitGraph,
+    shrunk: fx.GraphModule,
+    inputs: tuple[Tensor, ...],
+    limit: float,
+) -> tuple[ParityResult, ...]:
+    """On the calibration images, and on random inputs of another size where sizes vary."""
+    batches = (1, 3) if graph.has_dynamic_batch else (graph.inputs.batch,)
+    main = graph.outputs.main
+    size = sizes_text(graph.inputs.sizes)
+    results = check_parity(
+        runner, shrunk, ONNX_FILE, inputs,
+        batches=batches, limit=limit, image_size=size, main_output=main,
+    )  # fmt: skip
+    other = graph.inputs.other_sizes()
+    if not other:
+        return results
+    generator = torch.Generator().manual_seed(0)
+    noise = graph.inputs.random(4 * max(batches), generator, other)
+    return results + check_parity(
+        runner, shrunk, ONNX_FILE, noise,
+        batches=batches, limit=limit, image_size=sizes_text(other), main_output=main,
+    )  # fmt: skip

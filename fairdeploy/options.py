@@ -29,6 +29,12 @@ class ModelOptions:
     arch: str | None = None
     num_classes: int | None = None
     input_shape: InputShape | None = None
+    inputs: tuple[str, ...] | None = None
+    """As typed, ``NAME:SIZES[:TYPE[:COUNT]]``; see ``input_specs``."""
+    main_output: str | None = None
+    """Name of the output that is scored and tested."""
+    fixed_batch: int | None = None
+    """The only number of images that the network shall take at a time."""
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     seed: int | None = None

@@ -20,7 +20,6 @@ from fairdeploy.allocation.tolerance import tod_curve
 from fairdeploy.delivery import deliver
 from fairdeploy.deployment.exporter_api import get_exporter
 from fairdeploy.evaluation import Evaluation
-from fairdeploy.graph.capture import EXAMPLE_BATCH
 from fairdeploy.inputs.target_profiles import load_profile
 from fairdeploy.options import ShrinkOptions
 from fairdeploy.output_folder import appearing_folder, check_output_folder
@@ -32,7 +31,6 @@ from fairdeploy.settings import resolve_shrink
 from fairdeploy.stages import (
     allocate,
     capture_network,
-    example_inputs,
     group_scores,
     group_sizes,
     limits_of,
@@ -83,8 +81,7 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
     allocation = allocate(groups, costs, budgets, watch)
     removed = removed_units(graph, groups, allocation)
     shrunk, proof, own_class_problem = remove(model, graph, removed, settings, watch)
-    fixed_batch = None if graph.has_dynamic_batch else EXAMPLE_BATCH
-    evaluation = Evaluation(data.test, watch, fixed_batch)
+    evaluation = Evaluation(graph, data.test, watch)
     evaluation.add("original", graph.module)
     evaluation.add("pruned", shrunk)
     recovery = recover(graph, shrunk, removed, data, settings, watch)
@@ -93,7 +90,7 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
 
     with appearing_folder(settings.output, force=options.force) as folder:
         with watch.stage("write network"):
-            artifacts = write_network(folder, shrunk, example_inputs(graph), plan)
+            artifacts = write_network(folder, shrunk, graph.inputs, plan)
         deployed = deliver(
             folder, graph, shrunk, data, exporter, profile, evaluation, watch,
             plan=plan, seed=settings.model.seed, with_latency=options.with_latency,

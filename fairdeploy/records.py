@@ -7,13 +7,15 @@ and nobody writes into them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor, nn
+
+    from fairdeploy.input_specs import InputSpec, VaryingSize
 
 LabelSource = Literal["given", "predicted", "none"]
 MetricName = Literal["params", "macs", "size", "latency"]
@@ -53,6 +55,8 @@ class LoadedModel:
     """What the user typed: a path, ``timm:NAME`` or ``torchvision:NAME``."""
     warnings: tuple[str, ...] = ()
     """What was assumed in loading and should be told: random weights, unknown mean and std, …"""
+    inputs: tuple[InputSpec, ...] = ()
+    """As the user described them; empty for one image and nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,8 @@ class ImageSet:
     labels: Tensor | None
     label_source: LabelSource
     is_synthetic: bool = False
+    others: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the network's other inputs take with each image, by input name, [N, ...]."""
 
     def __len__(self) -> int:
         return int(self.images.shape[0])
@@ -242,11 +248,15 @@ class ProofResult:
     limit: float
     num_inputs: int
     batch_sizes: tuple[int, ...]
+    precision: str = "float32"
+    """``float64`` where float32 was beyond the limit: the network magnifies rounding."""
     num_coupled_norms: int = 0
     """Norms that lost channels they take statistics over; the proof covers everything else."""
     norm_coupled_difference: float | None = None
     """What that makes of the outputs: the largest difference between the shrunk network and the
     original with plain zeros, relative to the latter; None if no norm lost channels."""
+    image_sizes: tuple[str, ...] = ()
+    """Where sizes vary: those that were tried, as ``H=192, W=224``."""
 
     @property
     def passed(self) -> bool:
@@ -315,6 +325,16 @@ class TargetProfile:
 
 
 @dataclass(frozen=True, slots=True)
+class TensorNames:
+    """What the inputs, outputs and varying sizes of an exported file are called."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    sizes: tuple[Mapping[int, VaryingSize], ...]
+    """For each input, its dimensions that vary besides the batch."""
+
+
+@dataclass(frozen=True, slots=True)
 class Artifact:
     """A file that was written for deployment. ``path`` is relative to the output folder."""
 
@@ -334,6 +354,8 @@ class ParityResult:
     max_relative_error: float
     limit: float
     top1_agreement: float
+    image_size: str = ""
+    """Where sizes vary: ``H=192, W=224``."""
 
     @property
     def passed(self) -> bool:

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fairdeploy.errors import ModelError, PlanError
-from fairdeploy.graph.capture import EXAMPLE_BATCH
+from fairdeploy.graph.model_inputs import model_inputs
 from fairdeploy.graph.units import build_unit_graph
-from fairdeploy.inputs.model_loading import load_model
+from fairdeploy.inputs.exported_programs import load_exported_program
 from fairdeploy.surgery.module_rewrite import rebuild_own_class
 from fairdeploy.surgery.plan import Plan, read_plan
 from fairdeploy.surgery.removal import remove_units
@@ -45,7 +45,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
         path = folder / PROGRAM_FILE
         if not path.is_file():
             raise ModelError(f"no '{PROGRAM_FILE}' in '{folder}'; give a folder that shrink wrote")
-        return load_model(str(path)).module.eval()
+        return load_exported_program(path, trust_pickle=False).module.eval()
     shrunk = apply(model, folder / PLAN_FILE)
     path = folder / WEIGHTS_FILE
     try:
@@ -69,16 +69,15 @@ def apply(model: nn.Module, plan: Plan | str | Path) -> nn.Module:
     """
     if not isinstance(plan, Plan):
         plan = read_plan(Path(plan))
-    parameter = next(model.parameters(), None)
-    if parameter is None:
+    if next(model.parameters(), None) is None:
         raise PlanError("the model has no parameters; give the network that the plan was made for")
-    example = torch.zeros(EXAMPLE_BATCH, *plan.input_shape, device=parameter.device)
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
+        inputs = model_inputs(model, plan.inputs, plan.input_shape, plan.fixed_batch)
         graph = build_unit_graph(
             model,
-            (example,),
+            inputs,
             attention=plan.attention,
             allow_norm_coupled=plan.allow_norm_coupled,
         )

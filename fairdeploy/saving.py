@@ -12,20 +12,21 @@ from torch import Tensor, fx
 
 from fairdeploy.errors import OutputError
 from fairdeploy.graph.capture import export_program, quiet_export
+from fairdeploy.graph.model_inputs import ModelInputs
 from fairdeploy.records import Artifact
 from fairdeploy.reload import PLAN_FILE, PROGRAM_FILE, WEIGHTS_FILE
 from fairdeploy.surgery.plan import Plan
 
 
 def write_network(
-    folder: Path, module: fx.GraphModule, example_inputs: tuple[Tensor, ...], plan: Plan
+    folder: Path, module: fx.GraphModule, inputs: ModelInputs, plan: Plan
 ) -> tuple[Artifact, ...]:
     """Write ``model.pt2``, ``weights.safetensors`` and ``plan.json`` into ``folder``.
 
     Raises:
         OutputError: The disk refused.
     """
-    program, _ = export_program(module, example_inputs)
+    program = export_program(module, inputs).program
     archive = io.BytesIO()
     with quiet_export():
         torch.export.save(program, archive)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from fairdeploy.errors import UsageError
+from fairdeploy.input_specs import InputSpec, parse_inputs
 from fairdeploy.inputs.project_file import ProjectFile, load_project_file
 from fairdeploy.options import (
     RECOVERY_METHODS,
@@ -38,6 +39,9 @@ class ModelSettings:
     arch: str | None
     num_classes: int | None
     input_shape: InputShape | None
+    inputs: tuple[InputSpec, ...]
+    main_output: str | None
+    fixed_batch: int | None
     mean: Sequence[float] | None
     std: Sequence[float] | None
     seed: int
@@ -81,6 +85,9 @@ def resolve_model(options: ModelOptions, project: ProjectFile) -> ModelSettings:
         arch=first_given(options.arch, project.arch),
         num_classes=first_given(options.num_classes, project.num_classes),
         input_shape=options.input_shape if options.input_shape is not None else project.input_size,
+        inputs=parse_inputs(first_given(options.inputs, project.inputs) or ()),
+        main_output=first_given(options.main_output, project.main_output),
+        fixed_batch=first_given(options.fixed_batch, project.fixed_batch),
         mean=first_given(options.mean, project.mean),
         std=first_given(options.std, project.std),
         seed=first_given(options.seed, project.seed) or 0,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,11 +20,14 @@ from fairdeploy.allocation.restrictions import (
     rules_without_an_option,
 )
 from fairdeploy.allocation.search import check_reachable, search
-from fairdeploy.graph.capture import EXAMPLE_BATCH
+from fairdeploy.deployment.parity import predict
+from fairdeploy.graph.model_inputs import model_inputs
+from fairdeploy.graph.model_outputs import class_scores
 from fairdeploy.graph.unit_graph import Group, UnitGraph
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.inputs.calibration import check_labels_fit, load_data, with_predicted_labels
 from fairdeploy.inputs.model_loading import load_model
+from fairdeploy.inputs.other_inputs import with_noise_for_others
 from fairdeploy.options import RecoveryMethod
 from fairdeploy.records import (
     Allocation,
@@ -31,7 +35,6 @@ from fairdeploy.records import (
     DataSplits,
     GroupScores,
     LoadedModel,
-    Preprocessing,
     ProofResult,
     RecoverySummary,
     UnitScores,
@@ -66,6 +69,7 @@ def load_network(settings: ModelSettings, watch: Stopwatch) -> LoadedModel:
             mean=settings.mean,
             std=settings.std,
             seed=settings.seed,
+            inputs=settings.inputs,
         )
         stage.note(model.name)
     for text in model.warnings:
@@ -76,24 +80,21 @@ def load_network(settings: ModelSettings, watch: Stopwatch) -> LoadedModel:
 def capture_network(model: LoadedModel, settings: ModelSettings, watch: Stopwatch) -> UnitGraph:
     """Trace the network and find its units."""
     with watch.stage("unit graph") as stage:
+        inputs = model_inputs(
+            model.module, model.inputs, model.preprocessing.shape, settings.fixed_batch
+        )
         graph = build_unit_graph(
             model.module,
-            (example_images(model.preprocessing),),
+            inputs,
+            settings.main_output,
             attention=settings.attention,
             allow_norm_coupled=settings.allow_norm_coupled,
         )
         stage.note(f"{graph.num_units:,} units in {len(graph.groups)} groups")
+    if not graph.has_dynamic_batch and settings.fixed_batch is None:
+        batch = graph.inputs.batch
+        watch.warn(f"the model takes no other batch than {batch}; nor does what is written")
     return graph
-
-
-def example_images(preprocessing: Preprocessing) -> Tensor:
-    """The batch that a network is captured with."""
-    return torch.zeros(EXAMPLE_BATCH, *preprocessing.shape)
-
-
-def example_inputs(graph: UnitGraph) -> tuple[Tensor, ...]:
-    """The tensors that the network was captured with."""
-    return tuple(example for example in graph.example_inputs if isinstance(example, Tensor))
 
 
 def refuse_unreachable(
@@ -187,14 +188,35 @@ def load_images(
             max_test=settings.max_test,
             seed=settings.model.seed,
             class_names=settings.class_names,
+            others=graph.inputs.others,
+            image_name=graph.inputs.names[graph.inputs.image],
         )
-        check_labels_fit(data, graph.module(*example_inputs(graph)).shape[-1])
-        data = with_predicted_labels(data, graph.module)
+        data = with_noise_for_others(data, graph.inputs, settings.model.seed)
+        main = graph.outputs.main_tensor(graph.module(*graph.example_inputs))
+        check_labels_fit(data, class_scores(main).shape[1])
+        data = with_predicted_labels(data, scores_by_class(graph), graph.inputs.arranged)
+        if main.dim() != 2 and data.test is not None:
+            text = "the model gives a map, not one score per class; accuracy is not measured"
+            data = replace(data, test=None, warnings=(*data.warnings, text))
         num_test = len(data.test) if data.test is not None else 0
         stage.note(f"{len(data.calibration)} to calibrate, {num_test} to test")
     for text in data.warnings:
         watch.warn(text)
     return data
+
+
+def scores_by_class(graph: UnitGraph) -> Callable[..., Tensor]:
+    """The network as a function of one tensor per input to scores [N, classes], any N."""
+
+    def reduced(*inputs: Tensor) -> Tensor:
+        return class_scores(graph.outputs.main_tensor(graph.module(*inputs)))
+
+    def scores(*inputs: Tensor) -> Tensor:
+        is_fixed = not graph.has_dynamic_batch
+        batch = graph.inputs.batch if is_fixed else len(inputs[0])
+        return predict(reduced, inputs, batch, is_batch_fixed=is_fixed)
+
+    return scores
 
 
 def score(
@@ -206,7 +228,10 @@ def score(
 ) -> UnitScores:
     """U and R of all units: from the cache, or in one pass."""
     seed = settings.model.seed
-    key = scores_key(model.sha256, data.sha256, seed=seed, units=graph.num_units)
+    key = scores_key(
+        model.sha256, data.sha256, seed=seed, units=graph.num_units,
+        inputs=" ".join(map(str, graph.inputs.specs)), output=graph.outputs.main,
+    )  # fmt: skip
     with watch.stage("score units", total=len(data.calibration)) as stage:
         return cached_scores(
             cache_folder(),
@@ -272,7 +297,7 @@ def recover(
     method = settings.recover or default
     if method == "none" or not removed.any():
         return None
-    images = data.calibration.images
+    images = graph.inputs.arranged(data.calibration)
     with watch.stage(f"recover ({method.replace('_', ' ')})") as stage:
         if method == "batchnorm":
             return reestimate_batchnorm(shrunk, images)
@@ -299,4 +324,6 @@ def make_plan(
         allow_norm_coupled=graph.allow_norm_coupled,
         group_sizes={group.name: group.blocks.size for group in graph.groups},
         removed={name: units for name, units in removed.items() if units},
+        inputs=model.inputs,
+        fixed_batch=graph.inputs.batch if graph.inputs.is_batch_fixed else None,
     )

@@ -118,9 +118,15 @@ def _check_lines(document: Document) -> Iterator[tuple[str, str]]:
     for row in document["parity"]:
         yield (
             "parity",
-            f"{escape(row['artifact'])} at batch {row['batch']}: {_error(row)}, "
-            f"{row['top1_agreement']:.1%} same top-1",
+            f"{escape(row['artifact'])} at batch {row['batch']}"
+            f"{', ' + row['image_size'] if row.get('image_size') else ''}: {_error(row)}"
+            + _same_top1(row["top1_agreement"]),
         )
+
+
+def _same_top1(share: float | None) -> str:
+    """Nothing where the output is a map."""
+    return "" if share is None else f", {share:.1%} same top-1"
 
 
 def _error(row: Document) -> str:

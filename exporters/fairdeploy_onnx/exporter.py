@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from fairdeploy.errors import ExportError
-from fairdeploy.records import Artifact, TargetProfile
+from fairdeploy.records import Artifact, TargetProfile, TensorNames
 from fairdeploy_onnx.runner import OnnxRunner
 
 if TYPE_CHECKING:
@@ -56,17 +56,18 @@ class OnnxExporter:
         *,
         dynamic_batch: bool,
         metadata: Mapping[str, str],
+        names: TensorNames | None = None,
     ) -> Artifact:
         """Write ``module`` as ONNX; weights lie in the file unless they exceed 2 GiB.
 
-        Inputs are called ``input`` (or ``input_0``, …), outputs ``output`` (or ``output_0``, …),
-        the dynamic axis ``batch``.
+        Without ``names``, inputs are called ``input`` (or ``input_0``, …), outputs ``output`` (or
+        ``output_0``, …). The dynamic axis of all is ``batch``.
 
         Raises:
             ExportError: An operation has no ONNX form, the result is invalid, or the disk refused.
         """
         with _quiet():
-            program = _onnx_program(module, example_inputs, dynamic_batch=dynamic_batch)
+            program = _onnx_program(module, example_inputs, names, dynamic_batch=dynamic_batch)
             _replace_metadata(program.model, metadata)
             try:
                 return _write(program, path)
@@ -91,29 +92,57 @@ class OnnxExporter:
 
 
 def _onnx_program(
-    module: fx.GraphModule, example_inputs: tuple[Tensor, ...], *, dynamic_batch: bool
+    module: fx.GraphModule,
+    example_inputs: tuple[Tensor, ...],
+    names: TensorNames | None,
+    *,
+    dynamic_batch: bool,
 ) -> ONNXProgram:
-    dim = torch.export.Dim.DYNAMIC
-    shapes = tuple({0: dim} for _ in example_inputs) if dynamic_batch else None
+    varying = names.sizes if names is not None else ({},) * len(example_inputs)
+    any_length = torch.export.Dim.DYNAMIC
+    batch = {0: any_length} if dynamic_batch else {}
+    shapes = tuple(
+        batch | {dim: any_length(min=s.smallest, max=s.largest) for dim, s in sizes.items()}
+        for sizes in varying
+    )
     # torch.export cannot give two inputs one named axis; torch.onnx can.
-    names = tuple({0: "batch"} for _ in example_inputs) if dynamic_batch else None
+    axes = tuple(
+        dict.fromkeys(batch, "batch") | {dim: size.name for dim, size in sizes.items()}
+        for sizes in varying
+    )
+    is_dynamic = any(axes)
     try:
         with torch.no_grad():
-            exported = torch.export.export(module, example_inputs, dynamic_shapes=shapes)
+            exported = torch.export.export(
+                module, example_inputs, dynamic_shapes=shapes if is_dynamic else None
+            )
+        inputs, outputs = _tensor_names(exported, names)
         program = torch.onnx.export(
             exported,
             (),
             None,
             dynamo=True,
             verbose=False,
-            input_names=_numbered("input", len(example_inputs)),
-            output_names=_numbered("output", len(exported.graph_signature.user_outputs)),
-            dynamic_shapes=names,
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_shapes=axes if is_dynamic else None,
         )
     except Exception as error:  # torch raises many kinds here
         raise ExportError(f"this network has no ONNX form: {_reason(error)}") from error
     assert program is not None
     return program
+
+
+def _tensor_names(
+    exported: torch.export.ExportedProgram, names: TensorNames | None
+) -> tuple[list[str], list[str]]:
+    """Names of inputs and outputs; an output called like an input gets another name."""
+    signature = exported.graph_signature
+    if names is None:
+        num_inputs, num_outputs = len(signature.user_inputs), len(signature.user_outputs)
+        return _numbered("input", num_inputs), _numbered("output", num_outputs)
+    outputs = [f"{name}_out" if name in names.inputs else name for name in names.outputs]
+    return list(names.inputs), outputs
 
 
 def _numbered(name: str, count: int) -> list[str]:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from fairdeploy.errors import ExportError, FairdeployError
-from fairdeploy.records import Artifact, TargetProfile
+from fairdeploy.records import Artifact, TargetProfile, TensorNames
 
 ENTRY_POINT_GROUP = "fairdeploy.exporters"
 
@@ -72,6 +72,7 @@ class Exporter(Protocol):
         *,
         dynamic_batch: bool,
         metadata: Mapping[str, str],
+        names: TensorNames | None = None,
     ) -> Artifact:
         """Write ``module`` to ``path``; the file appears whole or not at all.
 
@@ -81,6 +82,8 @@ class Exporter(Protocol):
             path: The file; its folder exists.
             dynamic_batch: Whether the file must take any batch size.
             metadata: Texts to store in the file.
+            names: What inputs, outputs and varying sizes are called; None: the format's own names,
+                and only the batch may vary.
 
         Returns:
             The file; its ``path`` is the bare file name.
@@ -154,11 +157,17 @@ class GuardedExporter:
         *,
         dynamic_batch: bool,
         metadata: Mapping[str, str],
+        names: TensorNames | None = None,
     ) -> Artifact:
         """Write ``module`` to ``path``."""
         with _guard(f"exporter '{self.name}' could not write '{path.name}'"):
             return self.exporter.export(
-                module, example_inputs, path, dynamic_batch=dynamic_batch, metadata=metadata
+                module,
+                example_inputs,
+                path,
+                dynamic_batch=dynamic_batch,
+                metadata=metadata,
+                names=names,
             )
 
     def open(self, path: Path, profile: TargetProfile) -> GuardedRunner:
@@ -187,6 +196,7 @@ class BrokenExporter:
         *,
         dynamic_batch: bool,
         metadata: Mapping[str, str],
+        names: TensorNames | None = None,
     ) -> Artifact:
         """Refuse."""
         raise ExportError(self.reason)

@@ -13,8 +13,10 @@ from fairdeploy.deployment.exporter_api import Runner
 from fairdeploy.errors import DataError, ParityError
 from fairdeploy.records import AccuracyEstimate, ParityResult
 
+Inputs = tuple[Tensor, ...]
+"""One tensor per input of the network."""
 Outputs = tuple[NDArray[np.float64], ...]
-Reference = Callable[[Tensor], object]
+Reference = Callable[..., object]
 
 CALLS_PER_BATCH_SIZE = 4
 _MATRIX = 2
@@ -27,10 +29,12 @@ def check_parity(
     runner: Runner,
     reference: Reference,
     artifact: str,
-    inputs: Tensor,
+    inputs: Tensor | Inputs,
     *,
     batches: tuple[int, ...] = (1, 3),
     limit: float,
+    image_size: str = "",
+    main_output: int = 0,
 ) -> tuple[ParityResult, ...]:
     """Compare a file with the torch network at each batch size, on several batches of each.
 
@@ -38,19 +42,35 @@ def check_parity(
         runner: The opened file.
         reference: The torch network; returns a tensor or a nest of tensors.
         artifact: Name of the file, for the report.
-        inputs: Images [N, C, H, W]; used in turn, again from the first if there are too few.
+        inputs: Images [N, C, H, W], or one tensor per input; used in turn, again from the first if
+            there are too few.
         batches: Batch sizes to run.
         limit: Largest allowed difference, relative to the reference's largest output value.
+        image_size: Told in the results where sizes vary.
+        main_output: Place of the output whose largest value is the class.
 
     Raises:
         DataError: There are no images.
     """
-    if len(inputs) == 0:
+    tensors = all_inputs(inputs)
+    if len(tensors[0]) == 0:
         raise DataError("parity needs at least 1 image, got 0")
-    return tuple(
-        _parity_at(runner, reference, inputs, artifact=artifact, batch=size, limit=limit)
-        for size in batches
-    )
+    results = []
+    for batch in batches:
+        error, agreement = _parity_at(runner, reference, tensors, batch, main_output)
+        results.append(ParityResult(artifact, batch, error, limit, agreement, image_size))
+    return tuple(results)
+
+
+def all_inputs(images: Tensor | Inputs) -> Inputs:
+    """Images alone are the only input of their network."""
+    return (images,) if isinstance(images, Tensor) else images
+
+
+def repeated(inputs: Inputs, start: int, count: int) -> Inputs:
+    """``count`` images from ``start`` on, from the first again where there are too few."""
+    order = torch.arange(start, start + count) % len(inputs[0])
+    return tuple(tensor[order] for tensor in inputs)
 
 
 def require_parity(results: tuple[ParityResult, ...]) -> None:
@@ -76,32 +96,34 @@ def require_parity(results: tuple[ParityResult, ...]) -> None:
 
 
 def predict(
-    network: Callable[[Tensor], object] | Runner,
-    images: Tensor,
+    network: Reference | Runner,
+    images: Tensor | Inputs,
     batch: int,
     *,
     is_batch_fixed: bool = False,
+    main_output: int = 0,
 ) -> Tensor:
-    """First output for all images, float32 [N, …], computed in batches.
+    """One output for all images, float32 [N, …], computed in batches.
 
     Args:
         network: A torch network or an opened file.
-        images: Float32 [N, C, H, W].
+        images: Float32 [N, C, H, W], or one tensor per input.
         batch: Images per call.
         is_batch_fixed: The network takes exactly ``batch`` images; the last batch is filled up.
+        main_output: Place of the output that is wanted.
 
     Raises:
         DataError: There are no images.
     """
-    if len(images) == 0:
+    inputs = all_inputs(images)
+    if len(inputs[0]) == 0:
         raise DataError("there are no images to predict")
     parts = []
-    for start in range(0, len(images), batch):
-        chunk = images[start : start + batch]
-        missing = batch - len(chunk) if is_batch_fixed else 0
-        filled = torch.cat([chunk, chunk[-1:].expand(missing, *chunk.shape[1:])])
-        first = next(_flat_arrays(_call(network, filled)))
-        parts.append(torch.from_numpy(first[: len(chunk)].astype(np.float32)))
+    for start in range(0, len(inputs[0]), batch):
+        used = min(batch, len(inputs[0]) - start)
+        chunk = repeated(inputs, start, batch if is_batch_fixed else used)
+        found = list(_flat_arrays(_call(network, chunk)))[main_output]
+        parts.append(torch.from_numpy(found[:used].astype(np.float32)))
     return torch.cat(parts)
 
 
@@ -138,28 +160,26 @@ def wilson_interval(num_right: int, num_images: int) -> AccuracyEstimate:
 def _parity_at(
     runner: Runner,
     reference: Reference,
-    inputs: Tensor,
-    *,
-    artifact: str,
+    inputs: Inputs,
     batch: int,
-    limit: float,
-) -> ParityResult:
+    main_output: int,
+) -> tuple[float, float]:
+    """Largest error over all outputs, and share of images with the same class."""
     error, agreements = 0.0, []
     for call in range(CALLS_PER_BATCH_SIZE):
-        order = torch.arange(call * batch, (call + 1) * batch) % len(inputs)
-        images = inputs[order]
-        ours = _arrays(_call(runner, images))
-        theirs = _arrays(_call(reference, images))
+        chunk = repeated(inputs, call * batch, batch)
+        ours = _arrays(_call(runner, chunk))
+        theirs = _arrays(_call(reference, chunk))
         error = max(error, _relative_error(ours, theirs))
-        agreements.append(_top1_agreement(ours, theirs))
-    return ParityResult(artifact, batch, error, limit, float(np.mean(agreements)))
+        agreements.append(_top1_agreement(ours, theirs, main_output))
+    return error, float(np.mean(agreements))
 
 
-def _call(network: Callable[[Tensor], object] | Runner, images: Tensor) -> object:
+def _call(network: Reference | Runner, inputs: Inputs) -> object:
     if isinstance(network, Runner):
-        return network.run((np.ascontiguousarray(images.numpy()),))
+        return network.run(tuple(np.ascontiguousarray(tensor.numpy()) for tensor in inputs))
     with torch.no_grad():
-        return network(images)
+        return network(*inputs)
 
 
 def _arrays(outputs: object) -> Outputs:
@@ -192,10 +212,10 @@ def _relative_error(ours: Outputs, theirs: Outputs) -> float:
     return worst
 
 
-def _top1_agreement(ours: Outputs, theirs: Outputs) -> float:
+def _top1_agreement(ours: Outputs, theirs: Outputs, main: int) -> float:
     """Share of images whose largest logit is the same class; NaN if there are no logits."""
-    if not ours or not theirs or theirs[0].ndim != _MATRIX:
+    if not ours or len(theirs) <= main or theirs[main].ndim != _MATRIX:
         return float("nan")
-    if ours[0].shape != theirs[0].shape:
+    if len(ours) <= main or ours[main].shape != theirs[main].shape:
         return 0.0
-    return float((ours[0].argmax(1) == theirs[0].argmax(1)).mean())
+    return float((ours[main].argmax(1) == theirs[main].argmax(1)).mean())

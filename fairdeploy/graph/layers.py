@@ -131,18 +131,23 @@ def _batch_dim(node: fx.Node, graph: UnitGraph) -> int | None:
     A captured dynamic batch shows as the symbolic sizes; a fixed one is looked for in front.
     """
     value = node.meta.get("val")
-    shape = value.shape if isinstance(value, torch.Tensor) else None
-    if shape is not None and graph.has_dynamic_batch:
-        symbolic = [dim for dim, size in enumerate(shape) if isinstance(size, torch.SymInt)]
-        return symbolic[0] if symbolic else None
-    batch = _example_batch(graph)
+    if isinstance(value, torch.Tensor) and graph.has_dynamic_batch:
+        batches = _batch_symbols(graph)
+        counting = [dim for dim, size in enumerate(value.shape) if _symbols(size) & batches]
+        return counting[0] if counting else None
     length = length_of(graph.value_units[node.name][0], 0)
-    return 0 if length % batch == 0 else None
+    return 0 if length % graph.inputs.batch == 0 else None
 
 
-def _example_batch(graph: UnitGraph) -> int:
-    (first, *_) = graph.example_inputs
-    return int(first.shape[0]) if isinstance(first, torch.Tensor) and first.dim() > 0 else 1
+def _batch_symbols(graph: UnitGraph) -> set[object]:
+    """The symbols that stand for the batch of any input."""
+    values = (n.meta.get("val") for n in graph.module.graph.nodes if n.op == "placeholder")
+    tensors = [value for value in values if isinstance(value, torch.Tensor) and value.dim() > 0]
+    return set().union(*(_symbols(tensor.shape[0]) for tensor in tensors))
+
+
+def _symbols(size: object) -> set[object]:
+    return set(size.node.expr.free_symbols) if isinstance(size, torch.SymInt) else set()
 
 
 def _units_by_size(owners: UnitIds) -> Iterator[tuple[UnitIds, NDArray[np.int64]]]:

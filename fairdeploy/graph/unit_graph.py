@@ -14,9 +14,11 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import fx
+from torch import Tensor, fx
 
 from fairdeploy.graph.label_grids import length_of
+from fairdeploy.graph.model_inputs import ModelInputs
+from fairdeploy.graph.model_outputs import ModelOutputs
 from fairdeploy.options import AttentionOption
 
 KEPT = -1
@@ -162,12 +164,18 @@ class UnitGraph:
     """``params``, ``macs`` (per image), ``size`` (bytes): each cost is the sum of its terms."""
     attention: AttentionOption
     has_dynamic_batch: bool
-    example_inputs: tuple[object, ...]
+    inputs: ModelInputs
+    outputs: ModelOutputs
     allow_norm_coupled: bool = False
     """Whether channels may go that a layer norm takes its statistics over."""
     coupled_norms: tuple[Coupled, ...] = ()
     """Norms whose statistics change when units go: there the surgery is not exact. Empty unless
     that was allowed."""
+
+    @property
+    def example_inputs(self) -> tuple[Tensor, ...]:
+        """The tensors that the network was captured with, one per input, batch first."""
+        return self.inputs.example
 
     def removed_mask(self, removed: Mapping[str, tuple[int, ...]]) -> NDArray[np.bool_]:
         """Boolean mask over all units, shape [num_units].

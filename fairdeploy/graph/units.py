@@ -21,6 +21,7 @@ from fairdeploy.graph.groups import Labelled, label, number_groups
 from fairdeploy.graph.head_channels import layable_groups
 from fairdeploy.graph.label_grids import as_grid
 from fairdeploy.graph.labels import Labels
+from fairdeploy.graph.model_inputs import ModelInputs
 from fairdeploy.graph.unit_graph import (
     KEPT,
     Contracted,
@@ -45,7 +46,8 @@ class _Layer:
 
 def build_unit_graph(
     module: nn.Module,
-    example_inputs: tuple[Tensor, ...],
+    example_inputs: tuple[Tensor, ...] | ModelInputs,
+    main_output: str | None = None,
     *,
     attention: AttentionOption = "heads",
     allow_norm_coupled: bool = False,
@@ -54,14 +56,16 @@ def build_unit_graph(
 
     Args:
         module: In eval mode; not changed, and its tensors are shared.
-        example_inputs: Batches of ``capture.EXAMPLE_BATCH`` images.
+        example_inputs: One batch of ``EXAMPLE_BATCH`` images, or of what else it takes, per input.
+        main_output: Name of the output to score; None: the first of floating point.
         attention: What goes from attention: whole heads, channels within heads, both or nothing.
         allow_norm_coupled: Let channels go that a layer norm takes its statistics over.
 
     Raises:
-        ModelError: ``torch.export`` cannot trace the model.
+        ModelError: The model does not run on these inputs, or ``torch.export`` cannot trace it.
+        UsageError: There is no such output.
     """
-    captured = capture(module, example_inputs)
+    captured = capture(module, example_inputs, main_output)
     return unit_graph_from_capture(
         captured, attention=attention, allow_norm_coupled=allow_norm_coupled
     )
@@ -104,13 +108,14 @@ def unit_graph_from_capture(
         ),
         cost_terms=build_cost_terms(
             walk, layer.groups, owner, list(pairs), layer.tensor_units, layer.value_units,
-            batch=len(captured.example_inputs[0]),
+            batch=captured.inputs.batch,
         ),
         attention=attention,
         allow_norm_coupled=allow_norm_coupled,
         coupled_norms=tuple(Coupled(norm.node.name, norm.dims) for norm in walk.coupled_norms),
         has_dynamic_batch=captured.has_dynamic_batch,
-        example_inputs=captured.example_inputs,
+        inputs=captured.inputs,
+        outputs=captured.outputs,
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from fairdeploy.inputs.image_pool import (
     fit_size,
     normalize,
 )
+from fairdeploy.inputs.other_inputs import Wanted
 from fairdeploy.records import Preprocessing
 
 _TRAIN_IMAGES = ("images", "x", "x_train", "train_images", "images_train")
@@ -35,19 +37,27 @@ Array = NDArray[np.generic]
 
 
 def open_array_file(
-    path: Path, preprocessing: Preprocessing, class_names: Sequence[str] | None
+    path: Path,
+    preprocessing: Preprocessing,
+    class_names: Sequence[str] | None,
+    wanted: Wanted | None = None,
 ) -> PooledData:
     """Read an ``.npz`` with ``images`` (uint8 or float in [0, 1]) and ``labels``.
 
     Arrays are [N, H, W], [N, H, W, C] or [N, C, H, W]. Names such as ``x_train``, ``y_train``,
-    ``x_test`` and ``y_test`` are known too.
+    ``x_test`` and ``y_test`` are known too. What other inputs take lies under their own names, with
+    ``test_`` before them for the test images, and is used as it is.
 
     Raises:
         DataError: Not an ``.npz`` of plain arrays, no images in it, or labels that do not fit.
     """
-    arrays = _read_arrays(path)
+    everything = _read_arrays(path)
+    arrays = everything if wanted is None else _without_others(everything, wanted)
     train = _pool_of(path, arrays, (_TRAIN_IMAGES, _TRAIN_LABELS), preprocessing, class_names)
     test = _pool_of(path, arrays, (_TEST_IMAGES, _TEST_LABELS), preprocessing, class_names)
+    if wanted is not None:
+        train = _with_others(train, "", path, everything, wanted)
+        test = _with_others(test, "test_", path, everything, wanted)
     if train is None:
         raise DataError(
             f"'{path}' has no images: its arrays are {', '.join(arrays) or 'none'}; "
@@ -91,6 +101,33 @@ def _pool_of(
         return Fetched(_inputs_from(images[indices], what, preprocessing), indices)
 
     return ImagePool(len(images), labels, fetch)
+
+
+def _with_others(
+    pool: ImagePool | None, prefix: str, path: Path, arrays: Mapping[str, Array], wanted: Wanted
+) -> ImagePool | None:
+    """The pool with what the file has for other inputs."""
+    if pool is None:
+        return None
+    found = {name: arrays[prefix + name] for name in wanted.others if prefix + name in arrays}
+    for name, array in found.items():
+        if array.dtype.kind not in "biuf":
+            raise DataError(f"input '{name}' in '{path}' is of type {array.dtype}; give numbers")
+    others = {
+        name: wanted.checked(name, torch.from_numpy(array), pool.size, f"in '{path}'")
+        for name, array in found.items()
+    }
+    return replace(pool, others=others)
+
+
+def _without_others(arrays: Mapping[str, Array], wanted: Wanted) -> dict[str, Array]:
+    """What can be images or labels; images may also be called like the model's input."""
+    taken = {prefix + name for name in wanted.others for prefix in ("", "test_")}
+    left = {name: array for name, array in arrays.items() if name not in taken}
+    for prefix, usual in (("", _TRAIN_IMAGES[0]), ("test_", _TEST_IMAGES[0])):
+        if prefix + wanted.image_name in left:
+            left.setdefault(usual, left[prefix + wanted.image_name])
+    return left
 
 
 def _channels_last_or_first(images: Array, what: str, preprocessing: Preprocessing) -> Array:

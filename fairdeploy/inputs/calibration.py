@@ -17,6 +17,7 @@ from fairdeploy.inputs.factories import is_factory_spec
 from fairdeploy.inputs.fingerprint import sha256_of_tensors
 from fairdeploy.inputs.image_folder import open_image_folder
 from fairdeploy.inputs.image_pool import ImagePool, Indices, PooledData
+from fairdeploy.inputs.other_inputs import OtherInputs, Wanted
 from fairdeploy.inputs.sampling import Choice, choose_balanced, choose_uniform, split_one_pool
 from fairdeploy.records import DataSplits, ImageSet, Preprocessing
 
@@ -37,6 +38,8 @@ def load_data(
     max_test: int | None = None,
     seed: int = 0,
     class_names: tuple[str, ...] | None = None,
+    others: OtherInputs | None = None,
+    image_name: str = "image",
 ) -> DataSplits:
     """Choose calibration and test images, and read only those.
 
@@ -48,6 +51,9 @@ def load_data(
         max_test: At most this many; None: as many as fit 1 GiB.
         seed: Of the choice. Equal seeds give equal splits.
         class_names: The order in which the model numbers its classes.
+        others: Inputs that take no images: shape of one item and type by name. What the data has
+            of them is read too.
+        image_name: What a dictionary of inputs calls the images.
 
     Raises:
         DataError: The data cannot be used.
@@ -62,17 +68,23 @@ def load_data(
     fitting = max(1, _MAX_TEST_BYTES // (4 * int(np.prod(preprocessing.shape))))
     limit = fitting if max_test is None else max_test
     max_images = max(fitting, num_calibration + limit)
-    data = _open(spec, preprocessing, class_names, max_images=max_images, seed=seed)
+    wanted = Wanted(image_name, others or {})
+    data = _open(spec, preprocessing, class_names, wanted, max_images=max_images, seed=seed)
     choice = _choose(data, num_calibration, limit, seed)
     return _read_choice(spec, data, choice)
 
 
-def with_predicted_labels(splits: DataSplits, predict: Callable[[Tensor], Tensor]) -> DataSplits:
+def with_predicted_labels(
+    splits: DataSplits,
+    predict: Callable[..., Tensor],
+    inputs_of: Callable[[ImageSet], tuple[Tensor, ...]] = lambda images: (images.images,),
+) -> DataSplits:
     """Label unlabelled calibration images with the class that the model itself predicts.
 
     Args:
         splits: Returned unchanged if its calibration images have labels.
-        predict: Images [N, C, H, W] to class scores [N, classes].
+        predict: One tensor per input to class scores [N, classes].
+        inputs_of: One tensor per input of the model for a set of images.
 
     Raises:
         DataError: The model's output is not one score per class and image.
@@ -80,7 +92,7 @@ def with_predicted_labels(splits: DataSplits, predict: Callable[[Tensor], Tensor
     calibration = splits.calibration
     if calibration.labels is not None:
         return splits
-    scores = _predict_scores(calibration.images, predict)
+    scores = _predict_scores(inputs_of(calibration), predict)
     labels = scores.argmax(dim=1)
     warnings = splits.warnings
     if bool((labels == labels[0]).all()):
@@ -125,6 +137,7 @@ def _open(
     spec: str,
     preprocessing: Preprocessing,
     class_names: tuple[str, ...] | None,
+    wanted: Wanted,
     *,
     max_images: int,
     seed: int,
@@ -133,14 +146,16 @@ def _open(
     if path.is_dir():
         return open_image_folder(path, preprocessing, class_names)
     if path.is_file() and path.suffix.lower() == ".npz":
-        return open_array_file(path, preprocessing, class_names)
+        return open_array_file(path, preprocessing, class_names, wanted)
     if path.is_file():
         raise DataError(
             f"'{spec}' is a file of an unknown kind; give an image folder (unpacked), an .npz "
             "file or package.module:factory"
         )
     if is_factory_spec(spec):
-        return open_data_factory(spec, preprocessing, class_names, max_images=max_images, seed=seed)
+        return open_data_factory(
+            spec, preprocessing, class_names, wanted, max_images=max_images, seed=seed
+        )
     raise DataError(
         f"no data at '{spec}'; give an image folder, an .npz file or package.module:factory"
     )
@@ -171,6 +186,7 @@ def _read_choice(spec: str, data: PooledData, choice: Choice) -> DataSplits:
     elif calibration.labels is not None:
         test_warnings = ("no labelled images are left for a test; accuracy is not measured",)
     hashed = {"images": calibration.images}
+    hashed |= {f"input {name}": tensor for name, tensor in calibration.others.items()}
     if calibration.labels is not None:
         hashed["labels"] = calibration.labels
     return DataSplits(
@@ -189,18 +205,22 @@ def _read_set(spec: str, pool: ImagePool, indices: Indices) -> tuple[ImageSet, t
     if not bool(finite.all()):
         first = int(fetched.indices[int((~finite).nonzero()[0])])
         raise DataError(f"image {first} of '{spec}' holds NaN or infinite values; remove it")
+    at = torch.from_numpy(fetched.indices)
+    others = {name: tensor[at] for name, tensor in pool.others.items()}
     if pool.labels is None:
-        return ImageSet(fetched.images, None, "none"), fetched.warnings
+        return ImageSet(fetched.images, None, "none", others=others), fetched.warnings
     labels = torch.from_numpy(pool.labels[fetched.indices])
-    return ImageSet(fetched.images, labels, "given"), fetched.warnings
+    return ImageSet(fetched.images, labels, "given", others=others), fetched.warnings
 
 
-def _predict_scores(images: Tensor, predict: Callable[[Tensor], Tensor]) -> Tensor:
+def _predict_scores(inputs: tuple[Tensor, ...], predict: Callable[..., Tensor]) -> Tensor:
+    count = len(inputs[0])
+    batches = zip(*(torch.split(tensor, _PREDICTION_BATCH) for tensor in inputs), strict=True)
     with torch.no_grad():
-        scores = torch.cat([predict(batch) for batch in torch.split(images, _PREDICTION_BATCH)])
-    if scores.ndim != 2 or len(scores) != len(images) or scores.shape[1] < 2:
+        scores = torch.cat([predict(*batch) for batch in batches])
+    if scores.ndim != 2 or len(scores) != count or scores.shape[1] < 2:
         raise DataError(
-            f"the model's output has shape {list(scores.shape)} for {len(images)} images, not one "
+            f"the model's output has shape {list(scores.shape)} for {count} images, not one "
             "score per class; give labelled data"
         )
     return scores

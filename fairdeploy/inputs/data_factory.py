@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,14 +12,18 @@ from torch import Tensor
 from fairdeploy.errors import DataError
 from fairdeploy.inputs.factories import load_factory, one_line
 from fairdeploy.inputs.image_pool import Fetched, ImagePool, Indices, PooledData, check_labels
+from fairdeploy.inputs.other_inputs import Wanted
 from fairdeploy.inputs.random_state import seeded_random_state
 from fairdeploy.records import Preprocessing
+
+_LABEL_KEYS = ("labels", "label")
 
 
 def open_data_factory(
     spec: str,
     preprocessing: Preprocessing,
     class_names: Sequence[str] | None,
+    wanted: Wanted | None = None,
     *,
     max_images: int,
     seed: int,
@@ -29,6 +34,8 @@ def open_data_factory(
         spec: ``package.module:factory`` or ``path/to/file.py:factory``.
         preprocessing: Its shape is what every image must have.
         class_names: Names of the classes, if known.
+        wanted: Other inputs to look for: then a batch may hold a dictionary by input name in place
+            of the images.
         max_images: How many images of a loader are kept; the rest is not read.
         seed: Of loaders that shuffle; the caller's random state stays as it was.
 
@@ -47,7 +54,10 @@ def open_data_factory(
                 f"'{spec}' returned a {type(loaders).__name__}; it must return a DataLoader or a "
                 "pair of them (train, test)"
             )
-        pools = [_read_loader(spec, one, preprocessing, class_names, max_images) for one in pair]
+        wanted = wanted or Wanted("image", {})
+        pools = [
+            _read_loader(spec, one, preprocessing, class_names, wanted, max_images) for one in pair
+        ]
     names = tuple(class_names) if class_names is not None else None
     return PooledData(pools[0], pools[1] if len(pools) == 2 else None, names)
 
@@ -57,14 +67,21 @@ def _read_loader(
     loader: Iterable[object],
     preprocessing: Preprocessing,
     class_names: Sequence[str] | None,
+    wanted: Wanted,
     max_images: int,
 ) -> ImagePool:
     images: list[Tensor] = []
     labels: list[Tensor] = []
+    others: dict[str, list[Tensor]] = {}
     num_images = 0
     try:
         for batch in loader:
-            batch_images, batch_labels = _split_batch(spec, batch, preprocessing)
+            given, rest = _taken_apart(spec, batch, wanted)
+            batch_images, batch_labels = _split_batch(spec, given, preprocessing)
+            for name, tensor in rest.items():
+                where = f"of '{spec}'"
+                checked = wanted.checked(name, tensor, len(batch_images), where)
+                others.setdefault(name, []).append(checked)
             images.append(batch_images)
             num_images += len(batch_images)
             if batch_labels is not None:
@@ -77,7 +94,27 @@ def _read_loader(
         raise _failure(spec, error) from error
     if not images:
         raise DataError(f"the loader of '{spec}' is empty; it must yield at least one batch")
-    return _pool_of(spec, torch.cat(images), labels, class_names)
+    pool = _pool_of(spec, torch.cat(images), labels, class_names)
+    return replace(pool, others={name: torch.cat(parts) for name, parts in others.items()})
+
+
+def _taken_apart(spec: str, batch: object, wanted: Wanted) -> tuple[object, dict[str, Tensor]]:
+    """A batch as images with their labels, and the tensors of other inputs."""
+    parts = list(batch) if isinstance(batch, (tuple, list)) else [batch]
+    named = parts[0] if parts else None
+    if not isinstance(named, Mapping):
+        return batch, {}
+    if wanted.image_name not in named:
+        raise DataError(
+            f"the loader of '{spec}' yields dictionaries with {', '.join(map(repr, named))}; the "
+            f"images must be called '{wanted.image_name}', as in the model's forward"
+        )
+    missing = [name for name in wanted.others if not isinstance(named.get(name), Tensor)]
+    if missing:
+        raise DataError(f"the loader of '{spec}' yields no tensor '{missing[0]}'; add it")
+    label = [named[key] for key in _LABEL_KEYS if key in named and key not in wanted.others]
+    others = {name: named[name] for name in wanted.others}
+    return [named[wanted.image_name], *parts[1:], *label], others
 
 
 def _split_batch(
@@ -88,7 +125,8 @@ def _split_batch(
     if len(tensors) != len(parts[:2]) or not tensors:
         raise DataError(
             f"the loader of '{spec}' yields {type(batch).__name__} batches; "
-            "it must yield a tensor of images, or (images, labels)"
+            "it must yield a tensor of images, (images, labels), or for several inputs "
+            "({name: tensor}, labels)"
         )
     images = tensors[0].detach().cpu().float()
     if tuple(images.shape[1:]) != preprocessing.shape:

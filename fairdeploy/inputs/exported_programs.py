@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MethodType
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,7 @@ def load_exported_program(path: Path, *, trust_pickle: bool) -> ExportedNetwork:
         ) from error
     _reject_training_mode(path, program)
     _mark_as_eval(module)
+    module.register_forward_pre_hook(_inputs_by_position, prepend=True, with_kwargs=True)
     return ExportedNetwork(module, _image_shape(program))
 
 
@@ -87,6 +88,20 @@ def _mark_as_eval(module: nn.Module) -> None:
         child.training = False
     module.train = MethodType(nn.Module.train, module)  # type: ignore[method-assign]
     module.eval = MethodType(nn.Module.eval, module)  # type: ignore[method-assign]
+
+
+def _inputs_by_position(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Let a graph that was exported with inputs by position take them by name too."""
+    graph = getattr(module, "graph", None)
+    info = getattr(getattr(graph, "_codegen", None), "pytree_info", None) if kwargs else None
+    if info is None or info.in_spec.child(1).num_children:
+        return None
+    names = info.orig_args[len(args) :]
+    if set(names) != set(kwargs):
+        return None  # torch's own check says what is wrong
+    return (*args, *(kwargs[name] for name in names)), {}
 
 
 @contextmanager

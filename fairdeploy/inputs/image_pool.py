@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ class ImagePool:
     size: int
     labels: Indices | None
     fetch: Callable[[Indices], Fetched]
+    others: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the model's other inputs take with each image, by name, [size, ...]."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from fairdeploy.errors import UsageError
+from fairdeploy.input_specs import InputSpec, VaryingSize, image_of
 from fairdeploy.records import Preprocessing
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -28,6 +29,8 @@ class InputHints:
     std: Sequence[float] | None = None
     image_size: InputShape | None = None
     """From the architecture's options or an exported graph; weaker than ``shape``."""
+    inputs: Sequence[InputSpec] = ()
+    """As the user described them."""
 
 
 def find_preprocessing(
@@ -39,7 +42,10 @@ def find_preprocessing(
         UsageError: Nobody knows the size of the images, or a value is impossible.
     """
     config = _library_config(network)
-    channels, height, width = _find_shape(network, hints, config)
+    if hints.inputs:
+        channels, height, width = _described_shape(network, hints, config)
+    else:
+        channels, height, width = _find_shape(network, hints, config)
     warnings: tuple[str, ...] = ()
     mean, std = hints.mean or config.get("mean"), hints.std or config.get("std")
     if mean is None or std is None:
@@ -83,6 +89,33 @@ def _find_shape(
     if len(wanted) != 3 or min(wanted) < 1:
         raise UsageError(f"input size {list(wanted)} is impossible; give H or C,H,W, all above 0")
     return wanted
+
+
+def _described_shape(
+    network: nn.Module, hints: InputHints, config: Mapping[str, Sequence[float]]
+) -> tuple[int, int, int]:
+    """The sizes of the input that takes images; one that varies is the model's own, or the largest.
+
+    Raises:
+        UsageError: ``--input-size`` says otherwise, or no input takes images.
+    """
+    spec = image_of(hints.inputs)
+    is_asked = hints.shape is not None
+    is_known = is_asked or bool(hints.image_size or config.get("input_size"))
+    usual = _find_shape(network, hints, config) if is_known else None
+    shape = [
+        size if isinstance(size, int) else _size_at_capture(size, usual and usual[place])
+        for place, size in enumerate(spec.sizes)
+    ]
+    if is_asked and usual is not None and tuple(shape) != usual:
+        raise UsageError(
+            f"--input-size {','.join(map(str, usual))} does not fit --input {spec}; leave one out"
+        )
+    return (shape[0], shape[1], shape[2])
+
+
+def _size_at_capture(size: VaryingSize, usual: int | None) -> int:
+    return usual if usual in size.choices and usual is not None else size.largest
 
 
 def _first_channels(network: nn.Module) -> int | None:

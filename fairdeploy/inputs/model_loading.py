@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from fairdeploy.errors import ModelError, UsageError
+from fairdeploy.input_specs import InputSpec
 from fairdeploy.inputs.architectures import Architecture, build_network, parse_architecture
 from fairdeploy.inputs.exported_programs import is_exported_program, load_exported_program
 from fairdeploy.inputs.fingerprint import sha256_of_tensors
@@ -52,6 +54,7 @@ def load_model(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     seed: int = 0,
+    inputs: tuple[InputSpec, ...] = (),
 ) -> LoadedModel:
     """Load a network in eval mode, in float32, on the CPU.
 
@@ -66,20 +69,21 @@ def load_model(
         mean: Per channel, of images in [0, 1]; overrides the model's own configuration.
         std: The same.
         seed: Of random weights. The caller's random state stays as it was.
+        inputs: What the network takes, if not one image and nothing else.
 
     Raises:
         ModelError: The file or the weights cannot be used; ``UnsafePickleError`` if it would run
             code.
         UsageError: An option is missing or impossible.
     """
-    hints = InputHints(shape=input_shape, mean=mean, std=std)
+    hints = InputHints(shape=input_shape, mean=mean, std=std, inputs=inputs)
     if source.startswith(_DIRECT_PREFIXES):
         return _load_by_name(source, arch, num_classes, hints, seed)
     path = Path(source)
     _check_file(path)
     if is_exported_program(path):
         network = load_exported_program(path, trust_pickle=trust_pickle)
-        hints = InputHints(input_shape, mean, std, image_size=network.image_shape)
+        hints = replace(hints, image_size=network.image_shape)
         return _finished(source, path.stem, network.module, hints, is_user_class=False)
     content = _read_content(path, trust_pickle)
     if isinstance(content, nn.Module):
@@ -160,12 +164,13 @@ def _finished(
         sha256=sha256_of_tensors(module.state_dict()),
         source=source,
         warnings=warnings + assumed,
+        inputs=tuple(hints.inputs),
     )
 
 
 def _with_option_size(hints: InputHints, architecture: Architecture) -> InputHints:
     size = image_size_from_option(architecture.options.get("img_size"))
-    return InputHints(hints.shape, hints.mean, hints.std, image_size=size)
+    return replace(hints, image_size=size)
 
 
 def _check_weights(source: str, module: nn.Module) -> None:

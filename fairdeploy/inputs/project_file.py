@@ -37,6 +37,10 @@ class ProjectFile:
     num_classes: int | None = None
     input_size: int | tuple[int, int, int] | None = None
     """Height = width, or [C, H, W]."""
+    inputs: tuple[str, ...] | None = None
+    """As for ``--input``."""
+    main_output: str | None = None
+    fixed_batch: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     data: str | None = None
@@ -103,6 +107,9 @@ _READERS: dict[str, Reader] = {
     "arch": text,
     "num_classes": whole_number(1),
     "input_size": _input_size,
+    "inputs": text_or_texts,
+    "main_output": text,
+    "fixed_batch": whole_number(1),
     "mean": numbers,
     "std": _positive_numbers,
     "data": text,

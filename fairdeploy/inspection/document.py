@@ -74,6 +74,9 @@ def inspection_document(
             "name": model.name,
             "source": model.source,
             "input_shape": list(model.preprocessing.shape),
+            "inputs": [str(spec) for spec in graph.inputs.specs],
+            "outputs": list(graph.outputs.names),
+            "fixed_batch": None if graph.has_dynamic_batch else graph.inputs.batch,
             "dynamic_batch": graph.has_dynamic_batch,
         },
         "cost": {

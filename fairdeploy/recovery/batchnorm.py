@@ -15,6 +15,7 @@ from fairdeploy.recovery.sweep import (
     DEFAULT_MEMORY_BYTES,
     NetworkSweep,
     ValueStore,
+    all_inputs,
     attribute,
     chunks_of_images,
 )
@@ -24,7 +25,7 @@ MAX_CHUNK_IMAGES = 32
 
 def reestimate_batchnorm(
     shrunk: fx.GraphModule,
-    images: Tensor,
+    images: Tensor | tuple[Tensor, ...],
     *,
     max_memory_bytes: int = DEFAULT_MEMORY_BYTES,
 ) -> RecoverySummary:
@@ -34,8 +35,8 @@ def reestimate_batchnorm(
     their new statistics, over all images at once, not as an average over batches.
 
     Args:
-        shrunk: In eval mode, one input.
-        images: float32, shape [N, C, H, W].
+        shrunk: In eval mode.
+        images: float32, shape [N, C, H, W]; or one tensor per input.
         max_memory_bytes: Activations beyond this go to temporary files.
 
     Raises:
@@ -43,8 +44,9 @@ def reestimate_batchnorm(
     """
     started = time.perf_counter()
     chunks = chunks_of_images(shrunk, images, MAX_CHUNK_IMAGES)
+    num_images = len(all_inputs(images)[0])
     if not chunks:
-        raise DataError(f"recovery needs calibration images, got {len(images)}; add some to --data")
+        raise DataError(f"recovery needs calibration images, got {num_images}; add some to --data")
     norms = [n for n in shrunk.graph.nodes if n.target is aten.batch_norm.default]
     with torch.no_grad(), ValueStore(max_memory_bytes) as store:
         sweep = NetworkSweep("shrunk", shrunk, chunks, store, {})
@@ -58,7 +60,7 @@ def reestimate_batchnorm(
                 if isinstance(buffer, fx.Node) and buffer.op == "get_attr":
                     tensor = attribute(shrunk, str(buffer.target))
                     tensor.copy_(value)
-    return RecoverySummary("batchnorm", (), len(images), time.perf_counter() - started)
+    return RecoverySummary("batchnorm", (), num_images, time.perf_counter() - started)
 
 
 def _moments(values: Iterable[Tensor]) -> tuple[Tensor, Tensor]:

@@ -76,7 +76,7 @@ def find_layers(
     """All layers that can be refitted, in the order of execution.
 
     Left out: weights that are computed or used more than once, transposed convolutions, string
-    paddings, and layers whose output has lost more than channels.
+    paddings, and layers whose output has no batch or has lost more than channels.
     """
     uses = _attribute_uses(shrunk)
     finder = _Finder(graph, shrunk, removed, uses)
@@ -195,7 +195,8 @@ class _Finder:
 
     def _kept_channels(self, node_name: str, window: Window) -> tuple[int, ...] | None:
         units = self._graph.value_units.get(node_name)
-        if units is None:
+        num_dims = 2 if window.is_linear else 2 + len(window.kernel)
+        if units is None or len(units) < num_dims:  # a single image without its batch
             return None
         kept = [self._stays[u] for u in units]
         channel_dim = len(units) - 1 if window.is_linear else 1

@@ -39,8 +39,10 @@ from fairdeploy.recovery.sampled_rows import (
 )
 from fairdeploy.recovery.sweep import (
     DEFAULT_MEMORY_BYTES,
+    Inputs,
     NetworkSweep,
     ValueStore,
+    all_inputs,
     chunks_of_images,
 )
 
@@ -66,7 +68,7 @@ def fit_least_squares(
     graph: UnitGraph,
     shrunk: fx.GraphModule,
     removed: NDArray[np.bool_],
-    images: Tensor,
+    images: Tensor | Inputs,
     *,
     seed: int = 0,
     progress: Progress | None = None,
@@ -78,7 +80,8 @@ def fit_least_squares(
         graph: Of the original network, which stays as it is.
         shrunk: The network without the removed units; same node names, sliced tensors.
         removed: Which units went, bool [num_units].
-        images: Calibration images, float32 [N, C, H, W]; 256 or more do well. No labels needed.
+        images: Calibration images, float32 [N, C, H, W], or one tensor per input; 256 or more do
+            well. No labels needed.
         seed: Of the choice of positions; equal seeds give equal weights.
         progress: Called with (layers done, layers in all).
         max_memory_bytes: Activations beyond this go to temporary files.
@@ -86,15 +89,16 @@ def fit_least_squares(
     Raises:
         DataError: Fewer than two images.
     """
-    if len(images) < 2:
+    num_images = len(all_inputs(images)[0])
+    if num_images < 2:
         raise DataError(
-            f"recovery needs at least 2 calibration images, got {len(images)}; add images to --data"
+            f"recovery needs at least 2 calibration images, got {num_images}; add images to --data"
         )
     started = time.perf_counter()
     own_tensors(shrunk, graph.module)
     with torch.no_grad(), ValueStore(max_memory_bytes) as store:
         fits = _Fitting(graph, shrunk, removed, images, store, seed).run(progress)
-    return RecoverySummary("least_squares", fits, len(images), time.perf_counter() - started)
+    return RecoverySummary("least_squares", fits, num_images, time.perf_counter() - started)
 
 
 class _Fitting:
@@ -103,14 +107,14 @@ class _Fitting:
         graph: UnitGraph,
         shrunk: fx.GraphModule,
         removed: NDArray[np.bool_],
-        images: Tensor,
+        images: Tensor | Inputs,
         store: ValueStore,
         seed: int,
     ) -> None:
         self._shrunk_module = shrunk
         self._layers = find_layers(graph, shrunk, removed)
         self._chunks = chunks_of_images(graph.module, images, max_chunk_images(graph))
-        self._num_images = sum(len(chunk) for chunk in self._chunks)
+        self._num_images = sum(len(chunk[0]) for chunk in self._chunks)
         self._seed = seed
         targets = {layer.target_node: i for i, layer in enumerate(self._layers)}
         self._original = NetworkSweep("original", graph.module, self._chunks, store, targets)
@@ -154,7 +158,7 @@ class _Fitting:
         blocks: tuple[list[SampleBlock], list[SampleBlock]] = ([], [])
         rows_per_image = rows_wanted(*old.shape) / self._num_images
         every = min(HELD_OUT_EVERY, self._num_images)
-        for chunk, images in enumerate(self._chunks):
+        for chunk, (images, *_) in enumerate(self._chunks):
             target = self._original.value(layer.target_node, chunk)
             inputs = self._shrunk.value(layer.input_node, chunk)
             shortcut = None
@@ -163,7 +167,7 @@ class _Fitting:
             generator = torch.Generator().manual_seed(
                 (self._seed * len(self._layers) + index) * len(self._chunks) + chunk
             )
-            first = sum(len(c) for c in self._chunks[:chunk])
+            first = sum(len(c[0]) for c in self._chunks[:chunk])
             is_held_out = torch.arange(first, first + len(images)) % every == every - 1
             for part, mask in zip(blocks, (~is_held_out, is_held_out), strict=True):
                 chosen = mask.nonzero().squeeze(1)
@@ -189,8 +193,6 @@ def rows_wanted(num_groups: int, num_unknowns: int, num_outputs: int) -> int:
 
 def max_chunk_images(graph: UnitGraph) -> int:
     """Images that run at once: the largest value stays near 64 MB."""
-    first = graph.example_inputs[0]
-    assert isinstance(first, Tensor)
     largest = max(math.prod(graph.shape_of(name)) for name in graph.value_units)
-    affordable = CHUNK_VALUE_BYTES * len(first) // (4 * largest)
+    affordable = CHUNK_VALUE_BYTES * graph.inputs.batch // (4 * largest)
     return max(1, min(MAX_CHUNK_IMAGES, affordable))

@@ -20,19 +20,27 @@ from torch.utils import _pytree as pytree
 
 DEFAULT_MEMORY_BYTES = 2_500_000_000
 
-Chunks = tuple[Tensor, ...]
+Inputs = tuple[Tensor, ...]
+"""One tensor per input of the network."""
+Chunks = tuple[Inputs, ...]
 ValueKey = tuple[str, str, int]
 """Network, node name, chunk."""
 
 
-def chunks_of_images(module: fx.GraphModule, images: Tensor, max_images: int) -> Chunks:
+def all_inputs(images: Tensor | Inputs) -> Inputs:
+    """Images alone are the only input of their network."""
+    return (images,) if isinstance(images, Tensor) else images
+
+
+def chunks_of_images(module: fx.GraphModule, images: Tensor | Inputs, max_images: int) -> Chunks:
     """Images in chunks that the network takes: a network of fixed batch gets just that batch.
 
     Its last images, too few for a batch, are left out; so they are if there are no more.
     """
     fixed = _fixed_batch(module)
-    chunks: Chunks = torch.split(images, fixed or max_images)
-    return tuple(c for c in chunks if (len(c) == fixed if fixed else len(c) > 0))
+    split = (torch.split(tensor, fixed or max_images) for tensor in all_inputs(images))
+    chunks: Chunks = tuple(zip(*split, strict=True))
+    return tuple(c for c in chunks if (len(c[0]) == fixed if fixed else len(c[0]) > 0))
 
 
 def _fixed_batch(module: fx.GraphModule) -> int | None:
@@ -129,8 +137,8 @@ class NetworkSweep:
 
         Args:
             name: Tells the two networks apart in ``store``.
-            module: In eval mode, with one input.
-            chunks: The images, in the chunks in which they run.
+            module: In eval mode.
+            chunks: The inputs, in the chunks in which they run.
             store: Shared between networks.
             pinned_until: Node name to the last stretch number that still reads its value.
         """
@@ -141,6 +149,8 @@ class NetworkSweep:
         self._pinned_until = pinned_until
         self._nodes = [n for n in module.graph.nodes if n.op != "output"]
         self._index = {node.name: i for i, node in enumerate(self._nodes)}
+        placeholders = [node for node in self._nodes if node.op == "placeholder"]
+        self._input_place = {node: place for place, node in enumerate(placeholders)}
         self._last_use = {
             node: max((self._index[u.name] for u in node.users if u.op != "output"), default=-1)
             for node in self._nodes
@@ -189,7 +199,7 @@ class NetworkSweep:
             if node.op == "get_attr":
                 continue
             if node.op == "placeholder":
-                result: Any = self._chunks[chunk]
+                result: Any = self._chunks[chunk][self._input_place[node]]
             else:
                 assert callable(node.target), node.format_node()
                 result = node.target(*map_arg(node.args, load), **map_arg(node.kwargs, load))

@@ -193,7 +193,7 @@ def _parity_table(parity: Sequence[Row]) -> Html:
     rows = (
         (
             join((row["artifact"], " ", _parity_pill(passed=row["passed"]))),
-            str(row["batch"]),
+            " ".join(filter(None, (str(row["batch"]), row.get("image_size")))),
             join(
                 (
                     error_text(row["max_relative_error"]),

@@ -43,7 +43,7 @@ def run_facts(document: Row) -> Html:
 def _facts(document: Row) -> Html:
     environment, target, model = document["environment"], document["target"], document["model"]
     facts = {
-        "Model": f"{model['name']} from {model['source']}, input {_shape(model['input_shape'])}",
+        "Model": f"{model['name']} from {model['source']}, {_inputs(model)}",
         "Weights SHA-256": tag("span", model["sha256"], class_="hash mono"),
         "Own class": "rebuilt"
         if model["own_class"]["rebuilt"]
@@ -84,6 +84,14 @@ def _outcome(row: Row) -> Html:
 
 def _remark(remark: Row) -> Html:
     return tag("span", dotted(remark["group"]), f": {remark['text']}", class_="under")
+
+
+def _inputs(model: Row) -> str:
+    inputs, batch = model.get("inputs", ()), model.get("fixed_batch")
+    text = f"input {_shape(model['input_shape'])}"
+    if len(inputs) > 1:
+        text = f"inputs {', '.join(inputs)}"
+    return f"{text}, {batch} at a time" if batch else text
 
 
 def _shape(lengths: Sequence[int]) -> str:

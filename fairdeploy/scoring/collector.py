@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import torch.utils._pytree as pytree
 from torch import Tensor, fx
 from torch.fx.node import Argument, Target
 
-from fairdeploy.errors import DataError, ModelError
+from fairdeploy.errors import DataError
 from fairdeploy.graph.functionalize import op_name
 from fairdeploy.graph.layers import score_points
+from fairdeploy.graph.model_outputs import class_scores
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import ImageSet
 from fairdeploy.scoring.folding import FoldedLayer
@@ -89,11 +89,13 @@ def _collect(
     top_logits = torch.zeros(num_images)
     batch = batch_size(graph, num_images)
     fixed_batch = 0 if graph.has_dynamic_batch else batch
+    inputs = graph.inputs.arranged(images)
     run = _Pass(graph, store, products)
     for start in range(0, num_images, batch):
         part = slice(start, min(start + batch, num_images))
         given = None if images.labels is None else images.labels[part]
-        found = run.batch(images.images[part], given, start, fixed_batch)
+        batch_inputs = tuple(tensor[part] for tensor in inputs)
+        found = run.batch(batch_inputs, given, start, fixed_batch)
         labels[part], top_logits[part] = found
         progress(part.stop - part.start)
     return Collected(store, labels, top_logits, products.result(num_images))
@@ -105,11 +107,9 @@ def _ignore(_: int) -> None:
 
 def batch_size(graph: UnitGraph, num_images: int) -> int:
     """Images per batch whose values fit into ``MAX_ACTIVATION_BYTES``, at most ``MAX_BATCH``."""
-    (example, *_) = graph.example_inputs
-    assert isinstance(example, Tensor)
-    example_batch = example.shape[0]
+    example_batch = graph.inputs.batch
     if not graph.has_dynamic_batch:
-        return int(example_batch)
+        return example_batch
     numbers = sum(
         math.prod(graph.shape_of(node.name))
         for node in graph.module.graph.nodes
@@ -133,25 +133,24 @@ class _Pass(fx.Interpreter):
             self._points.setdefault(point.node, []).append(number)
         self._folded_norms = {layer.norm for layer in products.folded.values()}
         self._where = (0, 0, 0)
+        self._outputs = graph.outputs
         first = next(graph.module.parameters(), None)
         self._device = torch.device("cpu") if first is None else first.device
 
     def batch(
-        self, images: Tensor, labels: Tensor | None, start: int, fixed_batch: int
+        self, inputs: tuple[Tensor, ...], labels: Tensor | None, start: int, fixed_batch: int
     ) -> tuple[Tensor, Tensor]:
         """Forward and backward of one batch; returns its labels and top logits, on the CPU.
 
         Args:
+            inputs: One tensor per input of the network.
             fixed_batch: Fill up to this many images by repetition, if not 0.
         """
-        used = len(images)
-        if fixed_batch > used:
-            images = images[torch.arange(fixed_batch) % used]
-        self._where = (start, len(images), used)
-        if images.is_inference():
-            images = images.clone()
-        inputs = _channels_last(images.detach().to(self._device))
-        logits = _logits(self.run(inputs))[:used]
+        used = len(inputs[0])
+        size = max(fixed_batch, used)
+        self._where = (start, size, used)
+        prepared = (_prepared(tensor, size, self._device) for tensor in inputs)
+        logits = class_scores(self._outputs.main_tensor(self.run(*prepared)))[:used]
         targets = logits.detach().argmax(1) if labels is None else labels.to(logits.device)
         _check_labels(targets, logits.shape[1])
         loss = F.cross_entropy(logits, targets, reduction="sum")
@@ -194,24 +193,20 @@ class _Pass(fx.Interpreter):
         return value
 
 
+def _prepared(tensor: Tensor, size: int, device: torch.device) -> Tensor:
+    """An input of ``size`` images, filled up by repetition, that autograd accepts."""
+    if size > len(tensor):
+        tensor = tensor[torch.arange(size) % len(tensor)]
+    if tensor.is_inference():
+        tensor = tensor.clone()
+    return _channels_last(tensor.detach().to(device))
+
+
 def _channels_last(images: Tensor) -> Tensor:
     """Images in the memory order that convolutions on a CPU are fastest with."""
     if images.dim() != 4:
         return images
     return images.contiguous(memory_format=torch.channels_last)
-
-
-def _logits(output: object) -> Tensor:
-    """The first tensor of the output as [N, classes]; dense outputs are averaged over space."""
-    leaves = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
-    if not leaves or leaves[0].dim() == 0:
-        raise ModelError(
-            "the model returns no tensor of scores; give one that returns [N, classes]"
-        )
-    first = leaves[0]
-    if first.dim() == 1:
-        return first[:, None]
-    return first.flatten(2).mean(2) if first.dim() > 2 else first
 
 
 def _check_labels(labels: Tensor, num_outputs: int) -> None:

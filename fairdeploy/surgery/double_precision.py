@@ -1,8 +1,8 @@
 """A graph in float64: tells an inexact surgery from a network that magnifies rounding.
 
-Saturated softmaxes and normalised queries can turn the rounding of float32 into differences of whole
-percents between two networks that are algebraically the same. In float64 such differences shrink by
-nine digits; a wrong surgery's do not.
+Saturated softmaxes and normalised queries can turn the rounding of float32 into differences of
+whole percents between two networks that are algebraically the same. In float64 such differences
+shrink by nine digits; a wrong surgery's do not.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.fx.node import map_aggregate
 
 from fairdeploy.graph.capture import quiet_export
 
@@ -21,24 +22,20 @@ def in_double(module: fx.GraphModule) -> fx.GraphModule:
     with quiet_export():
         result = copy.deepcopy(module)
     result.double()
-    for name, value in list(vars(result).items()):
-        if isinstance(value, Tensor) and value.dtype == torch.float32:
-            setattr(result, name, value.double())
+    for owner in result.modules():
+        for name, value in list(vars(owner).items()):
+            if isinstance(value, Tensor) and value.dtype == torch.float32:
+                setattr(owner, name, value.double())
     for node in result.graph.nodes:
-        node.args = fx.map_aggregate(node.args, _doubled)
-        node.kwargs = fx.map_aggregate(node.kwargs, _doubled)
+        node.args = map_aggregate(node.args, _doubled)
+        node.kwargs = map_aggregate(node.kwargs, _doubled)
     result.recompile()
     return result
 
 
-def double_inputs(inputs: Any) -> Any:
-    """Inputs, in any nest, with float32 tensors as float64."""
-    return torch.utils._pytree.tree_map(
-        lambda leaf: (
-            leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
-        ),
-        inputs,
-    )
+def double_inputs(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Inputs with floating tensors in float64."""
+    return tuple(part.double() if part.is_floating_point() else part for part in inputs)
 
 
 def _doubled(argument: Any) -> Any:

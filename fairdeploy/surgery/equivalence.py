@@ -8,6 +8,7 @@ shows as a difference.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections import defaultdict
 
 import numpy as np
@@ -17,9 +18,12 @@ from torch import Tensor, fx
 
 from fairdeploy.errors import ParityError
 from fairdeploy.graph.capture import quiet_export
+from fairdeploy.graph.model_outputs import output_tensors
 from fairdeploy.graph.unit_graph import UnitGraph
+from fairdeploy.input_specs import sizes_text
 from fairdeploy.records import ProofResult
 from fairdeploy.surgery.coupled_norms import norms_that_lose_channels, take_statistics_over_kept
+from fairdeploy.surgery.double_precision import double_inputs, in_double
 from fairdeploy.surgery.removal import StayingIndices
 
 PROOF_LIMIT = 1e-5
@@ -96,31 +100,62 @@ def prove(
 ) -> ProofResult:
     """Compare both networks on random inputs at several batch sizes.
 
-    The error is relative to the largest output of the zeroed original; NaN counts as infinite.
+    Where image sizes vary, a second one is tried. The error is relative to the largest output of
+    the zeroed original; NaN counts as infinite. What fails in float32 is compared again in float64.
     """
     reference = zeroed_original(graph, removed)
     changed_norms = norms_that_lose_channels(graph, StayingIndices(graph, removed))
-    plain = zeroed_original(graph, removed, has_plain_norms=True) if changed_norms else None
-    by_norms = 0.0
-    sizes = BATCH_SIZES if graph.has_dynamic_batch else (len(_first(graph)),)
+    batches = BATCH_SIZES if graph.has_dynamic_batch else (graph.inputs.batch,)
+    other = graph.inputs.other_sizes()
+    sizes = (graph.inputs.sizes, other) if other else (graph.inputs.sizes,)
     generator = torch.Generator().manual_seed(seed)
-    worst = 0.0
-    with torch.no_grad():
-        for size in sizes:
-            for _ in range(num_inputs):
-                inputs = _random_inputs(graph, size, generator)
-                result = shrunk(*inputs)
-                worst = max(worst, relative_error(result, reference(*inputs)))
-                if plain is not None:
-                    by_norms = max(by_norms, relative_error(result, plain(*inputs)))
+    trials = [
+        graph.inputs.random(batch, generator, at)
+        for batch, at, _ in itertools.product(batches, sizes, range(num_inputs))
+    ]
+    error, precision = _largest_error(shrunk, reference, trials), "float32"
+    if error > limit:
+        error, precision = _largest_error_in_double(shrunk, reference, trials, error)
+    by_norms = None
+    if changed_norms:
+        plain = zeroed_original(graph, removed, has_plain_norms=True)
+        by_norms = _largest_error(shrunk, plain, trials)
     return ProofResult(
-        worst,
+        error,
         limit,
-        num_inputs * len(sizes),
-        tuple(sizes),
+        len(trials),
+        tuple(batches),
+        precision=precision,
+        image_sizes=tuple(sizes_text(at) for at in sizes if at),
         num_coupled_norms=len(changed_norms),
-        norm_coupled_difference=by_norms if plain is not None else None,
+        norm_coupled_difference=by_norms,
     )
+
+
+def _largest_error(
+    ours: fx.GraphModule, theirs: fx.GraphModule, trials: list[tuple[Tensor, ...]]
+) -> float:
+    with torch.no_grad():
+        return max(relative_error(ours(*inputs), theirs(*inputs)) for inputs in trials)
+
+
+def _largest_error_in_double(
+    ours: fx.GraphModule,
+    theirs: fx.GraphModule,
+    trials: list[tuple[Tensor, ...]],
+    error: float,
+) -> tuple[float, str]:
+    """The same in float64, where a network that magnifies rounding passes and a wrong one fails.
+
+    Returns:
+        The error, and the precision that it holds for; ``error`` as it was where the graph does not
+        run in float64.
+    """
+    trials = [double_inputs(inputs) for inputs in trials]
+    try:
+        return _largest_error(in_double(ours), in_double(theirs), trials), "float64"
+    except (RuntimeError, TypeError):  # a kernel that takes float32 alone
+        return error, "float32"
 
 
 def require_proof(result: ProofResult) -> None:
@@ -140,43 +175,13 @@ def require_proof(result: ProofResult) -> None:
 def relative_error(result: object, reference: object) -> float:
     """Largest difference over all outputs, relative to the reference output's largest value."""
     worst = 0.0
-    pairs = list(zip(_tensors(result), _tensors(reference), strict=True))
-    for ours, theirs in pairs:
+    pairs = list(zip(output_tensors(result), output_tensors(reference), strict=True))
+    for ours, theirs in ((a.double(), b.double()) for a, b in pairs):
         if ours.shape != theirs.shape:
             return float("inf")
+        if ours.numel() == 0:
+            continue
         scale = theirs.abs().max().clamp_min(1e-30)
         error = float(((ours - theirs).abs().max() / scale).item())
         worst = max(worst, error if np.isfinite(error) else float("inf"))
     return worst if pairs else float("inf")
-
-
-def _tensors(value: object) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value.double()] if value.is_floating_point() else [value]
-    if isinstance(value, dict):
-        return [tensor for item in value.values() for tensor in _tensors(item)]
-    if isinstance(value, (tuple, list)):
-        return [tensor for item in value for tensor in _tensors(item)]
-    return []
-
-
-def _first(graph: UnitGraph) -> Tensor:
-    first = graph.example_inputs[0]
-    assert isinstance(first, Tensor)
-    return first
-
-
-def _random_inputs(graph: UnitGraph, size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-    inputs = []
-    for example in graph.example_inputs:
-        assert isinstance(example, Tensor)
-        inputs.append(random_like(example, (size, *example.shape[1:]), generator))
-    return tuple(inputs)
-
-
-def random_like(example: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Random numbers; whole numbers are drawn from the example's, as they may count something."""
-    if example.is_floating_point() or not example.numel():
-        return torch.randn(shape, generator=generator).to(example.dtype)
-    chosen = torch.randint(example.numel(), shape, generator=generator)
-    return example.detach().cpu().flatten()[chosen]

@@ -19,7 +19,7 @@ from fairdeploy.graph.freezes import module_path
 from fairdeploy.graph.functionalize import op_name
 from fairdeploy.graph.propagation import argument
 from fairdeploy.graph.unit_graph import UnitGraph
-from fairdeploy.surgery.equivalence import PROOF_LIMIT, random_like, relative_error
+from fairdeploy.surgery.equivalence import PROOF_LIMIT, relative_error
 from fairdeploy.surgery.layer_sizes import (
     old_lengths_kept,
     set_epsilons,
@@ -176,10 +176,6 @@ def _numbers(value: object) -> list[int]:
 
 
 def _difference(module: nn.Module, graph: UnitGraph, shrunk: fx.GraphModule) -> float:
-    generator = torch.Generator().manual_seed(0)
-    inputs = []
-    for example in graph.example_inputs:
-        assert isinstance(example, Tensor)
-        inputs.append(random_like(example, tuple(example.shape), generator))
+    inputs = graph.inputs.random(graph.inputs.batch, torch.Generator().manual_seed(0))
     with torch.no_grad():
-        return relative_error(module(*inputs), shrunk(*inputs))
+        return relative_error(graph.inputs.call(module, inputs), shrunk(*inputs))

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fairdeploy.errors import PlanError
+from fairdeploy.errors import PlanError, UsageError
 from fairdeploy.graph.unit_graph import UnitGraph
+from fairdeploy.input_specs import InputSpec, parse_inputs
 from fairdeploy.options import ATTENTION_OPTIONS, AttentionOption
 
 SCHEMA_VERSION = 1
@@ -25,7 +26,7 @@ class Plan:
 
     model_name: str
     model_sha256: str
-    input_shape: tuple[int, ...]
+    input_shape: tuple[int, int, int]
     """Of one image, [C, H, W]."""
     tolerance: float
     attention: AttentionOption
@@ -36,6 +37,15 @@ class Plan:
     """Group name to the local numbers of the units that go; groups that lose none are left out."""
     allow_norm_coupled: bool = False
     """Whether the groups hold channels that layer norms take their statistics over."""
+    inputs: tuple[InputSpec, ...] = ()
+    """As the user described them; empty for one image and nothing else."""
+    fixed_batch: int | None = None
+    """The only number of images that it takes at a time; None: any."""
+
+    @property
+    def is_input_named(self) -> bool:
+        """Whether the user has named the inputs."""
+        return bool(self.inputs)
 
     def to_json(self) -> str:
         """The same plan gives the same text, byte for byte."""
@@ -43,6 +53,8 @@ class Plan:
             "schema_version": SCHEMA_VERSION,
             "model": {"name": self.model_name, "sha256": self.model_sha256},
             "input_shape": list(self.input_shape),
+            "inputs": [str(spec) for spec in self.inputs],
+            "fixed_batch": self.fixed_batch,
             "tolerance": self.tolerance,
             "attention": self.attention,
             "allow_norm_coupled": self.allow_norm_coupled,
@@ -104,6 +116,15 @@ def _attention(text: object) -> AttentionOption:
     raise ValueError(f"attention {text!r}")
 
 
+def _image_shape(lengths: Any) -> tuple[int, int, int]:
+    channels, height, width = (int(length) for length in lengths)
+    return (channels, height, width)
+
+
+def _fixed_batch(value: Any) -> int | None:
+    return None if value is None else max(1, int(value))
+
+
 def _plan_from(document: Any, path: Path) -> Plan:
     try:
         if document["schema_version"] != SCHEMA_VERSION:
@@ -115,7 +136,7 @@ def _plan_from(document: Any, path: Path) -> Plan:
         plan = Plan(
             model_name=str(document["model"]["name"]),
             model_sha256=str(document["model"]["sha256"]),
-            input_shape=tuple(int(length) for length in document["input_shape"]),
+            input_shape=_image_shape(document["input_shape"]),
             tolerance=float(document["tolerance"]),
             attention=_attention(document.get("attention", "heads")),
             group_sizes={str(group["name"]): int(group["units"]) for group in groups},
@@ -125,8 +146,10 @@ def _plan_from(document: Any, path: Path) -> Plan:
                 if group["removed"]
             },
             allow_norm_coupled=bool(document.get("allow_norm_coupled", False)),
+            inputs=parse_inputs(str(text) for text in document.get("inputs", ())),
+            fixed_batch=_fixed_batch(document.get("fixed_batch")),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, UsageError) as error:
         raise PlanError(f"'{path}' is not a plan: {type(error).__name__} at {error}") from error
     for name, units in plan.removed.items():
         size = plan.group_sizes[name]

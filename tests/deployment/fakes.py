@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor, fx
 
 from fairdeploy.errors import DataError
-from fairdeploy.records import Artifact, TargetProfile
+from fairdeploy.records import Artifact, TargetProfile, TensorNames
 
 PROFILE = TargetProfile(
     name="test-target",
@@ -113,6 +113,7 @@ class WorkingExporter:
         *,
         dynamic_batch: bool,
         metadata: Mapping[str, str],
+        names: TensorNames | None = None,
     ) -> Artifact:
         path.write_text(str(dict(metadata)))
         return Artifact(path.name, "text", "fp32", "", path.stat().st_size)

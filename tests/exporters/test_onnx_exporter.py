@@ -14,6 +14,8 @@ import torch
 
 from fairdeploy.deployment.parity import check_parity, require_parity
 from fairdeploy.errors import ExportError
+from fairdeploy.input_specs import VaryingSize
+from fairdeploy.records import TensorNames
 from fairdeploy_onnx import OnnxExporter
 from fairdeploy_onnx import exporter as onnx_exporter
 from tests.deployment.fakes import PROFILE, profile
@@ -204,3 +206,31 @@ def test_missing_libraries_are_named_with_the_command_that_installs_them(
 def test_a_precision_that_it_does_not_write_is_refused(written: Path) -> None:
     with pytest.raises(ExportError, match=r"precision 'int8'.*set precision = .fp32"):
         OnnxExporter().open(written, profile(precision="int8"))
+
+
+def test_inputs_outputs_and_varying_sizes_get_the_names_that_are_given(tmp_path: Path) -> None:
+    class Maps(torch.nn.Module):
+        def forward(self, left: torch.Tensor, right: torch.Tensor) -> dict[str, object]:
+            joined = left + right
+            return {"left": joined, "pair": (joined.mean((2, 3)), None, joined)}
+
+    width = VaryingSize("W", 4, 40, 4)
+    varying = torch.export.Dim.DYNAMIC(min=4, max=40)
+    program = torch.export.export(
+        Maps(), (EXAMPLE[0], EXAMPLE[0] + 1), dynamic_shapes=({0: varying, 3: varying},) * 2
+    )
+    module = program.module(check_guards=False)
+    assert isinstance(module, torch.fx.GraphModule)
+    names = TensorNames(("left", "right"), ("left", "pair_0", "pair_1"), ({3: width}, {3: width}))
+    path = tmp_path / "m.onnx"
+    example = (EXAMPLE[0], EXAMPLE[0] + 1)
+    OnnxExporter().export(module, example, path, dynamic_batch=True, metadata={}, names=names)
+    graph = onnx.load(path).graph
+    assert [value.name for value in graph.input] == ["left", "right"]
+    assert [axes(value) for value in graph.input] == [["batch", 3, 8, "W"]] * 2
+    assert [value.name for value in graph.output] == ["left_out", "pair_0", "pair_1"]
+    assert axes(graph.output[0]) == ["batch", 3, 8, "W"]
+    inputs = (torch.ones(3, 3, 8, 12).numpy(), torch.ones(3, 3, 8, 12).numpy())
+    outputs = OnnxExporter().open(path, PROFILE).run(inputs)
+    assert [array.shape for array in outputs] == [(3, 3, 8, 12), (3, 3), (3, 3, 8, 12)]
+    assert all((array == 2).all() for array in outputs)

@@ -197,7 +197,7 @@ def test_unlabelled_loader_gives_unlabelled_images(tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("wrong_shape", r"batches of shape \[2, 3, 9, 9\]; the model takes \[N, 3, 8, 8\]"),
-        ("dictionaries", "yields dict batches; it must yield a tensor of images"),
+        ("dictionaries", "yields dictionaries with 'x'; the images must be called 'image'"),
         ("number", "returned a int; it must return a DataLoader"),
         ("empty", "is empty; it must yield at least one batch"),
         ("fails", "fails with OSError: disk on fire"),

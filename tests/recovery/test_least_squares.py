@@ -8,9 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fairdeploy.errors import DataError
-from fairdeploy.graph.capture import CapturedGraph
-from fairdeploy.graph.functionalize import make_functional
-from fairdeploy.graph.units import unit_graph_from_capture
+from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.recovery.least_squares import fit_least_squares, rows_wanted
 from fairdeploy.surgery.removal import remove_units
 from tests.random_networks import RandomNetwork, networks, randomise
@@ -160,9 +158,8 @@ class FixedBatch(nn.Module):
 
 def test_a_network_of_fixed_batch_is_fitted_on_whole_batches() -> None:
     module = randomise(FixedBatch(), 0)
-    program = torch.export.export(module, (noise(2),))
-    captured = make_functional(program.module(check_guards=False))
-    graph = unit_graph_from_capture(CapturedGraph(captured, False, (noise(2),)))
+    graph = build_unit_graph(module, (noise(2),))
+    assert not graph.has_dynamic_batch
     removed = np.zeros(graph.num_units, dtype=np.bool_)
     removed[graph.tensor_units["first.weight"][0][:2]] = True
     pair = Pair(graph, removed, remove_units(graph, removed).module)

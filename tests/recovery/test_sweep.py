@@ -102,6 +102,6 @@ def test_a_network_of_fixed_batch_gets_only_whole_batches() -> None:
     program = torch.export.export(Branching().eval(), (images(2),))
     module = program.module(check_guards=False)
     assert isinstance(module, torch.fx.GraphModule)
-    assert [len(c) for c in chunks_of_images(module, images(5), 64)] == [2, 2]
+    assert [len(c) for (c,) in chunks_of_images(module, images(5), 64)] == [2, 2]
     dynamic, _ = network()
-    assert [len(c) for c in chunks_of_images(dynamic, images(5), 3)] == [3, 2]
+    assert [len(c) for (c,) in chunks_of_images(dynamic, images(5), 3)] == [3, 2]

@@ -50,7 +50,8 @@ def hand_labelled(
         cost_terms={},
         attention="heads",
         has_dynamic_batch=captured.has_dynamic_batch,
-        example_inputs=captured.example_inputs,
+        inputs=captured.inputs,
+        outputs=captured.outputs,
     )
 
 

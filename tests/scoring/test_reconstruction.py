@@ -132,7 +132,7 @@ def test_r_of_a_fixed_batch_ignores_the_images_that_only_fill_it(
         tiny_graph,
         value_units=values,
         has_dynamic_batch=False,
-        example_inputs=(torch.zeros(4, 3, 8, 8),),
+        inputs=dataclasses.replace(tiny_graph.inputs, example=(torch.zeros(4, 3, 8, 8),)),
     )
     fixed = score_units(fixed_graph, tiny_images, seed=0, num_projections=4)
     np.testing.assert_allclose(fixed.r, free.r, rtol=1e-4)

@@ -1,0 +1,79 @@
+"""What a network takes besides the images: from the data where it has it, else random values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fairdeploy.errors import DataError
+from fairdeploy.graph.model_inputs import ModelInputs, random_input
+from fairdeploy.inputs.fingerprint import sha256_of_tensors
+from fairdeploy.records import DataSplits, ImageSet
+
+OtherInputs = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+"""Shape of one item and type, by input name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which tensors a data source should look for besides images and labels."""
+
+    image_name: str
+    others: OtherInputs
+
+    def checked(self, name: str, tensor: Tensor, num_images: int, where: str) -> Tensor:
+        """The values of one other input in its type.
+
+        Raises:
+            DataError: A wrong shape or count, or values of another kind.
+        """
+        shape, dtype = self.others[name]
+        if tuple(tensor.shape) != (num_images, *shape):
+            raise DataError(
+                f"input '{name}' {where} has shape {list(tensor.shape)}; give "
+                f"{[num_images, *shape]}, one item for each of the {num_images} images"
+            )
+        if tensor.is_floating_point() != dtype.is_floating_point:
+            raise DataError(f"input '{name}' {where} is of type {tensor.dtype}; give {dtype}")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise DataError(f"input '{name}' {where} holds NaN or infinite values; remove them")
+        return tensor.detach().cpu().to(dtype)
+
+
+def with_noise_for_others(splits: DataSplits, inputs: ModelInputs, seed: int) -> DataSplits:
+    """Give the inputs that the data says nothing about random values, and warn.
+
+    Returns:
+        ``splits`` itself if nothing is missing.
+    """
+    sets = [images for images in (splits.calibration, splits.test) if images is not None]
+    missing = [name for name in inputs.others if any(name not in images.others for images in sets)]
+    if not missing:
+        return splits
+    generator = torch.Generator().manual_seed(seed)
+    calibration = _filled(splits.calibration, inputs, generator)
+    test = None if splits.test is None else _filled(splits.test, inputs, generator)
+    names = " and ".join(f"'{name}'" for name in missing)
+    warning = (
+        f"the data has nothing for input {names}: random values are used, so scores and accuracy "
+        "mean little; give an array of that name in the .npz, or dictionaries from the data factory"
+    )
+    return replace(
+        splits,
+        calibration=calibration,
+        test=test,
+        sha256=sha256_of_tensors({"images": calibration.images, **calibration.others}),
+        warnings=(*splits.warnings, warning),
+    )
+
+
+def _filled(images: ImageSet, inputs: ModelInputs, generator: torch.Generator) -> ImageSet:
+    others = dict(images.others)
+    for spec in inputs.specs:
+        if spec.name in inputs.others and spec.name not in others:
+            shape = (len(images), *spec.shape(inputs.sizes))
+            others[spec.name] = random_input(spec, shape, generator)
+    return replace(images, others=others)
