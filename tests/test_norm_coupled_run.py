@@ -12,7 +12,7 @@ from rich.console import Console
 
 import fairdeploy
 from fairdeploy import cli, inspection
-from fairdeploy.options import ModelOptions, ShrinkOptions
+from fairdeploy.options import InspectOptions, ShrinkOptions
 from fairdeploy.pipeline import ShrinkResult, shrink
 from fairdeploy.summary import shrink_summary
 from tests.layer_normed import Transformer
@@ -82,8 +82,8 @@ def test_shrunk_network_comes_back_from_its_folder_and_the_original(finished: Sh
 
 def test_inspect_shows_the_width_as_removable_only_with_the_option(project: Path) -> None:
     def names(allowed: bool) -> set[str]:
-        options = ModelOptions(model=str(project / "model.pt"), allow_norm_coupled=allowed)
-        return {row["name"] for row in inspection.inspect(options)["groups"]}  # type: ignore[attr-defined]
+        options = InspectOptions(model=str(project / "model.pt"), allow_norm_coupled=allowed)
+        return {row["name"] for row in inspection.inspect(options)["groups"]}
 
     assert names(True) - names(False) == {"patches"}
 

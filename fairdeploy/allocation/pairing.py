@@ -32,7 +32,8 @@ def paired_units(u: Scores, r: Scores) -> NDArray[np.int64]:
     if num_blocks == 1:
         return np.arange(size, dtype=np.int64)[:, None]
     order = np.lexsort((r, u), axis=1)
-    return (order + size * np.arange(num_blocks)[:, None]).T.astype(np.int64)
+    places: NDArray[np.int64] = (order + size * np.arange(num_blocks)[:, None]).T.astype(np.int64)
+    return places
 
 
 def paired_scores(u: Scores, r: Scores, places: NDArray[np.int64]) -> tuple[Scores, Scores]:

@@ -65,7 +65,7 @@ def removable(walk: Propagation, entries: Entries) -> Entries:
     """Rows of live roots that own part of a parameter."""
     parameters = {name for name, _ in walk.module.named_parameters(remove_duplicate=False)}
     is_parameter = np.array([name in parameters for name, _ in entries.places], dtype=bool)
-    owners = np.unique(entries.roots[is_parameter[entries.dims]]) if len(entries.dims) else []
+    owners = np.unique(entries.roots[is_parameter[entries.dims] if len(entries.dims) else []])
     live = walk.store.reason_of(entries.roots) == NO_REASON
     return entries.where(live & np.isin(entries.roots, owners))
 

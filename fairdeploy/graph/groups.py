@@ -110,8 +110,9 @@ def _group_of(distinct: Labels, sums: Labels, components: Components) -> tuple[L
 def _split(group_of: Labels) -> list[Labels]:
     """Places of each group, ascending."""
     order = np.argsort(group_of, kind="stable")
-    bounds = np.cumsum(np.bincount(group_of))[:-1] if len(group_of) else []
-    return np.split(order, bounds) if len(group_of) else []
+    if not len(group_of):
+        return []
+    return np.split(order, np.cumsum(np.bincount(group_of))[:-1])
 
 
 def _members(

@@ -9,9 +9,14 @@ dimension 1.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
+from numpy.typing import NDArray
 
 from fairdeploy.graph.labels import Labels
+
+_Number = TypeVar("_Number", np.int64, np.bool_)
 
 
 def is_grid(labels: Labels) -> bool:
@@ -44,7 +49,7 @@ def simplified(grid: Labels, dim: int) -> Labels:
     return grid if has_blocks and grid.ndim > 1 else np.ascontiguousarray(grid.reshape(-1))
 
 
-def rows_of(grid: Labels, dim: int) -> Labels:
+def rows_of(grid: NDArray[_Number], dim: int) -> NDArray[_Number]:
     """The labels block by block, shape [blocks, length]."""
     if grid.ndim == 1:
         return grid[None]
@@ -60,8 +65,9 @@ def without_axis(labels: Labels, dim: int, axis: int, index: int) -> Labels:
     """Labels of dimension ``dim`` after ``index`` was picked from dimension ``axis``, now gone."""
     if labels.ndim == 1:
         return labels
-    picked = labels.take(index if labels.shape[axis] > 1 else 0, axis)
-    return simplified(picked, dim - (axis < dim)) if picked.ndim > 1 else picked
+    picked: Labels = labels.take([index if labels.shape[axis] > 1 else 0], axis)
+    picked = picked.reshape(picked.shape[:axis] + picked.shape[axis + 1 :])
+    return simplified(picked, dim - (axis < dim))
 
 
 def with_axis(labels: Labels, axis: int) -> Labels:

@@ -205,7 +205,7 @@ class UnitGraph:
         return np.concatenate([stays, both, np.ones(1, dtype=np.bool_)])
 
     def owners(self, units: UnitIds) -> tuple[UnitIds, ...]:
-        """The one or two units of each index: arrays like ``units``, ``KEPT`` where there is none."""
+        """The one or two units of each index: arrays like ``units``, else ``KEPT``."""
         if not len(self.pairs):
             return (units,)
         table = np.full((self.num_units + len(self.pairs) + 1, 2), KEPT, dtype=np.int64)

@@ -9,6 +9,8 @@ are free.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, fx, nn
 
@@ -75,7 +77,7 @@ def _mixes(weight: fx.Node) -> bool:
 
 
 def _fold(module: fx.GraphModule, layer: fx.Node, weight: fx.Node) -> str:
-    """Store the value of ``weight`` as a parameter and let ``layer`` read that; returns its name."""
+    """Let ``layer`` read the value of ``weight`` from a new parameter; returns its name."""
     name = f"{_source(weight)}{SUFFIX}"
     owner_path, _, leaf = name.rpartition(".")
     owner = module.get_submodule(owner_path)
@@ -109,11 +111,11 @@ def _source(weight: fx.Node) -> str:
     return str(largest.target)
 
 
-def _computed(module: fx.GraphModule, node: fx.Node, known: dict[fx.Node, object]) -> object:
+def _computed(module: fx.GraphModule, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
     """Value of a node that depends on stored tensors alone."""
     if node not in known:
         if node.op == "get_attr":
-            value: object = module
+            value: Any = module
             for part in str(node.target).split("."):
                 value = getattr(value, part)
             known[node] = value

@@ -88,8 +88,8 @@ class Plan:
             numbers = removed[group.blocks].sum(axis=1)
             if (numbers != numbers[0]).any() or numbers[0] >= group.size:
                 raise PlanError(
-                    f"the plan takes {numbers.tolist()} units from the {group.num_blocks} blocks of "
-                    f"group '{group.name}'; it must be the same number, below {group.size}, in each"
+                    f"the plan takes {numbers.tolist()} units from the {group.num_blocks} blocks "
+                    f"of group '{group.name}'; each must lose the same number, below {group.size}"
                 )
         return removed
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import platform
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,7 +71,7 @@ def half_of_each_group(graph: UnitGraph, seed: int) -> np.ndarray:
     return removed
 
 
-def measure(num_blocks: int, repeats: int) -> dict[str, object]:
+def measure(num_blocks: int, repeats: int) -> dict[str, Any]:
     """Times for one depth, all repeats."""
     captured = capture(network(num_blocks), (torch.randn(2, 3, 8, 8),))
     label_seconds, surgery_seconds = [], []
@@ -110,8 +110,8 @@ def main() -> None:
         print(f"| {row['nodes']} | {row['units']} | {graph_s:.2f} | {surgery_s:.2f} "
               f"| {per_node:.2f} |", flush=True)  # fmt: skip
         rows.append({**row, "both_s": graph_s + surgery_s})
-    logs = [(math.log(row["nodes"]), math.log(row["both_s"])) for row in rows]
-    slope = np.polyfit(*zip(*logs, strict=True), 1)[0] if len(logs) > 1 else float("nan")
+    nodes, seconds = (np.log([row[key] for row in rows]) for key in ("nodes", "both_s"))
+    slope = np.polyfit(nodes, seconds, 1)[0] if len(rows) > 1 else float("nan")
     print(f"\nseconds grow as nodes to the power {slope:.2f}; torch {torch.__version__}, "
           f"{os.cpu_count()} cores, {platform.machine()}")  # fmt: skip
     if arguments.json:

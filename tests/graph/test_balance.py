@@ -100,9 +100,8 @@ def test_nothing_goes_from_attention_when_it_is_left_alone() -> None:
 
 
 def test_groups_of_a_convolution_lose_different_channels() -> None:
-    network = nn.Sequential(
-        nn.Conv2d(3, 8, 1), nn.Conv2d(8, 12, 3, groups=2), nn.Conv2d(12, 2, 1)
-    ).eval()
+    grouped = nn.Conv2d(8, 12, 3, groups=2)
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), grouped, nn.Conv2d(12, 2, 1)).eval()
     graph = build_unit_graph(network, EXAMPLE)
     first, second = graph.groups
     assert (first.num_blocks, first.size) == (2, 4)
@@ -110,7 +109,7 @@ def test_groups_of_a_convolution_lose_different_channels() -> None:
     removed = np.zeros(graph.num_units, dtype=bool)
     removed[[*first.blocks[0, :2], *first.blocks[1, 2:]]] = True
     shrunk = remove_units(graph, removed).module
-    weight, original = shrunk.get_parameter("1.weight"), network[1].weight
+    weight, original = shrunk.get_parameter("1.weight"), grouped.weight
     assert weight.shape == (12, 2, 3, 3)
     torch.testing.assert_close(weight[:6], original[:6, 2:])
     torch.testing.assert_close(weight[6:], original[6:, :2])

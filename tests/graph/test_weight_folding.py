@@ -10,7 +10,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.surgery.equivalence import prove
 from fairdeploy.surgery.removal import remove_units
-from tests.surgery.test_equivalence import random_removal
+from tests.surgery.exactness import random_removal
 
 EXAMPLE = (torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)),)
 

@@ -56,7 +56,6 @@ def tie_grids(walk: Propagation, vectors: list[Labels], dim: int, rank: int, len
     first = grids[0]
     for grid in grids[1:]:
         walk.tie(first, grid, COMBINED)
-        first, grid = np.broadcast_arrays(first, grid)
         first = np.where(first == FIXED, grid, first)
     return simplified(np.ascontiguousarray(first), dim)
 
