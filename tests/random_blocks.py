@@ -126,12 +126,12 @@ class GlobalResponse(MapBlock):
     def __init__(self, into: int, width: int) -> None:
         super().__init__()
         self.conv, self.scale = nn.Conv2d(into, width, 1), nn.Parameter(torch.ones(width, 1, 1))
-        self.out = width
+        self.out, self.eps = width, 0.01
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(x)
         length = y.norm(p=2, dim=(2, 3), keepdim=True)
-        return y + self.scale * y * length / (length.mean(1, keepdim=True) + 0.01)
+        return y + self.scale * y * length / (length.mean(1, keepdim=True) + self.eps)
 
 
 MORE_BLOCKS: dict[str, Callable[[int, int], MapBlock]] = {

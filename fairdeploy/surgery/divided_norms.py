@@ -47,7 +47,11 @@ def norm_after_mean(module: fx.GraphModule, mean: fx.Node) -> DividedNorm | None
             value = _divided_by(_last_cast(value))
     else:
         value = _divided_by(_last_cast(plus_eps))
-    weight = _multiplied_weight(module, value) if value is not None else None
+    if value is None:
+        return None
+    weight = _multiplied_weight(module, value)
+    if weight is None and op_name(value) != "rsqrt":
+        weight = _weight_of_numerator(module, value)
     return None if weight is None else DividedNorm(plus_eps, power, weight)
 
 
@@ -95,6 +99,23 @@ def _multiplied_weight(module: fx.GraphModule, value: fx.Node) -> fx.Node | None
         if weight is not None or name == "addcmul":
             return weight
         value = user
+    return None
+
+
+def _weight_of_numerator(module: fx.GraphModule, quotient: fx.Node) -> fx.Node | None:
+    """The parameter that was multiplied into what a quotient divides."""
+    numerators = [quotient.args[0]]
+    while numerators:
+        product = numerators.pop()
+        if not isinstance(product, fx.Node) or _only_user(product) is None:
+            continue
+        if op_name(product) not in {"mul", "multiply"}:
+            continue
+        for factor in product.args[:2]:
+            weight = _parameter_behind(module, factor)
+            if weight is not None:
+                return weight
+        numerators += product.args[:2]
     return None
 
 

@@ -47,13 +47,15 @@ class GlobalResponseNorm(nn.Module):
 class RootMeanSquare(nn.Module):
     """Written by hand, channels first."""
 
-    def __init__(self, dim: int, divides: bool = False) -> None:
+    def __init__(self, dim: int, way: str = "multiplies") -> None:
         super().__init__()
-        self.weight, self.eps, self.divides = nn.Parameter(torch.ones(dim)), 0.05, divides
+        self.weight, self.eps, self.way = nn.Parameter(torch.ones(dim)), 0.05, way
 
     def forward(self, x: Tensor) -> Tensor:
         squares = x.pow(2).mean(1, keepdim=True) + self.eps
-        y = x / squares.sqrt() if self.divides else x * torch.rsqrt(squares)
+        if self.way == "divides last":
+            return self.weight.view(1, -1, 1, 1) * x / squares.sqrt()
+        y = x / squares.sqrt() if self.way == "divides" else x * torch.rsqrt(squares)
         return y * self.weight.view(1, -1, 1, 1)
 
 
@@ -122,7 +124,8 @@ def test_own_class_that_divides_by_the_new_length_is_refused_with_a_reason() -> 
 HAND_WRITTEN = {
     "global response norm": lambda: GlobalResponseNorm(8),
     "root mean square": lambda: RootMeanSquare(8),
-    "root mean square, divided": lambda: RootMeanSquare(8, divides=True),
+    "root mean square, divided": lambda: RootMeanSquare(8, "divides"),
+    "root mean square, divided last": lambda: RootMeanSquare(8, "divides last"),
 }
 
 
