@@ -29,6 +29,7 @@ from fairdeploy.graph.model_outputs import (
     register_dataclasses,
 )
 from fairdeploy.graph.refusals import refused_inputs, refused_sizes, refused_trace
+from fairdeploy.graph.train_mode import switchable
 from fairdeploy.graph.value_ranges import with_value_ranges
 from fairdeploy.graph.weight_folding import fold_weights
 from fairdeploy.input_specs import VaryingSize
@@ -112,7 +113,7 @@ def capture(
         graph_module = traced.program.module(check_guards=False)
     assert isinstance(graph_module, fx.GraphModule)
     _take_flat_inputs(graph_module, inputs.names)
-    captured = make_functional(graph_module)
+    captured = switchable(make_functional(graph_module))
     fold_weights(captured)
     inputs = with_value_ranges(captured, traced.inputs)
     inputs = replace(inputs, is_batch_fixed=not traced.has_dynamic_batch)
