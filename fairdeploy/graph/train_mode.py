@@ -23,7 +23,7 @@ _ONLY_IN_TRAINING = "fairdeploy_only_in_training"
 
 
 class SwitchableGraph(fx.GraphModule):
-    """A graph module in either mode; copies and pickles keep class and mode."""
+    """A graph module in either mode; copies and pickles keep class, mode and state dict."""
 
     def train(self, mode: bool = True) -> Self:
         """Change the graph to training or evaluation, like ``nn.Module.train``."""
@@ -37,6 +37,13 @@ class SwitchableGraph(fx.GraphModule):
             self.recompile()
         return self
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> SwitchableGraph:
+        """A copy in the same mode, whose buffers are in the state dict or not as before."""
+        result = super().__deepcopy__(memo)
+        assert isinstance(result, SwitchableGraph)
+        hide_from_state_dict(result, _hidden_buffers(self))
+        return result
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Nodes and tensors; torch's own way runs the code again and loses the class."""
         mode = self.training
@@ -44,7 +51,8 @@ class SwitchableGraph(fx.GraphModule):
         try:
             names = {str(node.target) for node in self.graph.nodes if node.op == "get_attr"}
             tensors = {name: _fetch(self, name) for name in names}
-            return _rebuilt, (pickled_nodes(self.graph), tensors, mode)
+            nodes = pickled_nodes(self.graph)
+            return _rebuilt, (nodes, tensors, _hidden_buffers(self), mode)
         finally:
             self.train(mode)
 
@@ -53,6 +61,9 @@ def switchable(module: fx.GraphModule) -> SwitchableGraph:
     """``module``, which is in eval mode, with working ``train()``; shares its graph and tensors."""
     result = SwitchableGraph(module, module.graph)
     result.meta = module.meta
+    named = {name for name, _ in module.named_buffers(remove_duplicate=False)}
+    constants = {name for name, _ in result.named_buffers(remove_duplicate=False)} - named
+    hide_from_state_dict(result, _hidden_buffers(module) | constants)
     for child in result.modules():
         child.training = False
     return result
@@ -67,9 +78,28 @@ def set_modes(module: nn.Module, modes: dict[nn.Module, bool]) -> None:
             child.training = modes[child]
 
 
-def _rebuilt(nodes: Any, tensors: dict[str, Any], mode: bool) -> SwitchableGraph:
+def _hidden_buffers(module: nn.Module) -> set[str]:
+    """Names of buffers that the state dict leaves out."""
+    return {
+        f"{path}.{name}" if path else name
+        for path, child in module.named_modules(remove_duplicate=False)
+        for name in child._non_persistent_buffers_set
+    }
+
+
+def hide_from_state_dict(module: nn.Module, names: set[str]) -> None:
+    """Make these buffers non-persistent (changes ``module``)."""
+    for full_name in names:
+        path, _, name = full_name.rpartition(".")
+        owner = module.get_submodule(path)
+        if name in owner._buffers:
+            owner._non_persistent_buffers_set.add(name)
+
+
+def _rebuilt(nodes: Any, tensors: dict[str, Any], hidden: set[str], mode: bool) -> SwitchableGraph:
     """The inverse of ``SwitchableGraph.__reduce__``."""
     result = SwitchableGraph(tensors, unpickled_graph(nodes))
+    hide_from_state_dict(result, hidden)
     return result.train(mode)
 
 

@@ -1,0 +1,190 @@
+"""One module of the user's as a piece of the proved graph.
+
+For a module whose own forward has sizes built in (``reshape(B, N, C)`` with the ``C`` of its input
+after heads have gone), there is no attribute to patch. Its part of the shrunk graph computes the
+right thing: it takes the module's place, with the same parameters under the same names, so the
+rest of the network keeps its classes. Image sizes are built into such a part.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
+from torch.utils import _pytree as pytree
+
+from fairdeploy.graph.capture import quiet_export
+from fairdeploy.graph.propagation import fetch_tensor
+from fairdeploy.graph.train_mode import SwitchableGraph, hide_from_state_dict
+from fairdeploy.surgery.module_calls import ModuleCall, NodeValue, is_inside
+
+MAX_SHARE = 0.75
+"""Of the network's calls: beyond that, the graph module itself is the honest answer."""
+
+
+class NoPartError(Exception):
+    """The module's part cannot be cut out of the graph; the text says why."""
+
+
+def graph_part(
+    module: nn.Module, call: ModuleCall, original: fx.GraphModule, shrunk: fx.GraphModule
+) -> SwitchableGraph:
+    """The part of ``shrunk`` that computes ``call``.
+
+    Args:
+        module: The copy of the user's module at ``call.path``; its tensors are taken over.
+        original: The graph before the removal, whose traced shapes tell how sizes depend on
+            the batch.
+
+    Raises:
+        NoPartError: The module reads something that is not an argument of its.
+    """
+    calls = [node for node in shrunk.graph.nodes if node.op == "call_function"]
+    inside = [node for node in calls if is_inside(node, call.path)]
+    if not inside or len(inside) > MAX_SHARE * len(calls):
+        raise NoPartError("it holds most of the network")
+    return _Cutter(module, call, original, shrunk).cut()
+
+
+def graph_parts(module: nn.Module) -> tuple[str, ...]:
+    """Paths of the submodules of a network of the user's class that are pieces of a graph."""
+    return tuple(
+        name for name, child in module.named_modules() if name and isinstance(child, fx.GraphModule)
+    )
+
+
+class _Cutter:
+    """Copies what the results need, back to the arguments."""
+
+    def __init__(
+        self, module: nn.Module, call: ModuleCall, original: fx.GraphModule, shrunk: fx.GraphModule
+    ) -> None:
+        self._module = module
+        self._call = call
+        self._shrunk = shrunk
+        self._nodes = {node.name: node for node in shrunk.graph.nodes}
+        self._traced = {node.name: node.meta.get("val") for node in original.graph.nodes}
+        self._graph = fx.Graph()
+        self._copies: dict[str, fx.Node] = {}
+        self._arguments: dict[str, fx.Node] = {}
+        self._tensors: dict[str, Tensor] = {}
+
+    def cut(self) -> SwitchableGraph:
+        leaves, in_spec = pytree.tree_flatten(self._call.arguments)
+        for index, leaf in enumerate(leaves):
+            node = self._graph.placeholder(f"input_{index}")
+            if isinstance(leaf, NodeValue):
+                node.meta = dict(self._nodes[leaf.name].meta)
+                self._copies[leaf.name] = self._arguments[leaf.name] = node
+        for node in self._shrunk.graph.nodes:
+            if node.op == "get_attr" and str(node.target).startswith(f"{self._call.path}."):
+                self._copy(node)  # also counters of batches, which only training reads
+        results, out_spec = pytree.tree_flatten(self._call.result)
+        self._graph.output(
+            [self._copy(self._nodes[x.name]) if isinstance(x, NodeValue) else x for x in results]
+        )
+        names = _argument_names(self._module, self._call.arguments)
+        self._graph.set_codegen(_PyTreeCodeGen(_PyTreeInfo(names, in_spec, out_spec)))
+        with quiet_export():
+            result = SwitchableGraph(self._tensors, self._graph)
+        saved = self._module.state_dict(keep_vars=True)
+        hide_from_state_dict(result, {n for n, _ in result.named_buffers() if n not in saved})
+        return result.eval()
+
+    def _copy(self, wanted: fx.Node) -> fx.Node:
+        """The copy of a node; what it needs is copied first, without recursion."""
+        stack = [wanted]
+        while stack:
+            node = stack[-1]
+            missing = [n for n in node.all_input_nodes if n.name not in self._copies]
+            if node.name in self._copies:
+                stack.pop()
+            elif self._is_size_of_argument(node) or not missing:
+                self._copies[node.name] = self._copied(node)
+                stack.pop()
+            else:
+                stack.extend(missing)
+        return self._copies[wanted.name]
+
+    def _copied(self, node: fx.Node) -> fx.Node:
+        if node.op == "get_attr":
+            return self._tensor(node)
+        size = self._size(node)
+        if size is not None:
+            return size
+        if node.op != "call_function":
+            raise NoPartError(f"it reads '{node.name}', which it is not given")
+        is_size = _is_size(self._traced.get(node.name)) or node.name not in self._traced
+        if not is_size and not is_inside(node, self._call.path):
+            raise NoPartError(f"it reads '{node.name}', which is computed elsewhere")
+        return self._graph.node_copy(node, lambda argument: self._copies[argument.name])
+
+    def _tensor(self, node: fx.Node) -> fx.Node:
+        name = str(node.target)
+        own = name.removeprefix(f"{self._call.path}.")
+        tensor = _own_tensor(self._module, own) if own != name else None
+        if tensor is None:
+            if isinstance(fetch_tensor(self._shrunk, name), nn.Parameter):
+                raise NoPartError(f"it reads '{name}', a parameter of another module")
+            constant = fetch_tensor(self._shrunk, name)
+            assert constant is not None
+            tensor, own = constant.clone(), own.replace(".", "_")
+        self._tensors[own] = tensor
+        return self._graph.create_node("get_attr", own, name=node.name)
+
+    def _is_size_of_argument(self, node: fx.Node) -> bool:
+        return _is_size(self._traced.get(node.name)) and self._place(node) is not None
+
+    def _size(self, node: fx.Node) -> fx.Node | None:
+        """A size that depends on the batch, read from an argument."""
+        place = self._place(node) if _is_size(self._traced.get(node.name)) else None
+        if place is None:
+            return None
+        argument, dim, ratio = place
+        size = self._graph.call_function(torch.ops.aten.sym_size.int, (argument, dim))
+        if ratio == 1:
+            return size
+        return self._graph.call_function(operator.floordiv, (size, ratio))
+
+    def _place(self, node: fx.Node) -> tuple[fx.Node, int, int] | None:
+        """Argument, dimension and divisor that give the size; the smallest divisor there is."""
+        expression = self._traced[node.name].node.expr
+        found = []
+        for name, argument in self._arguments.items():
+            value = self._traced.get(name)
+            for dim, size in enumerate(value.shape if isinstance(value, Tensor) else ()):
+                ratio = size.node.expr / expression if _is_size(size) else None
+                if ratio is not None and ratio.is_Integer and ratio > 0:
+                    found.append((int(ratio), dim, argument))
+        if not found:
+            return None
+        ratio, dim, argument = min(found, key=lambda entry: entry[:2])
+        return argument, dim, ratio
+
+
+def _own_tensor(module: nn.Module, name: str) -> Tensor | None:
+    """A tensor of ``module`` by its dotted name."""
+    value: Any = module
+    for part in name.split("."):
+        value = getattr(value, part, None)
+    return value if isinstance(value, Tensor) else None
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, torch.SymInt)
+
+
+def _argument_names(module: nn.Module, arguments: Any) -> list[str]:
+    """Parameter names of the module's forward for what it was called with."""
+    args, kwargs = arguments
+    names = [f"input_{index}" for index in range(len(args))]
+    parameters = list(inspect.signature(module.forward).parameters.values())
+    for index, parameter in enumerate(parameters[: len(args)]):
+        if parameter.kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD:
+            break
+        names[index] = parameter.name
+    return [*names, *kwargs]
