@@ -31,12 +31,13 @@ class NoPartError(Exception):
 
 
 def graph_part(
-    module: nn.Module, call: ModuleCall, original: fx.GraphModule, shrunk: fx.GraphModule
+    network: nn.Module, call: ModuleCall, original: fx.GraphModule, shrunk: fx.GraphModule
 ) -> SwitchableGraph:
     """The part of ``shrunk`` that computes ``call``.
 
     Args:
-        module: The copy of the user's module at ``call.path``; its tensors are taken over.
+        network: The copy of the user's network; tensors of its module at ``call.path`` are taken
+            over.
         original: The graph before the removal, whose traced shapes tell how sizes depend on
             the batch.
 
@@ -47,7 +48,7 @@ def graph_part(
     inside = [node for node in calls if is_inside(node, call.path)]
     if not inside or len(inside) > MAX_SHARE * len(calls):
         raise NoPartError("it holds most of the network")
-    return _Cutter(module, call, original, shrunk).cut()
+    return _Cutter(network, call, original, shrunk).cut()
 
 
 def graph_parts(module: nn.Module) -> tuple[str, ...]:
@@ -61,9 +62,21 @@ class _Cutter:
     """Copies what the results need, back to the arguments."""
 
     def __init__(
-        self, module: nn.Module, call: ModuleCall, original: fx.GraphModule, shrunk: fx.GraphModule
+        self,
+        network: nn.Module,
+        call: ModuleCall,
+        original: fx.GraphModule,
+        shrunk: fx.GraphModule,
     ) -> None:
-        self._module = module
+        self._network = network
+        self._module = network.get_submodule(call.path)
+        self._own_names = {
+            id(tensor): name
+            for name, tensor in (
+                *self._module.named_parameters(remove_duplicate=False),
+                *self._module.named_buffers(remove_duplicate=False),
+            )
+        }
         self._call = call
         self._shrunk = shrunk
         self._nodes = {node.name: node for node in shrunk.graph.nodes}
@@ -81,7 +94,7 @@ class _Cutter:
                 node.meta = dict(self._nodes[leaf.name].meta)
                 self._copies[leaf.name] = self._arguments[leaf.name] = node
         for node in self._shrunk.graph.nodes:
-            if node.op == "get_attr" and str(node.target).startswith(f"{self._call.path}."):
+            if node.op == "get_attr" and self._own_name(node) is not None:
                 self._copy(node)  # also counters of batches, which only training reads
         results, out_spec = pytree.tree_flatten(self._call.result)
         self._graph.output(
@@ -123,16 +136,21 @@ class _Cutter:
             raise NoPartError(f"it reads '{node.name}', which is computed elsewhere")
         return self._graph.node_copy(node, lambda argument: self._copies[argument.name])
 
+    def _own_name(self, node: fx.Node) -> str | None:
+        """The tensor's name within the module, which may share it with another one."""
+        tensor = _own_tensor(self._network, str(node.target))
+        return None if tensor is None else self._own_names.get(id(tensor))
+
     def _tensor(self, node: fx.Node) -> fx.Node:
-        name = str(node.target)
-        own = name.removeprefix(f"{self._call.path}.")
-        tensor = _own_tensor(self._module, own) if own != name else None
-        if tensor is None:
-            if isinstance(fetch_tensor(self._shrunk, name), nn.Parameter):
+        name, own = str(node.target), self._own_name(node)
+        if own is not None:
+            tensor = _own_tensor(self._module, own)
+        else:
+            tensor = fetch_tensor(self._shrunk, name)
+            if isinstance(tensor, nn.Parameter):
                 raise NoPartError(f"it reads '{name}', a parameter of another module")
-            constant = fetch_tensor(self._shrunk, name)
-            assert constant is not None
-            tensor, own = constant.clone(), own.replace(".", "_")
+            own = name.replace(".", "_")
+        assert tensor is not None
         self._tensors[own] = tensor
         return self._graph.create_node("get_attr", own, name=node.name)
 

@@ -35,7 +35,7 @@ def repair_modules(
 ) -> None:
     """Change attributes of ``candidate``, or replace submodules, until each agrees if it can."""
     inputs = _inputs(graph)
-    calls = [call for call in record_calls(module, graph.module, inputs) if _matters(module, call)]
+    calls = record_calls(module, graph.module, inputs)
     names = {name for call in calls for name in call.node_names}
     _, before = run_values(graph.module, inputs, ())
     values, after = run_values(shrunk, inputs, names)
@@ -52,7 +52,7 @@ def repair_modules(
             continue
         hopeless.add(type(own))
         try:
-            part = graph_part(own, call, graph.module, shrunk)
+            part = graph_part(candidate, call, graph.module, shrunk)
         except NoPartError:
             continue  # then the module around it disagrees too
         if agrees(part):
@@ -67,13 +67,6 @@ def _inputs(graph: UnitGraph) -> tuple[Tensor, ...]:
         noise = torch.randn(example.shape, generator=generator)
         inputs.append(noise.to(example.dtype).to(example.device))
     return tuple(inputs)
-
-
-def _matters(module: nn.Module, call: ModuleCall) -> bool:
-    """Whether the module has a forward of its own that may go wrong."""
-    layer = module.get_submodule(call.path)
-    is_plain = type(layer).__module__.startswith("torch.nn.modules") and not any(layer.children())
-    return not is_plain or isinstance(layer, nn.MultiheadAttention)
 
 
 def _checker(call: ModuleCall, values: Mapping[str, Tensor]) -> Callable[[nn.Module], bool]:

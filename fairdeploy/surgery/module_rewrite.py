@@ -117,10 +117,10 @@ def _with_tensors(module: nn.Module, graph: UnitGraph, shrunk: fx.GraphModule) -
         memo[id(tensor)] = (
             nn.Parameter(data, requires_grad=tensor.requires_grad) if is_parameter else data
         )
+    replaced = {id(new) for new in memo.values()}
     with quiet_export():
         result = copy.deepcopy(module, memo)
     assert isinstance(result, nn.Module)
-    replaced = {id(new) for new in memo.values()}
     for _, cache in tensor_caches(result):
         for key in [key for key, tensor in cache.items() if id(tensor) not in replaced]:
             del cache[key]  # computed from the old sizes; the forward fills it again

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
-from fairdeploy.graph.freezes import module_path
 from fairdeploy.graph.functionalize import op_name
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.surgery.attribute_slots import Number
+from fairdeploy.surgery.module_calls import issuers
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -66,7 +66,7 @@ def changed_constants(graph: UnitGraph, shrunk: fx.GraphModule) -> dict[str, Num
         if original.op == "call_function" and node is not None:
             for old, new in _changes(original, node):
                 if old != new:
-                    changes[module_path(original)].constants[old][new] = None
+                    changes[_issuer(original)].constants[old][new] = None
     return changes
 
 
@@ -77,12 +77,17 @@ def add_changed_lengths(
     for node in graph.module.graph.nodes:
         if node.op != "call_function":
             continue
-        lengths = changes[module_path(node)].lengths
+        lengths = changes[_issuer(node)].lengths
         for value in (node, *node.all_input_nodes):
             pairs = zip(before.get(value.name, ()), after.get(value.name, ()), strict=False)
             for old, new in pairs:
                 if old != new:
                     lengths[old][new] = None
+
+
+def _issuer(node: fx.Node) -> str:
+    paths = issuers(node)
+    return paths[-1] if paths else ""
 
 
 def _changes(original: fx.Node, node: fx.Node) -> list[tuple[Number, Number]]:
