@@ -64,10 +64,10 @@ def unpickled_graph(data: PickledNodes) -> fx.Graph:
 
 
 def _data(arguments: Any) -> Any:
-    return map_aggregate(
-        arguments,
-        lambda item: _NodeName(item.name) if isinstance(item, fx.Node) else _named(item),
-    )
+    def data(item: Any) -> Any:
+        return _NodeName(item.name) if isinstance(item, fx.Node) else _named(item)
+
+    return map_aggregate(arguments, data)
 
 
 def _named(target: Any) -> Any:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from fairdeploy.errors import ModelError
@@ -54,7 +54,7 @@ def load_exported_program(path: Path, *, trust_pickle: bool) -> ExportedNetwork:
     try:
         with _silenced_export_log():
             program = torch.export.load(path)
-        module = cast("fx.GraphModule", program.module(check_guards=False))
+        module = program.module(check_guards=False)
     except Exception as error:  # the reader lets any exception of a damaged file through
         raise ModelError(
             f"'{path}' cannot be read as an exported program ({one_line(error, 120)}); "

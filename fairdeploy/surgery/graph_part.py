@@ -170,12 +170,12 @@ class _Cutter:
 
     def _place(self, node: fx.Node) -> tuple[fx.Node, int, int] | None:
         """Argument, dimension and divisor that give the size; the smallest divisor there is."""
-        expression = self._traced[node.name].node.expr
+        expression = _expression(self._traced[node.name])
         found = []
         for name, argument in self._arguments.items():
             value = self._traced.get(name)
             for dim, size in enumerate(value.shape if isinstance(value, Tensor) else ()):
-                ratio = size.node.expr / expression if _is_size(size) else None
+                ratio = _expression(size) / expression if _is_size(size) else None
                 if ratio is not None and ratio.is_Integer and ratio > 0:
                     found.append((int(ratio), dim, argument))
         if not found:
@@ -190,6 +190,10 @@ def _own_tensor(module: nn.Module, name: str) -> Tensor | None:
     for part in name.split("."):
         value = getattr(value, part, None)
     return value if isinstance(value, Tensor) else None
+
+
+def _expression(size: Any) -> Any:
+    return size.node.expr
 
 
 def _is_size(value: Any) -> bool:

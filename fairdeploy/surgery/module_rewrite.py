@@ -23,7 +23,7 @@ from fairdeploy.surgery.attribute_slots import assign, slots
 from fairdeploy.surgery.equivalence import PROOF_LIMIT, relative_error
 from fairdeploy.surgery.layer_sizes import set_layer_sizes
 from fairdeploy.surgery.module_repair import repair_modules
-from fairdeploy.surgery.number_changes import changed_constants
+from fairdeploy.surgery.number_changes import NumberChanges, changed_constants
 
 
 def rebuild_own_class(
@@ -50,9 +50,8 @@ def _rebuilt(module: nn.Module, graph: UnitGraph, shrunk: fx.GraphModule) -> tup
         changes = changed_constants(graph, shrunk)
         for path, found in changes.items():
             owner = _submodule(result, path)
-            for slot in slots(owner) if owner is not None else ():
-                if found.plain(slot.value) != slot.value:
-                    assign(owner, slot.path, found.plain(slot.value))
+            if owner is not None:
+                _assign_first_guesses(owner, found)
     except Exception as failure:  # user code may fail in any way when it is copied or set
         return module, f"it cannot be copied with the new sizes: {_first_line(failure)}"
     with restored_caches(result):
@@ -66,6 +65,14 @@ def _rebuilt(module: nn.Module, graph: UnitGraph, shrunk: fx.GraphModule) -> tup
         with restored_caches(result):
             problem = disagreement(result, graph, shrunk)
     return result, problem
+
+
+def _assign_first_guesses(owner: nn.Module, found: NumberChanges) -> None:
+    """Put what the constants became where it can be only one number (changes ``owner``)."""
+    for slot in slots(owner):
+        guess = found.plain(slot.value)
+        if guess != slot.value:
+            assign(owner, slot.path, guess)
 
 
 def disagreement(module: nn.Module, graph: UnitGraph, shrunk: fx.GraphModule) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import functools
 import io
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +27,7 @@ from tests.surgery.own_networks import (
 )
 
 BATCH = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-NETWORKS = {
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
     **{
         f"attention by {spelling}": functools.partial(AttentionNetwork, spelling)
         for spelling in ("attributes", "object", "dict", "input width")
@@ -37,7 +39,7 @@ NETWORKS = {
 }
 
 
-def rebuilt(network: nn.Module, seed: int = 0) -> tuple[nn.Module, nn.Module]:
+def rebuilt(network: nn.Module, seed: int = 0) -> tuple[Any, nn.Module]:
     """The network's own class without half of its units, and the proved graph module."""
     graph, _, shrunk = halved(network, seed)
     own, reason = rebuild_own_class(network, graph, shrunk)

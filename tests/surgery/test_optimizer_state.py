@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from fairdeploy.surgery.module_rewrite import rebuild_own_class
 from fairdeploy.surgery.optimizer_state import kept_positions, sliced_optimizer
 from tests.surgery.own_networks import Trainable, halved
 
-MAKERS: dict[str, Callable[[list], Optimizer]] = {
+MAKERS: dict[str, Callable[[list[dict[str, Any]]], Optimizer]] = {
     "momentum": lambda groups: SGD(groups, lr=0.1, momentum=0.9, nesterov=True),
     "plain": lambda groups: SGD(groups, lr=0.1),
     "adam": lambda groups: Adam(groups, lr=0.01),
@@ -24,7 +25,7 @@ MAKERS: dict[str, Callable[[list], Optimizer]] = {
 }
 
 
-def groups_of(model: nn.Module) -> list[dict]:
+def groups_of(model: nn.Module) -> list[dict[str, Any]]:
     """Norms and biases without decay; the head's weight has a rate of its own."""
     named = dict(model.named_parameters())
     head = [named.pop("head.weight")]
@@ -50,8 +51,9 @@ def step(optimizer: Optimizer, model: nn.Module, seed: int) -> None:
     optimizer.step()
 
 
-def cut(tensor: torch.Tensor, indices: tuple[np.ndarray, ...]) -> torch.Tensor:
+def cut(tensor: torch.Tensor | None, indices: tuple[np.ndarray, ...]) -> torch.Tensor:
     """The slice that numpy takes."""
+    assert tensor is not None
     return torch.from_numpy(tensor.detach().numpy()[np.ix_(*indices)])
 
 
