@@ -21,15 +21,15 @@ from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.surgery.removal import StayingIndices, slice_tensor
 
 AnyOptimizer = TypeVar("AnyOptimizer", bound=Optimizer)
-Positions = tuple[NDArray[np.int64], ...]
+Masks = tuple[NDArray[np.bool_], ...]
 _OF_EVERY_OPTIMIZER = {"defaults", "state", "param_groups"}
 
 
-def kept_positions(graph: UnitGraph, removed: NDArray[np.bool_]) -> dict[str, Positions]:
-    """By tensor name: the indices that stay in each dimension."""
-    stays = StayingIndices(removed)
+def kept_masks(graph: UnitGraph, removed: NDArray[np.bool_]) -> dict[str, Masks]:
+    """By tensor name: which indices stay in each dimension, as ``slice_tensor`` takes them."""
+    stays = StayingIndices(graph, removed)
     return {
-        name: tuple(stays.positions(units) for units in dims)
+        name: tuple(stays.mask(units) for units in dims)
         for name, dims in graph.tensor_units.items()
     }
 
@@ -38,7 +38,7 @@ def sliced_optimizer(
     optimizer: AnyOptimizer,
     model: nn.Module,
     network: nn.Module,
-    kept: Mapping[str, Positions],
+    kept: Mapping[str, Masks],
 ) -> AnyOptimizer:
     """An optimizer of the same class over ``network``; the given one stays as it is.
 
@@ -48,7 +48,7 @@ def sliced_optimizer(
     Args:
         model: The original, whose parameters ``optimizer`` holds.
         network: Without the removed units; of the model's class or a graph module.
-        kept: From ``kept_positions``.
+        kept: From ``kept_masks``.
 
     Raises:
         OptimizerError: It holds a parameter that is not the model's, or state of another kind
@@ -91,7 +91,7 @@ def _with_contents(
 
 
 def _sliced_state(
-    optimizer: Optimizer, parameter: Tensor, name: str, kept: Positions | None
+    optimizer: Optimizer, parameter: Tensor, name: str, kept: Masks | None
 ) -> dict[str, Any]:
     return {
         key: _sliced(optimizer, parameter, name, kept, key, value)
@@ -103,7 +103,7 @@ def _sliced(
     optimizer: Optimizer,
     parameter: Tensor,
     name: str,
-    kept: Positions | None,
+    kept: Masks | None,
     key: str,
     value: Any,
 ) -> Any:

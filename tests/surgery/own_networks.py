@@ -164,7 +164,8 @@ def half_of_each_group(graph: UnitGraph, seed: int = 0) -> NDArray[np.bool_]:
     rng = np.random.default_rng(seed)
     removed = np.zeros(graph.num_units, dtype=bool)
     for group in graph.groups:
-        removed[rng.choice(group.units, group.size // 2, replace=False)] = True
+        for block in group.blocks:
+            removed[rng.choice(block, len(block) // 2, replace=False)] = True
     return removed
 
 

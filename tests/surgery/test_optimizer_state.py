@@ -13,7 +13,7 @@ from torch.optim import SGD, Adafactor, Adam, AdamW, Optimizer, RMSprop
 
 from fairdeploy.errors import OptimizerError
 from fairdeploy.surgery.module_rewrite import rebuild_own_class
-from fairdeploy.surgery.optimizer_state import kept_positions, sliced_optimizer
+from fairdeploy.surgery.optimizer_state import kept_masks, sliced_optimizer
 from tests.surgery.own_networks import Trainable, halved
 
 MAKERS: dict[str, Callable[[list[dict[str, Any]]], Optimizer]] = {
@@ -51,10 +51,10 @@ def step(optimizer: Optimizer, model: nn.Module, seed: int) -> None:
     optimizer.step()
 
 
-def cut(tensor: torch.Tensor | None, indices: tuple[np.ndarray, ...]) -> torch.Tensor:
+def cut(tensor: torch.Tensor | None, masks: tuple[np.ndarray, ...]) -> torch.Tensor:
     """The slice that numpy takes."""
     assert tensor is not None
-    return torch.from_numpy(tensor.detach().numpy()[np.ix_(*indices)])
+    return torch.from_numpy(tensor.detach().numpy()[np.ix_(*masks)])
 
 
 @pytest.mark.parametrize("form", ["own class", "graph module"])
@@ -71,7 +71,7 @@ def test_step_on_the_shrunk_network_is_the_slice_of_the_step_on_the_original(
     own, reason = rebuild_own_class(model, graph, shrunk)
     assert own is not None, reason
     network = own if form == "own class" else shrunk
-    kept = kept_positions(graph, removed)
+    kept = kept_masks(graph, removed)
     small = sliced_optimizer(optimizer, model, network, kept)
     assert type(small) is type(optimizer)
 
@@ -93,7 +93,7 @@ def test_groups_keep_their_settings_and_parameters_outside_stay_out() -> None:
     optimizer = SGD(groups_of(model)[1:], lr=0.1, momentum=0.9)
     step(optimizer, model, seed=0)
     graph, removed, shrunk = halved(model)
-    small = sliced_optimizer(optimizer, model, shrunk, kept_positions(graph, removed))
+    small = sliced_optimizer(optimizer, model, shrunk, kept_masks(graph, removed))
     assert [(g["lr"], g["weight_decay"], g["momentum"]) for g in small.param_groups] == [
         (0.1, 0.0, 0.9),
         (0.3, 0, 0.9),
@@ -113,7 +113,7 @@ def test_original_optimizer_stays_as_it_was() -> None:
     step(optimizer, model, seed=0)
     graph, removed, shrunk = halved(model)
     before = {key: state["exp_avg"].clone() for key, state in optimizer.state.items()}
-    small = sliced_optimizer(optimizer, model, shrunk, kept_positions(graph, removed))
+    small = sliced_optimizer(optimizer, model, shrunk, kept_masks(graph, removed))
     step(small, shrunk, seed=1)
     assert all(torch.equal(state["exp_avg"], before[key]) for key, state in optimizer.state.items())
     assert all(float(state["step"]) == 1 for state in optimizer.state.values())
@@ -127,7 +127,7 @@ def test_factored_state_is_refused_in_one_line() -> None:
     step(optimizer, model, seed=0)
     graph, removed, shrunk = halved(model)
     with pytest.raises(OptimizerError, match=r"state 'row_var' of Adafactor for '.*'") as caught:
-        sliced_optimizer(optimizer, model, shrunk, kept_positions(graph, removed))
+        sliced_optimizer(optimizer, model, shrunk, kept_masks(graph, removed))
     assert "\n" not in str(caught.value)
 
 
@@ -135,7 +135,7 @@ def test_optimizer_of_another_model_is_refused() -> None:
     graph, removed, shrunk = halved(Trainable())
     stranger = SGD(Trainable().parameters(), lr=0.1)
     with pytest.raises(OptimizerError, match="is not the model's"):
-        sliced_optimizer(stranger, Trainable(), shrunk, kept_positions(graph, removed))
+        sliced_optimizer(stranger, Trainable(), shrunk, kept_masks(graph, removed))
 
 
 def test_optimizer_that_wraps_another_is_refused() -> None:
@@ -148,5 +148,5 @@ def test_optimizer_that_wraps_another_is_refused() -> None:
     graph, removed, shrunk = halved(model)
     with pytest.raises(OptimizerError, match="Wrapper keeps tensors in 'inner'"):
         sliced_optimizer(
-            Wrapper(SGD(model.parameters(), lr=0.1)), model, shrunk, kept_positions(graph, removed)
+            Wrapper(SGD(model.parameters(), lr=0.1)), model, shrunk, kept_masks(graph, removed)
         )
