@@ -9,6 +9,7 @@ that always uses its own statistics stays as it is. What the user's code leaves 
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Self
 
 import torch
@@ -37,11 +38,19 @@ class SwitchableGraph(fx.GraphModule):
             self.recompile()
         return self
 
+    def carry(self, attributes: dict[str, Any]) -> None:
+        """Change the module: it has these plain attributes, too, and so have its copies."""
+        carried = self.__dict__.setdefault("_carried", {})
+        for name, value in attributes.items():
+            if name not in self.__dict__:
+                carried[name] = self.__dict__[name] = value
+
     def __deepcopy__(self, memo: dict[int, Any]) -> SwitchableGraph:
         """A copy in the same mode, whose buffers are in the state dict or not as before."""
         result = super().__deepcopy__(memo)
         assert isinstance(result, SwitchableGraph)
         hide_from_state_dict(result, _hidden_buffers(self))
+        result.carry(copy.deepcopy(self.__dict__.get("_carried", {}), memo))
         return result
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -52,7 +61,8 @@ class SwitchableGraph(fx.GraphModule):
             names = {str(node.target) for node in self.graph.nodes if node.op == "get_attr"}
             tensors = {name: _fetch(self, name) for name in names}
             nodes = pickled_nodes(self.graph)
-            return _rebuilt, (nodes, tensors, _hidden_buffers(self), mode)
+            carried = self.__dict__.get("_carried", {})
+            return _rebuilt, (nodes, tensors, _hidden_buffers(self), carried, mode)
         finally:
             self.train(mode)
 
@@ -96,10 +106,13 @@ def hide_from_state_dict(module: nn.Module, names: set[str]) -> None:
             owner._non_persistent_buffers_set.add(name)
 
 
-def _rebuilt(nodes: Any, tensors: dict[str, Any], hidden: set[str], mode: bool) -> SwitchableGraph:
+def _rebuilt(
+    nodes: Any, tensors: dict[str, Any], hidden: set[str], carried: dict[str, Any], mode: bool
+) -> SwitchableGraph:
     """The inverse of ``SwitchableGraph.__reduce__``."""
     result = SwitchableGraph(tensors, unpickled_graph(nodes))
     hide_from_state_dict(result, hidden)
+    result.carry(carried)
     return result.train(mode)
 
 

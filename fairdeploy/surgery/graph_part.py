@@ -93,12 +93,13 @@ class _Cutter:
             if isinstance(leaf, NodeValue):
                 node.meta = dict(self._nodes[leaf.name].meta)
                 self._copies[leaf.name] = self._arguments[leaf.name] = node
-        for node in self._shrunk.graph.nodes:
-            if node.op == "get_attr" and self._own_name(node) is not None:
-                self._copy(node)  # also counters of batches, which only training reads
         results, out_spec = pytree.tree_flatten(self._call.result)
+        wanted = self._needed([leaf.name for leaf in results if isinstance(leaf, NodeValue)])
+        for node in self._shrunk.graph.nodes:
+            if node.name in wanted and node.name not in self._copies:
+                self._copies[node.name] = self._copied(node)
         self._graph.output(
-            [self._copy(self._nodes[x.name]) if isinstance(x, NodeValue) else x for x in results]
+            [self._copies[leaf.name] if isinstance(leaf, NodeValue) else leaf for leaf in results]
         )
         names = _argument_names(self._module, self._call.arguments)
         self._graph.set_codegen(_PyTreeCodeGen(_PyTreeInfo(names, in_spec, out_spec)))
@@ -106,22 +107,27 @@ class _Cutter:
             result = SwitchableGraph(self._tensors, self._graph)
         saved = self._module.state_dict(keep_vars=True)
         hide_from_state_dict(result, {n for n, _ in result.named_buffers() if n not in saved})
+        # the module around it may read an attribute
+        result.carry({n: v for n, v in vars(self._module).items() if not n.startswith("_")})
         return result.eval()
 
-    def _copy(self, wanted: fx.Node) -> fx.Node:
-        """The copy of a node; what it needs is copied first, without recursion."""
-        stack = [wanted]
+    def _needed(self, results: list[str]) -> set[str]:
+        """Names of what the results depend on, of writes to memory, and of the own tensors."""
+        stack = [self._nodes[name] for name in results]
+        for node in self._shrunk.graph.nodes:
+            # only training reads the counters of batches, and nobody the result of a write
+            is_own_tensor = node.op == "get_attr" and self._own_name(node) is not None
+            if is_own_tensor or (_writes(node) and is_inside(node, self._call.path)):
+                stack.append(node)
+        needed: set[str] = set()
         while stack:
-            node = stack[-1]
-            missing = [n for n in node.all_input_nodes if n.name not in self._copies]
-            if node.name in self._copies:
-                stack.pop()
-            elif self._is_size_of_argument(node) or not missing:
-                self._copies[node.name] = self._copied(node)
-                stack.pop()
-            else:
-                stack.extend(missing)
-        return self._copies[wanted.name]
+            node = stack.pop()
+            if node.name in needed or node.name in self._copies:
+                continue
+            needed.add(node.name)
+            if not self._is_size_of_argument(node):
+                stack.extend(node.all_input_nodes)
+        return needed
 
     def _copied(self, node: fx.Node) -> fx.Node:
         if node.op == "get_attr":
@@ -190,6 +196,11 @@ def _own_tensor(module: nn.Module, name: str) -> Tensor | None:
     for part in name.split("."):
         value = getattr(value, part, None)
     return value if isinstance(value, Tensor) else None
+
+
+def _writes(node: fx.Node) -> bool:
+    target = node.target
+    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
 
 
 def _expression(size: Any) -> Any:

@@ -141,6 +141,41 @@ class CachedBias(nn.Module):
         return self.second(torch.relu(self.first(x) + self.bias())).mean((2, 3))
 
 
+class MaskedMixer(nn.Module):
+    """Reads its width off its input, and writes a mask into a tensor that it makes."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.share = 2
+        self.widen, self.narrow = nn.Linear(width, hidden), nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix [N, L, width] along L, without the first entry."""
+        n, length, width = x.shape
+        mask = x.new_zeros(length)
+        mask[1:] = 1.0
+        hidden = self.widen(x).reshape(n, length, 2 * width)
+        return self.narrow(hidden * mask[:, None])
+
+
+class MaskedNetwork(nn.Module):
+    """Calls a mixer and reads an attribute of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 4, 4)
+        self.mixer = MaskedMixer(8, 16)
+        self.mlp = nn.Sequential(nn.Linear(8, 12), nn.GELU(), nn.Linear(12, 8))
+        self.norm = nn.LayerNorm(8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, [N, 5]."""
+        y = self.norm(self.patches(x).flatten(2).transpose(1, 2))
+        y = y + self.mixer(y) / self.mixer.share
+        return self.head((y + self.mlp(y)).mean(1))
+
+
 class Trainable(nn.Module):
     """Batch norm and all kinds of dropout."""
 

@@ -21,6 +21,7 @@ from tests.surgery.own_networks import (
     AttentionNetwork,
     BareParameters,
     CachedBias,
+    MaskedNetwork,
     SplitNetwork,
     Trainable,
     halved,
@@ -35,6 +36,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "split": SplitNetwork,
     "bare parameters": BareParameters,
     "cached bias": CachedBias,
+    "masked": MaskedNetwork,
     "trainable": Trainable,
 }
 
@@ -113,6 +115,19 @@ def test_module_that_reads_its_width_off_its_input_becomes_a_part_of_the_graph()
     gradient = own.get_parameter("attention.qkv.weight").grad
     assert gradient is not None
     assert gradient.abs().sum() > 0
+
+
+def test_part_of_the_graph_keeps_writes_and_attributes_in_copies_too() -> None:
+    torch.manual_seed(0)
+    own, shrunk = rebuilt(MaskedNetwork())
+    assert graph_parts(own) == ("mixer",)
+    again = copy.deepcopy(own)
+    assert again.mixer.share == 2
+    with torch.no_grad():
+        torch.testing.assert_close(again(BATCH), shrunk(BATCH))
+        entries = torch.randn(1, 4, 8)
+        silent = again.mixer(entries)[0, 0]
+    torch.testing.assert_close(silent, again.mixer.narrow.bias.detach())
 
 
 def test_split_sizes_in_a_list_follow_each_piece() -> None:
