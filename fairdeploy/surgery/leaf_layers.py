@@ -6,6 +6,7 @@ from torch import Tensor, fx, nn
 
 from fairdeploy.graph.functionalize import op_name
 from fairdeploy.graph.propagation import argument
+from fairdeploy.surgery.layer_sizes import set_norm_sizes, set_recurrent_sizes
 
 _GROUPS_ARGUMENT = {
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), 6),
@@ -19,6 +20,7 @@ def set_layer_sizes(module: nn.Module, shrunk: fx.GraphModule) -> None:
     groups = _groups_of_convolutions(shrunk)
     norm_groups = _groups_of_group_norms(shrunk)
     for name, layer in module.named_modules():
+        set_recurrent_sizes(layer)
         weight = getattr(layer, "weight", None)
         if not isinstance(weight, Tensor):
             continue
@@ -35,15 +37,14 @@ def set_layer_sizes(module: nn.Module, shrunk: fx.GraphModule) -> None:
                 layer.in_channels, layer.out_channels = second * layer.groups, first
         elif isinstance(layer, nn.modules.batchnorm._NormBase):
             layer.num_features = weight.shape[0]
-        elif isinstance(layer, nn.GroupNorm):
-            layer.num_channels = weight.shape[0]
-            layer.num_groups = norm_groups.get(name, layer.num_groups)
-        elif isinstance(layer, (nn.LayerNorm, nn.RMSNorm)):
-            layer.normalized_shape = tuple(weight.shape)
         elif isinstance(layer, nn.Embedding):
             layer.num_embeddings, layer.embedding_dim = weight.shape
         elif isinstance(layer, nn.PReLU):
             layer.num_parameters = weight.shape[0]
+        else:
+            set_norm_sizes(layer, weight)
+            if isinstance(layer, nn.GroupNorm):
+                layer.num_groups = norm_groups.get(name, layer.num_groups)
 
 
 def _groups_of_convolutions(shrunk: fx.GraphModule) -> dict[str, int]:

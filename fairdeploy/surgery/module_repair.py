@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.surgery.attribute_slots import Number, SlotPath, assign, slots
-from fairdeploy.surgery.equivalence import relative_error
+from fairdeploy.surgery.equivalence import random_like, relative_error
 from fairdeploy.surgery.graph_part import NoPartError, graph_part
 from fairdeploy.surgery.module_calls import ModuleCall, filled, record_calls, run_values
 from fairdeploy.surgery.number_changes import NumberChanges, add_changed_lengths
@@ -64,8 +64,8 @@ def _inputs(graph: UnitGraph) -> tuple[Tensor, ...]:
     inputs = []
     for example in graph.example_inputs:
         assert isinstance(example, Tensor)
-        noise = torch.randn(example.shape, generator=generator)
-        inputs.append(noise.to(example.dtype).to(example.device))
+        noise = random_like(example, tuple(example.shape), generator)
+        inputs.append(noise.to(example.device))
     return tuple(inputs)
 
 

@@ -20,8 +20,9 @@ from fairdeploy.graph.propagation import fetch_tensor
 from fairdeploy.graph.tensor_caches import restored_caches, tensor_caches
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.surgery.attribute_slots import assign, slots
-from fairdeploy.surgery.equivalence import PROOF_LIMIT, relative_error
-from fairdeploy.surgery.layer_sizes import set_layer_sizes
+from fairdeploy.surgery.equivalence import PROOF_LIMIT, random_like, relative_error
+from fairdeploy.surgery.layer_sizes import old_lengths_kept, set_epsilons
+from fairdeploy.surgery.leaf_layers import set_layer_sizes
 from fairdeploy.surgery.module_repair import repair_modules
 from fairdeploy.surgery.number_changes import NumberChanges, changed_constants
 
@@ -46,12 +47,14 @@ def _rebuilt(module: nn.Module, graph: UnitGraph, shrunk: fx.GraphModule) -> tup
     """The copy and what is wrong with it."""
     try:
         result = _with_tensors(module, graph, shrunk)
-        set_layer_sizes(result, shrunk)
         changes = changed_constants(graph, shrunk)
         for path, found in changes.items():
             owner = _submodule(result, path)
             if owner is not None:
                 _assign_first_guesses(owner, found)
+        # after: the sizes of torch's own layers are known, not guessed from equal numbers
+        set_layer_sizes(result, shrunk)
+        set_epsilons(result, graph.module, shrunk)
     except Exception as failure:  # user code may fail in any way when it is copied or set
         return module, f"it cannot be copied with the new sizes: {_first_line(failure)}"
     with restored_caches(result):
@@ -87,7 +90,9 @@ def disagreement(module: nn.Module, graph: UnitGraph, shrunk: fx.GraphModule) ->
             except Exception as failure:  # user code may fail in any way with other sizes
                 return f"its forward fails with the new sizes: {_first_line(failure)}"
         if not error <= PROOF_LIMIT:
-            return f"its forward differs by {error:.1e} from the proved network"
+            where = old_lengths_kept(graph.module, shrunk)
+            cause = f", which divides by the old number of channels in {where}" if where else ""
+            return f"its forward differs by {error:.1e} from the proved network{cause}"
     return ""
 
 
@@ -98,8 +103,7 @@ def random_inputs(graph: UnitGraph, size: int | None = None) -> tuple[Tensor, ..
     for example in graph.example_inputs:
         assert isinstance(example, Tensor)
         shape = (size or example.shape[0], *example.shape[1:])
-        noise = torch.randn(shape, generator=generator)
-        inputs.append(noise.to(example.dtype).to(example.device))
+        inputs.append(random_like(example, shape, generator).to(example.device))
     return tuple(inputs)
 
 
