@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from fairdeploy.graph.unit_graph import UnitGraph
+
 Fingerprint = tuple[tuple[int, ...], str, bytes]
 Choose = Callable[[Fingerprint], str | None]
 
@@ -61,16 +63,16 @@ def is_inside(node: fx.Node, path: str) -> bool:
 
 
 def record_calls(
-    module: nn.Module, graph_module: fx.GraphModule, inputs: tuple[Tensor, ...]
+    module: nn.Module, graph: UnitGraph, inputs: tuple[Tensor, ...]
 ) -> list[ModuleCall]:
     """First calls of modules in the order in which they end: inner ones before outer ones.
 
     Torch's own layers are left out: they have no forward that other sizes could break.
     """
-    raw = _raw_calls(module, inputs)
+    raw = _raw_calls(module, graph, inputs)
     leaves = pytree.tree_leaves([(arguments, result) for _, arguments, result in raw])
     shapes = {leaf.key[0] for leaf in leaves if isinstance(leaf, _Print)}
-    prints = _FingerprintsOfNodes(graph_module, shapes)
+    prints = _FingerprintsOfNodes(graph.module, shapes)
     with torch.no_grad():
         prints.run(*inputs)
     calls = []
@@ -100,7 +102,9 @@ def filled(nest: Any, values: Mapping[str, Tensor]) -> Any:
     )
 
 
-def _raw_calls(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[tuple[str, Any, Any]]:
+def _raw_calls(
+    module: nn.Module, graph: UnitGraph, inputs: tuple[Tensor, ...]
+) -> list[tuple[str, Any, Any]]:
     calls: list[tuple[str, Any, Any]] = []
     seen: set[str] = set()
     entered: dict[str, Any] = {}
@@ -123,7 +127,7 @@ def _raw_calls(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[tuple[str,
             if not _is_plain_layer(layer):
                 watch(path, layer)
         with torch.no_grad():
-            module(*(tensor.clone() for tensor in inputs))
+            graph.inputs.call(module, [tensor.clone() for tensor in inputs])
     finally:
         for hook in hooks:
             hook.remove()

@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.surgery.attribute_slots import Number, SlotPath, assign, slots
-from fairdeploy.surgery.equivalence import random_like, relative_error
+from fairdeploy.surgery.equivalence import relative_error
 from fairdeploy.surgery.graph_part import NoPartError, graph_part
 from fairdeploy.surgery.module_calls import ModuleCall, filled, record_calls, run_values
 from fairdeploy.surgery.number_changes import NumberChanges, add_changed_lengths
@@ -34,8 +34,8 @@ def repair_modules(
     changes: dict[str, NumberChanges],
 ) -> None:
     """Change attributes of ``candidate``, or replace submodules, until each agrees if it can."""
-    inputs = _inputs(graph)
-    calls = record_calls(module, graph.module, inputs)
+    inputs = graph.inputs.random(graph.inputs.batch, torch.Generator().manual_seed(1))
+    calls = record_calls(module, graph, inputs)
     names = {name for call in calls for name in call.node_names}
     _, before = run_values(graph.module, inputs, ())
     values, after = run_values(shrunk, inputs, names)
@@ -57,16 +57,6 @@ def repair_modules(
             continue  # then the module around it disagrees too
         if agrees(part):
             _replace(candidate, call.path, part)
-
-
-def _inputs(graph: UnitGraph) -> tuple[Tensor, ...]:
-    generator = torch.Generator().manual_seed(1)
-    inputs = []
-    for example in graph.example_inputs:
-        assert isinstance(example, Tensor)
-        noise = random_like(example, tuple(example.shape), generator)
-        inputs.append(noise.to(example.device))
-    return tuple(inputs)
 
 
 def _checker(call: ModuleCall, values: Mapping[str, Tensor]) -> Callable[[nn.Module], bool]:

@@ -20,7 +20,7 @@ from fairdeploy.graph.propagation import fetch_tensor
 from fairdeploy.graph.tensor_caches import restored_caches, tensor_caches
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.surgery.attribute_slots import assign, slots
-from fairdeploy.surgery.equivalence import PROOF_LIMIT, random_like, relative_error
+from fairdeploy.surgery.equivalence import PROOF_LIMIT, relative_error
 from fairdeploy.surgery.layer_sizes import old_lengths_kept, set_epsilons
 from fairdeploy.surgery.leaf_layers import set_layer_sizes
 from fairdeploy.surgery.module_repair import repair_modules
@@ -79,14 +79,19 @@ def _assign_first_guesses(owner: nn.Module, found: NumberChanges) -> None:
 
 
 def disagreement(module: nn.Module, graph: UnitGraph, shrunk: fx.GraphModule) -> str:
-    """Why ``module`` is not the proved network; empty if it is, at several batch sizes."""
-    sizes = (None, 3) if graph.has_dynamic_batch else (None,)
-    for size in sizes:
-        inputs = random_inputs(graph, size)
+    """Why ``module`` is not the proved network; empty if it is, at other batches and sizes too."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = [graph.inputs.random(graph.inputs.batch, generator)]
+    if graph.has_dynamic_batch:
+        inputs.append(graph.inputs.random(graph.inputs.batch + 1, generator))
+    if graph.inputs.sizes:
+        sizes = graph.inputs.other_sizes()
+        inputs.append(graph.inputs.random(graph.inputs.batch, generator, sizes))
+    for tensors in inputs:
         with torch.no_grad():
-            expected = shrunk(*inputs)
+            expected = shrunk(*tensors)
             try:
-                error = relative_error(module(*inputs), expected)
+                error = relative_error(graph.inputs.call(module, tensors), expected)
             except Exception as failure:  # user code may fail in any way with other sizes
                 return f"its forward fails with the new sizes: {_first_line(failure)}"
         if not error <= PROOF_LIMIT:
@@ -94,17 +99,6 @@ def disagreement(module: nn.Module, graph: UnitGraph, shrunk: fx.GraphModule) ->
             cause = f", which divides by the old number of channels in {where}" if where else ""
             return f"its forward differs by {error:.1e} from the proved network{cause}"
     return ""
-
-
-def random_inputs(graph: UnitGraph, size: int | None = None) -> tuple[Tensor, ...]:
-    """Inputs like the captured ones; ``size`` is another batch size."""
-    generator = torch.Generator().manual_seed(0)
-    inputs = []
-    for example in graph.example_inputs:
-        assert isinstance(example, Tensor)
-        shape = (size or example.shape[0], *example.shape[1:])
-        inputs.append(random_like(example, shape, generator).to(example.device))
-    return tuple(inputs)
 
 
 def _with_tensors(module: nn.Module, graph: UnitGraph, shrunk: fx.GraphModule) -> nn.Module:

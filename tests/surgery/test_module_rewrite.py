@@ -158,7 +158,7 @@ def test_cached_tensor_is_computed_anew_from_the_sliced_table() -> None:
     own, _ = rebuilt(network)
     assert network.cache["bias"] is cached, "the user's cache must be as it was"
     assert own.cache == {}
-    assert own.table.shape == (3, 3)
+    assert own.table.shape[0] == own.first.out_channels == 3
     with torch.no_grad():
         assert torch.equal(network(BATCH), before)
         evaluated = own(BATCH)
