@@ -42,6 +42,10 @@ class PlanError(FairdeployError):
     """A plan does not belong to this model."""
 
 
+class OptimizerError(FairdeployError):
+    """An optimizer's state cannot be carried over to the shrunk network."""
+
+
 class ExportError(FairdeployError):
     """An exporter could not write, or a runtime could not open, an artifact."""
 

@@ -6,6 +6,7 @@ Nothing here runs a pickle: the graph is read from the ``.pt2`` archive, weights
 from __future__ import annotations
 
 from pathlib import Path
+from typing import overload
 
 import torch
 from safetensors import SafetensorError
@@ -14,9 +15,11 @@ from torch import nn
 
 from fairdeploy.errors import ModelError, PlanError
 from fairdeploy.graph.model_inputs import model_inputs
+from fairdeploy.graph.train_mode import set_modes
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.inputs.exported_programs import load_exported_program
 from fairdeploy.surgery.module_rewrite import rebuild_own_class
+from fairdeploy.surgery.optimizer_state import AnyOptimizer, kept_masks, sliced_optimizer
 from fairdeploy.surgery.plan import Plan, read_plan
 from fairdeploy.surgery.removal import remove_units
 
@@ -55,17 +58,34 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     return _with_weights(shrunk, weights, path)
 
 
-def apply(model: nn.Module, plan: Plan | str | Path) -> nn.Module:
+@overload
+def apply(model: nn.Module, plan: Plan | str | Path) -> nn.Module: ...
+
+
+@overload
+def apply(
+    model: nn.Module, plan: Plan | str | Path, *, optimizer: AnyOptimizer
+) -> tuple[nn.Module, AnyOptimizer]: ...
+
+
+def apply(
+    model: nn.Module, plan: Plan | str | Path, *, optimizer: AnyOptimizer | None = None
+) -> nn.Module | tuple[nn.Module, AnyOptimizer]:
     """Remove a plan's units from ``model``, which is left as it is.
 
     The weights are those of ``model``, sliced; for the repaired ones use ``load``.
 
+    Args:
+        optimizer: Of ``model``, in the middle of training. It stays as it is; the second result
+            goes on from its state, sliced like the weights. Schedulers must be made anew.
+
     Returns:
         A network of the model's own class if its forward works with the new sizes, otherwise the
-        proved graph module; in eval mode.
+        proved graph module; in eval mode. With ``optimizer``, the network and its optimizer.
 
     Raises:
         PlanError: The plan was made for another model.
+        OptimizerError: The optimizer is not the model's, or its state can't be sliced.
     """
     if not isinstance(plan, Plan):
         plan = read_plan(Path(plan))
@@ -81,17 +101,24 @@ def apply(model: nn.Module, plan: Plan | str | Path) -> nn.Module:
             attention=plan.attention,
             allow_norm_coupled=plan.allow_norm_coupled,
         )
-        shrunk = remove_units(graph, plan.removed_mask(graph))
+        removed = plan.removed_mask(graph)
+        shrunk = remove_units(graph, removed)
         own, _ = rebuild_own_class(model, graph, shrunk.module)
     finally:
-        for module, mode in modes.items():
-            module.training = mode
-    return (own if own is not None else shrunk.module).eval()
+        set_modes(model, modes)
+    network = (own if own is not None else shrunk.module).eval()
+    if optimizer is None:
+        return network
+    return network, sliced_optimizer(optimizer, model, network, kept_masks(graph, removed))
 
 
 def _with_weights(module: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> nn.Module:
     """Load ``weights`` by name (changes ``module``); names that the module shares may be absent."""
-    own = module.state_dict()
+    own: dict[str, torch.Tensor] = {
+        **module.state_dict(),
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
     unknown = sorted(set(weights) - set(own))
     different = [name for name in weights if name in own and weights[name].shape != own[name].shape]
     if unknown or different:

@@ -44,10 +44,12 @@ def write_network(
 
 
 def unshared_tensors(module: fx.GraphModule) -> dict[str, Tensor]:
-    """Parameters and buffers by name, each tensor once, contiguous."""
+    """What the state dict holds, each tensor once, contiguous; constants of the graph are none."""
+    saved = module.state_dict()
     tensors: dict[str, Tensor] = {}
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-        tensors[name] = tensor.detach().contiguous()
+        if name in saved:
+            tensors[name] = tensor.detach().contiguous()
     return tensors
 
 

@@ -46,6 +46,7 @@ from fairdeploy.scoring.unit_scores import score_units
 from fairdeploy.settings import DEFAULT_RECOVERY, ModelSettings, ShrinkSettings, cache_folder
 from fairdeploy.stopwatch import Stopwatch
 from fairdeploy.surgery.equivalence import prove, require_proof
+from fairdeploy.surgery.graph_part import graph_parts
 from fairdeploy.surgery.module_rewrite import rebuild_own_class
 from fairdeploy.surgery.plan import Plan
 from fairdeploy.surgery.removal import remove_units
@@ -267,10 +268,19 @@ def remove(
         require_proof(proof)
         if proof.norm_coupled_difference is not None:
             watch.warn(coupled_norms_warning(proof))
+        parts: tuple[str, ...] = ()
         reason = "the model came as an exported program"
         if model.is_user_class:
-            _, reason = rebuild_own_class(model.module, graph, shrunk)
+            own, reason = rebuild_own_class(model.module, graph, shrunk)
+            if own is not None:
+                parts = graph_parts(own)
         stage.note(f"{int(removed.sum()):,} units gone, error {proof.max_relative_error:.1e}")
+    if parts:
+        watch.warn(
+            f"{len(parts)} modules of your class have sizes built into their code; they come back "
+            f"as pieces of the graph, for the captured image size: {', '.join(parts[:3])}"
+            f"{', …' if len(parts) > 3 else ''}"
+        )
     return shrunk, proof, reason
 
 

@@ -142,6 +142,45 @@ def test_apply_slices_the_given_weights_and_leaves_the_model_alone(
     assert all(column in columns for column in kept.T.tolist())
 
 
+def test_apply_carries_an_optimizer_over(finished: ShrinkResult) -> None:
+    model = network().train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.25, momentum=0.9)
+    images = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    model(images).square().sum().backward()
+    optimizer.step()
+    small, carried = fairdeploy.apply(model, finished.output / "plan.json", optimizer=optimizer)
+    assert isinstance(carried, torch.optim.SGD)
+    assert carried.param_groups[0]["lr"] == 0.25
+    held = {id(tensor) for tensor in carried.param_groups[0]["params"]}
+    assert held == {id(tensor) for tensor in small.parameters()}
+    head = small.get_parameter("head.weight")
+    columns = list(model.get_parameter("head.weight").T)
+    momentum = optimizer.state[model.get_parameter("head.weight")]["momentum_buffer"].T
+    for column, state in zip(head.T, carried.state[head]["momentum_buffer"].T, strict=True):
+        places = [i for i, original in enumerate(columns) if torch.equal(original, column)]
+        assert any(torch.equal(momentum[place], state) for place in places)
+
+
+def test_loaded_network_can_be_trained_in_both_forms(finished: ShrinkResult) -> None:
+    images = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(8) % 5
+    for form in (fairdeploy.load(finished.output), fairdeploy.load(finished.output, network())):
+        before = {name: buffer.clone() for name, buffer in form.named_buffers()}
+        optimizer = torch.optim.SGD(form.parameters(), lr=0.05)
+        first = torch.nn.functional.cross_entropy(form(images), labels)
+        form.train()
+        for _ in range(20):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(form(images), labels).backward()
+            optimizer.step()
+        form.eval()
+        assert torch.nn.functional.cross_entropy(form(images), labels) < first
+        moved = {n for n, buffer in form.named_buffers() if not torch.equal(buffer, before[n])}
+        assert {name.rpartition(".")[2] for name in moved} == {
+            "running_mean", "running_var", "num_batches_tracked",
+        }  # fmt: skip
+
+
 def test_apply_refuses_another_model(finished: ShrinkResult) -> None:
     other = RandomNetwork(("plain",), (4,), flatten=False)
     with pytest.raises(PlanError, match="the plan is for another model"):

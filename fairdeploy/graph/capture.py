@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
 
+from fairdeploy.errors import ModelError
 from fairdeploy.graph.functionalize import make_functional
 from fairdeploy.graph.model_inputs import ModelInputs, bound, inputs_of_example
 from fairdeploy.graph.model_outputs import (
@@ -29,6 +30,8 @@ from fairdeploy.graph.model_outputs import (
     register_dataclasses,
 )
 from fairdeploy.graph.refusals import refused_inputs, refused_sizes, refused_trace
+from fairdeploy.graph.tensor_caches import emptied_caches, restored_caches, tensor_caches
+from fairdeploy.graph.train_mode import switchable
 from fairdeploy.graph.value_ranges import with_value_ranges
 from fairdeploy.graph.weight_folding import fold_weights
 from fairdeploy.input_specs import VaryingSize
@@ -107,12 +110,13 @@ def capture(
     inputs = example_inputs
     if not isinstance(inputs, ModelInputs):
         inputs = inputs_of_example(module, inputs)
-    traced = export_program(module, inputs)
+    with restored_caches(module):
+        traced = _export_without_caches(module, inputs)
     with quiet_export():
         graph_module = traced.program.module(check_guards=False)
     assert isinstance(graph_module, fx.GraphModule)
     _take_flat_inputs(graph_module, inputs.names)
-    captured = make_functional(graph_module)
+    captured = switchable(make_functional(graph_module))
     fold_weights(captured)
     inputs = with_value_ranges(captured, traced.inputs)
     inputs = replace(inputs, is_batch_fixed=not traced.has_dynamic_batch)
@@ -120,6 +124,16 @@ def capture(
         _require_same_at_other_sizes(module, captured, inputs)
     outputs = read_outputs(captured, main_output)
     return CapturedGraph(captured, traced.has_dynamic_batch, inputs, outputs)
+
+
+def _export_without_caches(module: nn.Module, inputs: ModelInputs) -> Traced:
+    if tensor_caches(module):
+        try:
+            with emptied_caches(module):
+                return export_program(module, inputs)
+        except ModelError:  # then it was no cache: the module cannot do without its content
+            logging.getLogger(__name__).debug("a dictionary of tensors is needed", exc_info=True)
+    return export_program(module, inputs)
 
 
 def _attempt(

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import MethodType
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from fairdeploy.errors import ModelError
+from fairdeploy.graph.train_mode import switchable
 from fairdeploy.inputs.exported_program_safety import check_exported_program
 from fairdeploy.inputs.factories import one_line
 
@@ -54,16 +54,16 @@ def load_exported_program(path: Path, *, trust_pickle: bool) -> ExportedNetwork:
     try:
         with _silenced_export_log():
             program = torch.export.load(path)
-        module = cast("nn.Module", program.module(check_guards=False))
+        module = program.module(check_guards=False)
     except Exception as error:  # the reader lets any exception of a damaged file through
         raise ModelError(
             f"'{path}' cannot be read as an exported program ({one_line(error, 120)}); "
             "export it again with the installed torch"
         ) from error
     _reject_training_mode(path, program)
-    _mark_as_eval(module)
-    module.register_forward_pre_hook(_inputs_by_position, prepend=True, with_kwargs=True)
-    return ExportedNetwork(module, _image_shape(program))
+    network = switchable(module)
+    network.register_forward_pre_hook(_inputs_by_position, prepend=True, with_kwargs=True)
+    return ExportedNetwork(network, _image_shape(program))
 
 
 def _reject_training_mode(path: Path, program: ExportedProgram) -> None:
@@ -77,17 +77,6 @@ def _reject_training_mode(path: Path, program: ExportedProgram) -> None:
                 f"'{path}' was exported in training mode ('{node.name}' has it built in); "
                 "call model.eval() before torch.export.export"
             )
-
-
-def _mark_as_eval(module: nn.Module) -> None:
-    """Change ``module``: it reads as a module in eval mode, and takes ``eval()`` and ``train()``.
-
-    The graph has its mode built in, so torch leaves the flag at training and refuses both calls.
-    """
-    for child in module.modules():
-        child.training = False
-    module.train = MethodType(nn.Module.train, module)  # type: ignore[method-assign]
-    module.eval = MethodType(nn.Module.eval, module)  # type: ignore[method-assign]
 
 
 def _inputs_by_position(

@@ -1,37 +1,30 @@
 """The user's own class, smaller: sliced tensors, patched attributes, and a check that it agrees.
 
 Attributes are found, not listed: every whole number that the graph rewrite changed in a module's
-calls (``view`` sizes, split sizes, bounds) is looked for among that module's own attributes, so
-``num_heads``, ``width`` or ``out_chs`` are patched without knowing their names. Leaf layers get
-theirs from the shapes of their weights. What comes out is only believed if it computes the same.
+calls is looked for among that module's own attributes, so ``num_heads``, ``width`` or ``out_chs``
+are patched without knowing their names. Leaf layers get theirs from the shapes of their weights.
+If the network does not agree then, ``module_repair`` looks module by module. What comes out is only
+believed if it computes the same as the proved graph.
 """
 
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, fx, nn
 
 from fairdeploy.graph.capture import quiet_export
-from fairdeploy.graph.freezes import module_path
-from fairdeploy.graph.functionalize import op_name
-from fairdeploy.graph.propagation import argument
+from fairdeploy.graph.propagation import fetch_tensor
+from fairdeploy.graph.tensor_caches import restored_caches, tensor_caches
 from fairdeploy.graph.unit_graph import UnitGraph
+from fairdeploy.surgery.attribute_slots import assign, slots
 from fairdeploy.surgery.equivalence import PROOF_LIMIT, relative_error
-from fairdeploy.surgery.layer_sizes import (
-    old_lengths_kept,
-    set_epsilons,
-    set_norm_sizes,
-    set_recurrent_sizes,
-)
-
-_CONVOLUTIONS = {f"{kind}{n}d" for kind in ("conv", "conv_transpose") for n in (1, 2, 3)}
-_NEVER_PATCHED = {
-    "kernel_size", "stride", "padding", "dilation", "training", "output_padding", "inplace",
-    "output_size",
-}  # fmt: skip
+from fairdeploy.surgery.layer_sizes import old_lengths_kept, set_epsilons
+from fairdeploy.surgery.leaf_layers import set_layer_sizes
+from fairdeploy.surgery.module_repair import repair_modules
+from fairdeploy.surgery.number_changes import NumberChanges, changed_constants
 
 
 def rebuild_own_class(
@@ -39,143 +32,136 @@ def rebuild_own_class(
 ) -> tuple[nn.Module | None, str]:
     """Copy ``module`` with the tensors of ``shrunk`` and attributes to match.
 
+    Submodules whose own forward has sizes built in become pieces of ``shrunk``;
+    ``graph_part.graph_parts`` names them.
+
     Returns:
-        The copy and an empty string; or None and the reason why it does not agree with ``shrunk``.
+        The copy in eval mode and an empty string; or None and the reason why there is none.
     """
+    with restored_caches(module):
+        result, problem = _rebuilt(module, graph, shrunk)
+    return (None, problem) if problem else (result, "")
+
+
+def _rebuilt(module: nn.Module, graph: UnitGraph, shrunk: fx.GraphModule) -> tuple[nn.Module, str]:
+    """The copy and what is wrong with it."""
     try:
-        result = _with_tensors(module, shrunk)
-        _patch_attributes(result, graph, shrunk)
+        result = _with_tensors(module, graph, shrunk)
+        changes = changed_constants(graph, shrunk)
+        for path, found in changes.items():
+            owner = _submodule(result, path)
+            if owner is not None:
+                _assign_first_guesses(owner, found)
         # after: the sizes of torch's own layers are known, not guessed from equal numbers
-        _patch_leaves(result, shrunk)
+        set_layer_sizes(result, shrunk)
         set_epsilons(result, graph.module, shrunk)
-        error = _difference(result, graph, shrunk)
-    except Exception as failure:  # user code may fail in any way with other sizes
-        text = str(failure).strip().splitlines()
-        return None, f"its forward fails with the new sizes: {text[0] if text else failure!r}"
-    if error > PROOF_LIMIT:
-        where = old_lengths_kept(graph.module, shrunk)
-        cause = f", which divides by the old number of channels in {where}" if where else ""
-        return None, f"its forward differs by {error:.1e} from the proved network{cause}"
-    return result, ""
+    except Exception as failure:  # user code may fail in any way when it is copied or set
+        return module, f"it cannot be copied with the new sizes: {_first_line(failure)}"
+    with restored_caches(result):
+        problem = disagreement(result, graph, shrunk)
+    if problem:
+        try:
+            with restored_caches(result):
+                repair_modules(module, result, graph, shrunk, changes)
+        except Exception as failure:  # the same: the first problem is the one to tell
+            return result, f"{problem}; looking for the module: {_first_line(failure)}"
+        with restored_caches(result):
+            problem = disagreement(result, graph, shrunk)
+    return result, problem
 
 
-def _with_tensors(module: nn.Module, shrunk: fx.GraphModule) -> nn.Module:
-    replacements = {
+def _assign_first_guesses(owner: nn.Module, found: NumberChanges) -> None:
+    """Put what the constants became where it can be only one number (changes ``owner``)."""
+    for slot in slots(owner):
+        guess = found.plain(slot.value)
+        if guess != slot.value:
+            assign(owner, slot.path, guess)
+
+
+def disagreement(module: nn.Module, graph: UnitGraph, shrunk: fx.GraphModule) -> str:
+    """Why ``module`` is not the proved network; empty if it is, at other batches and sizes too."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = [graph.inputs.random(graph.inputs.batch, generator)]
+    if graph.has_dynamic_batch:
+        inputs.append(graph.inputs.random(graph.inputs.batch + 1, generator))
+    if graph.inputs.sizes:
+        sizes = graph.inputs.other_sizes()
+        inputs.append(graph.inputs.random(graph.inputs.batch, generator, sizes))
+    for tensors in inputs:
+        with torch.no_grad():
+            expected = shrunk(*tensors)
+            try:
+                error = relative_error(graph.inputs.call(module, tensors), expected)
+            except Exception as failure:  # user code may fail in any way with other sizes
+                return f"its forward fails with the new sizes: {_first_line(failure)}"
+        if not error <= PROOF_LIMIT:
+            where = old_lengths_kept(graph.module, shrunk)
+            cause = f", which divides by the old number of channels in {where}" if where else ""
+            return f"its forward differs by {error:.1e} from the proved network{cause}"
+    return ""
+
+
+def _with_tensors(module: nn.Module, graph: UnitGraph, shrunk: fx.GraphModule) -> nn.Module:
+    """A copy of ``module`` with the shrunk tensors in the place of those that the graph shares."""
+    by_storage: dict[int, Tensor] = {}
+    for name in graph.tensor_units:
+        original, new = fetch_tensor(graph.module, name), fetch_tensor(shrunk, name)
+        if original is not None and new is not None and original.numel():
+            by_storage[original.data_ptr()] = new
+    memo: dict[int, object] = {}
+    named = {
         **dict(shrunk.named_parameters(remove_duplicate=False)),
         **dict(shrunk.named_buffers(remove_duplicate=False)),
     }
-    memo: dict[int, object] = {}
-    named = [
-        *module.named_parameters(remove_duplicate=False),
-        *module.named_buffers(remove_duplicate=False),
-    ]
-    for name, tensor in named:
-        if name in replacements:
-            new = replacements[name].detach().clone()
-            memo[id(tensor)] = (
-                nn.Parameter(new, requires_grad=tensor.requires_grad)
-                if isinstance(tensor, nn.Parameter)
-                else new
-            )
+    for name, tensor in _tensors(module):
+        new = named.get(name, by_storage.get(tensor.data_ptr()) if tensor.numel() else None)
+        if new is None or id(tensor) in memo:
+            continue
+        data = new.detach().clone()
+        is_parameter = isinstance(tensor, nn.Parameter)
+        memo[id(tensor)] = (
+            nn.Parameter(data, requires_grad=tensor.requires_grad) if is_parameter else data
+        )
+    replaced = {id(new) for new in memo.values()}
     with quiet_export():
         result = copy.deepcopy(module, memo)
     assert isinstance(result, nn.Module)
+    for _, cache in tensor_caches(result):
+        for key in [key for key, tensor in cache.items() if id(tensor) not in replaced]:
+            del cache[key]  # computed from the old sizes; the forward fills it again
     return result
 
 
-def _patch_leaves(module: nn.Module, shrunk: fx.GraphModule) -> None:
-    """Set the size attributes of torch's own layers from their weights (changes ``module``)."""
-    groups = _groups_of_convolutions(shrunk)
-    for name, layer in module.named_modules():
-        set_recurrent_sizes(layer)
-        weight = getattr(layer, "weight", None)
-        if not isinstance(weight, Tensor):
-            continue
-        if isinstance(layer, nn.Linear):
-            layer.out_features, layer.in_features = weight.shape
-        elif isinstance(layer, nn.modules.conv._ConvTransposeNd):
-            layer.groups = groups.get(name, layer.groups)
-            layer.in_channels, layer.out_channels = weight.shape[0], weight.shape[1] * layer.groups
-        elif isinstance(layer, nn.modules.conv._ConvNd):
-            layer.groups = groups.get(name, layer.groups)
-            layer.out_channels = weight.shape[0]
-            layer.in_channels = weight.shape[1] * layer.groups
-        elif isinstance(layer, nn.modules.batchnorm._NormBase):
-            layer.num_features = weight.shape[0]
-        elif isinstance(layer, nn.Embedding):
-            layer.num_embeddings, layer.embedding_dim = weight.shape
-        else:
-            set_norm_sizes(layer, weight)
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers by name, and tensors that attributes hold, also nested."""
+    yield from module.named_parameters(remove_duplicate=False)
+    yield from module.named_buffers(remove_duplicate=False)
+    for child in module.modules():
+        for value in vars(child).values():
+            if isinstance(value, (Tensor, list, tuple, dict)):
+                yield from (("", tensor) for tensor in _nested(value))
 
 
-def _groups_of_convolutions(shrunk: fx.GraphModule) -> dict[str, int]:
-    """Module path of each convolution to its number of groups."""
-    found = {}
-    for node in shrunk.graph.nodes:
-        if node.op == "call_function" and op_name(node) in _CONVOLUTIONS:
-            weight, groups = node.args[1], argument(node, 6, "groups", 1)
-            if isinstance(weight, fx.Node) and isinstance(groups, int):
-                found[str(weight.target).removesuffix(".weight")] = groups
-    return found
+def _nested(value: object) -> Iterator[Tensor]:
+    if isinstance(value, nn.Parameter):
+        return
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _nested(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _nested(item)
 
 
-def _patch_attributes(module: nn.Module, graph: UnitGraph, shrunk: fx.GraphModule) -> None:
-    """Replace numbers that the graph rewrite replaced (changes ``module``)."""
-    for path, changes in changed_numbers(graph, shrunk).items():
-        try:
-            owner = module.get_submodule(path)
-        except AttributeError:
-            continue
-        for name, value in list(vars(owner).items()):
-            if name in _NEVER_PATCHED or name.startswith("_"):
-                continue
-            if isinstance(value, int) and not isinstance(value, bool) and value in changes:
-                setattr(owner, name, changes[value])
-            elif isinstance(value, (list, tuple)) and any(
-                isinstance(item, int) and item in changes for item in value
-            ):
-                new = [changes.get(item, item) for item in value]
-                setattr(owner, name, type(value)(new))
+def _submodule(module: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return module.get_submodule(path)
+    except AttributeError:
+        return None
 
 
-def changed_numbers(graph: UnitGraph, shrunk: fx.GraphModule) -> dict[str, dict[int, int]]:
-    """By module path: old number to new, where one old number became one new number only."""
-    found: dict[str, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
-    rewritten = {node.name: node for node in shrunk.graph.nodes}
-    for original in graph.module.graph.nodes:
-        node = rewritten[original.name]
-        if original.op != "call_function":
-            continue
-        for old, new in _changes(original, node):
-            if old != new:
-                found[module_path(original)][old].add(new)
-    return {
-        path: {old: next(iter(new)) for old, new in changes.items() if len(new) == 1}
-        for path, changes in found.items()
-    }
-
-
-def _changes(original: fx.Node, node: fx.Node) -> list[tuple[int, int]]:
-    """Pairs of old and new whole numbers in one call's arguments."""
-    if original.target is node.target:
-        return list(zip(_numbers(original.args), _numbers(node.args), strict=False))
-    # a split into equal pieces has become a split into these sizes
-    size, sizes = original.args[1], node.args[1]
-    if op_name(original) == "split" and isinstance(size, int) and isinstance(sizes, (list, tuple)):
-        return [(size, new) for new in sizes[: len(sizes) - 1] if isinstance(new, int)]
-    return []
-
-
-def _numbers(value: object) -> list[int]:
-    """Whole numbers in nested arguments, with a placeholder for each node to keep the places."""
-    if isinstance(value, (list, tuple)):
-        return [number for item in value for number in _numbers(item)]
-    if isinstance(value, int) and not isinstance(value, bool):
-        return [value]
-    return [-1] if isinstance(value, fx.Node) else []
-
-
-def _difference(module: nn.Module, graph: UnitGraph, shrunk: fx.GraphModule) -> float:
-    inputs = graph.inputs.random(graph.inputs.batch, torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        return relative_error(graph.inputs.call(module, inputs), shrunk(*inputs))
+def _first_line(failure: BaseException) -> str:
+    text = str(failure).strip().splitlines()
+    return text[0] if text else repr(failure)
