@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.conformance.peer_runs import PEERS, peer_tasks
-from tests.conformance.processes import Limits
+from tests.conformance.processes import ForkedProcess, Limits, Running
 from tests.conformance.rows import PeerRow, Row, compact, our_fingerprint, read_rows
 from tests.conformance.supervision import Task, pending, run_tasks
 from tests.conformance.table import describe_row, write_table
+from tests.conformance.worker import check_into
 from tests.conformance.zoo import SETS, ZooModel, select
 
 RESULTS = Path(__file__).parent / "results"
@@ -52,7 +54,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--again", action="store_true", help="also those that have a row")
     parser.add_argument("--no-onnx", action="store_true",
-                        help="a quick look: leave the export out; nothing counts as passed")  # fmt: skip
+                        help="quick look without export; nothing passes")  # fmt: skip
     parser.add_argument("--table", type=Path, metavar="FILE", help="write a Markdown page")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER")
     parser.add_argument("--cpu-limit", type=float, default=600.0, metavar="S", help="for a model")
@@ -65,10 +67,11 @@ def _parse() -> argparse.Namespace:
 
 
 def _run_ours(models: tuple[ZooModel, ...], path: Path, arguments: argparse.Namespace) -> None:
-    parts = "no-onnx" if arguments.no_onnx else "all"
-    fingerprint = f"{our_fingerprint()}, {parts}"
-    command = (sys.executable, "-m", "tests.conformance.worker")
-    tasks = [Task(model.name, "", fingerprint, (*command, model.name, parts)) for model in models]
+    fingerprint = our_fingerprint() + (", without onnx" if arguments.no_onnx else "")
+    tasks = [
+        Task(model.name, "", fingerprint, _starter(model.name, not arguments.no_onnx))
+        for model in models
+    ]
     todo = pending(tasks, path, Row, again=arguments.again)
     print(f"fairdeploy: {len(todo)} of {len(models)} to run", flush=True)
     run_tasks(
@@ -80,6 +83,15 @@ def _run_ours(models: tuple[ZooModel, ...], path: Path, arguments: argparse.Name
         on_row=lambda row: print(describe_row(row), flush=True),
     )
     compact(path, Row)
+
+
+def _starter(name: str, with_onnx: bool) -> Callable[[Path, Path], Running]:
+    def start(row_file: Path, log: Path) -> Running:
+        return ForkedProcess(
+            check_into, (name, str(row_file), with_onnx), "tests.conformance.preload", log
+        )
+
+    return start
 
 
 def _run_peers(models: tuple[ZooModel, ...], path: Path, arguments: argparse.Namespace) -> None:

@@ -1,9 +1,9 @@
 """Chooses the zoo's timm models: of each model file the one with the fewest parameters.
 
-``python -m tests.conformance.choose_timm`` writes ``zoo_timm.json``, which is kept so that runs stay
-the same when timm gets new models. Besides those it takes ``VARIANTS``: architectures that live in
-the same file as another one and are known to be hard. Everything is built without downloads, with
-the smallest input that the network takes (not below 128 pixels).
+``python -m tests.conformance.choose_timm`` writes ``zoo_timm.json``, which is kept so that runs
+stay the same when timm gets new models. Besides those it takes ``VARIANTS``: architectures that
+live in the same file as another one and are known to be hard. Everything is built without
+downloads, with the smallest input that the network takes (not below 128 pixels).
 """
 
 from __future__ import annotations

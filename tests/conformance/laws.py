@@ -148,9 +148,7 @@ def _require_response(network: nn.Module, inputs: tuple[Tensor, ...], course: Co
         float((output[0] - output[1]).abs().max() / output.abs().max().clamp_min(1e-30))
         for output in outputs
     )
-    course.require(
-        response >= MIN_RESPONSE, f"outputs hardly depend on the image: {response:.1e}"
-    )
+    course.require(response >= MIN_RESPONSE, f"outputs hardly depend on the image: {response:.1e}")
 
 
 def _choose_units(graph: UnitGraph, seed: int, course: Course) -> NDArray[np.bool_]:
@@ -199,12 +197,11 @@ def _require_tight(
 
 def _require_size(shrunk: fx.GraphModule, course: Course) -> None:
     row = course.row
-    assert row.num_params is not None and row.budget is not None
+    assert row.num_params is not None
+    assert row.budget is not None
     row.kept = _num_params(shrunk) / row.num_params
     course.require(row.kept < 1.0, "nothing went")
-    course.require(
-        row.kept <= row.budget + 1e-9, f"{row.kept:.2%} kept, budget {row.budget:.2%}"
-    )
+    course.require(row.kept <= row.budget + 1e-9, f"{row.kept:.2%} kept, budget {row.budget:.2%}")
 
 
 def _require_same(

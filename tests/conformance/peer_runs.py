@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
+from tests.conformance.processes import CommandProcess, Running
+from tests.conformance.rows import ROOT
 from tests.conformance.supervision import Task
 from tests.conformance.zoo import ZooModel
 
@@ -20,9 +23,19 @@ def peer_tasks(models: Sequence[ZooModel], python: str) -> list[Task]:
     tasks = []
     for peer in PEERS:
         fingerprint = _versions(peer, python)
-        command = (python, "-m", "tests.conformance.peer_worker", peer)
-        tasks += [Task(model.name, peer, fingerprint, (*command, model.name)) for model in models]
+        tasks += [
+            Task(model.name, peer, fingerprint, _starter(peer, model.name, python))
+            for model in models
+        ]
     return tasks
+
+
+def _starter(peer: str, name: str, python: str) -> Callable[[Path, Path], Running]:
+    def start(row_file: Path, log: Path) -> Running:
+        command = (python, "-m", "tests.conformance.peer_worker", peer, name, str(row_file))
+        return CommandProcess(command, ROOT, log)
+
+    return start
 
 
 def _versions(peer: str, python: str) -> str:

@@ -33,7 +33,9 @@ Inputs = tuple[Tensor, ...]
 Checkpoint = Callable[[str], None]
 
 
-def prune_with_torch_pruning(network: nn.Module, inputs: Inputs, checkpoint: Checkpoint) -> nn.Module:
+def prune_with_torch_pruning(
+    network: nn.Module, inputs: Inputs, checkpoint: Checkpoint
+) -> nn.Module:
     """The high-level pruner with L1 importance and uniform ratio, as in its examples."""
     import torch_pruning
 
@@ -46,6 +48,8 @@ def prune_with_torch_pruning(network: nn.Module, inputs: Inputs, checkpoint: Che
         and isinstance(getattr(layer, "qkv", None), nn.Linear)
     ]
     num_heads = {layer.qkv: layer.num_heads for layer in attentions}
+    encoder = getattr(network, "encoder", None)
+    is_torchvision_vit = hasattr(network, "hidden_dim") and hasattr(encoder, "layers")
     checkpoint("dependency graph")
     pruner = torch_pruning.pruner.BasePruner(
         network,
@@ -54,9 +58,12 @@ def prune_with_torch_pruning(network: nn.Module, inputs: Inputs, checkpoint: Che
         pruning_ratio=RATIO,
         ignored_layers=output_layers(network, inputs),
         num_heads=num_heads,
+        round_to=encoder.layers[0].num_heads if is_torchvision_vit else None,
     )
     checkpoint("surgery")
     pruner.step()
+    if is_torchvision_vit:
+        network.hidden_dim = network.conv_proj.out_channels
     for layer in attentions:
         layer.num_heads = pruner.num_heads[layer.qkv]
         layer.head_dim = layer.qkv.out_features // (3 * layer.num_heads)

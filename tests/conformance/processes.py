@@ -1,14 +1,17 @@
-"""Runs a command that may neither compute too long nor take too much memory (Linux only)."""
+"""Runs a process that may neither compute too long nor take too much memory (Linux only)."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 _POLL_S = 0.2
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -35,49 +38,103 @@ class Outcome:
     killed: str
     """Which limit it broke; empty if it ended by itself."""
     exit_code: int
-    cpu_s: float
     seconds: float
     peak_mib: int
 
 
-def run_limited(
-    command: Sequence[str],
-    limits: Limits,
-    *,
-    folder: Path,
-    environment: Mapping[str, str],
-    log: Path,
-) -> Outcome:
-    """Run ``command`` in ``folder``; its output goes to ``log``.
+class Running(Protocol):
+    """A process that was started."""
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+
+    def poll(self) -> int | None:
+        """Its exit status, or None while it runs."""
+
+    def kill(self) -> None:
+        """End it now, with all that it started, and wait until it has ended."""
+
+
+class CommandProcess:
+    """A command in a session of its own."""
+
+    def __init__(self, command: Sequence[str], folder: Path, log: Path) -> None:
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                command,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        """Its exit status, or None while it runs."""
+        return self._process.poll()
+
+    def kill(self) -> None:
+        """End the whole session."""
+        os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+class ForkedProcess:
+    """A call in a fork of a server that has imported ``preload`` once: the imports cost seconds."""
+
+    def __init__(
+        self, target: Callable[..., None], arguments: tuple[object, ...], preload: str, log: Path
+    ) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([preload])
+        self._process = context.Process(
+            target=_call_with_log, args=(target, arguments, str(log)), daemon=True
+        )
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        """Its exit status, or None while it runs."""
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.join()
+
+
+def _call_with_log(target: Callable[..., None], arguments: tuple[object, ...], log: str) -> None:
+    with open(log, "wb") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    target(*arguments)
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+def run_limited(start: Callable[[], Running], limits: Limits) -> Outcome:
+    """Start a process and end it as soon as it breaks a limit.
 
     CPU time is limited, not the clock: how busy the machine is must not decide who passes.
     """
-    started = time.perf_counter()
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env={**os.environ, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    started, process = time.perf_counter(), start()
     cpu_s, peak_mib, killed = 0.0, 0, ""
     try:
-        while process.poll() is None:
+        while process.poll() is None and not killed:
             cpu_s, memory_mib = _usage(process.pid, cpu_s)
             peak_mib = max(peak_mib, int(memory_mib))
             killed = _broken_limit(cpu_s, memory_mib, time.perf_counter() - started, limits)
-            if killed:
-                break
-            time.sleep(_POLL_S)
+            if not killed:
+                time.sleep(_POLL_S)
     finally:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        exit_code = process.wait()
-    seconds = time.perf_counter() - started
-    return Outcome(killed, exit_code, round(cpu_s, 1), round(seconds, 1), peak_mib)
+            process.kill()
+    exit_code = process.poll()
+    assert exit_code is not None
+    return Outcome(killed, exit_code, round(time.perf_counter() - started, 1), peak_mib)
 
 
 def _broken_limit(cpu_s: float, memory_mib: float, seconds: float, limits: Limits) -> str:

@@ -14,7 +14,7 @@ _FEW = 2
 
 
 def randomise(network: nn.Module, inputs: tuple[Tensor, ...], seed: int) -> None:
-    """Draw constant parameters and all norm statistics (changes ``network``, which is in eval mode).
+    """Draw constant parameters and all norm statistics (changes ``network``, in eval mode).
 
     Args:
         inputs: What the network is called with to measure its norm statistics.
@@ -42,7 +42,10 @@ def _is_norm(layer: nn.Module) -> bool:
 def _randomise_norm(layer: nn.Module, generator: torch.Generator) -> None:
     if not _is_norm(layer):
         return
-    for name, tensor in (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)):
+    for name, tensor in (
+        *layer.named_parameters(recurse=False),
+        *layer.named_buffers(recurse=False),
+    ):
         if name == "weight":
             tensor.uniform_(0.5, 1.0, generator=generator)
         elif name in {"bias", "running_mean"}:

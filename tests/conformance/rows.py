@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime")
 _CODE = ("fairdeploy/**/*.py", "exporters/**/*.py", "profiles/cpu.toml")
-_LAWS = ("laws.py", "zoo.py", "random_weights.py", "rows.py")
+_LAWS = ("laws.py", "zoo.py", "random_weights.py")
 
 
 @dataclasses.dataclass(slots=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.conformance.processes import Limits, Outcome, run_limited
+from tests.conformance.processes import Limits, Outcome, Running, run_limited
 from tests.conformance.rows import ROOT, AnyRow, append_row, read_rows
 
 _ENVIRONMENT = {
@@ -20,12 +21,13 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One model, and the command that is given the path of its row as the last argument."""
+    """One model, and how to start its process, which leaves its row in a file."""
 
     model: str
     peer: str
     fingerprint: str
-    command: tuple[str, ...]
+    start: Callable[[Path, Path], Running]
+    """Takes the row's file and the file for what the process prints."""
 
 
 def pending(
@@ -36,8 +38,7 @@ def pending(
     return [
         task
         for task in tasks
-        if (row := rows.get((task.peer, task.model))) is None
-        or row.fingerprint != task.fingerprint
+        if (row := rows.get((task.peer, task.model))) is None or row.fingerprint != task.fingerprint
     ]
 
 
@@ -50,7 +51,11 @@ def run_tasks(
     jobs: int,
     on_row: Callable[[AnyRow], None],
 ) -> None:
-    """Run each task and append its row to ``path`` as soon as it is there."""
+    """Run each task and append its row to ``path`` as soon as it is there.
+
+    Sets the environment that the processes inherit.
+    """
+    os.environ.update(_ENVIRONMENT)
     with ThreadPoolExecutor(jobs) as pool:
         futures = [pool.submit(_run, task, row_type, limits) for task in tasks]
         try:
@@ -66,13 +71,7 @@ def run_tasks(
 def _run(task: Task, row_type: type[AnyRow], limits: Limits) -> AnyRow:
     with tempfile.TemporaryDirectory() as folder:
         row_file, log = Path(folder) / "row.json", Path(folder) / "log.txt"
-        outcome = run_limited(
-            [*task.command, str(row_file)],
-            limits,
-            folder=ROOT,
-            environment=_ENVIRONMENT,
-            log=log,
-        )
+        outcome = run_limited(lambda: task.start(row_file, log), limits)
         rows = list(read_rows(row_file, row_type).values())
         row = rows[0] if rows else row_type(task.model)
         _note_end(row, outcome, log)

@@ -1,13 +1,10 @@
-"""Checks one model in this process: ``python -m tests.conformance.worker MODEL PARTS ROW_FILE``.
-
-``PARTS`` is ``all`` or ``no-onnx``.
+"""Checks one model in this process.
 
 The row is written at every stage, so that whoever kills this process knows where it was.
 """
 
 from __future__ import annotations
 
-import sys
 import warnings
 from pathlib import Path
 
@@ -16,18 +13,9 @@ from tests.conformance.rows import write_row
 from tests.conformance.zoo import find
 
 
-def main() -> int:
-    """Command line."""
-    name, parts, path = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+def check_into(name: str, row_file: str, with_onnx: bool) -> None:
+    """Check the model ``name`` and leave its row in ``row_file``."""
+    path = Path(row_file)
     warnings.simplefilter("ignore")
-    row = check(
-        find(name),
-        checkpoint=lambda row: write_row(row, path),
-        with_onnx=parts == "all",
-    )
+    row = check(find(name), checkpoint=lambda row: write_row(row, path), with_onnx=with_onnx)
     write_row(row, path)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

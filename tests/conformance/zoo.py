@@ -2,8 +2,8 @@
 
 One model for each of timm's model files, the smallest (``zoo_timm.json``, written by
 ``choose_timm``), and torchvision's classifiers, segmenters, detectors, video and flow networks
-(``zoo_torchvision``). Of a detector only the backbone is taken, feature pyramid included: what comes
-after it (anchors, box operators) holds no channels.
+(``zoo_torchvision``). Of a detector only the backbone is taken, feature pyramid included: its
+heads and box operators stay as they are.
 """
 
 from __future__ import annotations
