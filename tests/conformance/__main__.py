@@ -9,20 +9,19 @@ status is 1 if any law is broken.
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.conformance.peer_runs import PEERS, peer_tasks
 from tests.conformance.processes import ForkedProcess, Limits, Running
-from tests.conformance.rows import PeerRow, Row, compact, our_fingerprint, read_rows
+from tests.conformance.rows import ROOT, PeerRow, Row, compact, our_fingerprint, read_rows
 from tests.conformance.supervision import Task, pending, run_tasks
 from tests.conformance.table import describe_row, write_table
 from tests.conformance.worker import check_into
 from tests.conformance.zoo import SETS, ZooModel, select
 
 RESULTS = Path(__file__).parent / "results"
-PEER_LIMITS = Limits(cpu_s=120.0, memory_mib=12_000.0)
 
 
 def main() -> int:
@@ -59,7 +58,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER")
     parser.add_argument("--cpu-limit", type=float, default=600.0, metavar="S", help="for a model")
     parser.add_argument("--memory-limit", type=float, default=8000.0, metavar="MIB")
-    parser.add_argument("--peers", action="store_true", help=f"also run {' and '.join(PEERS)}")
+    parser.add_argument("--peers", action="store_true", help="also run the peers")
     parser.add_argument("--only-peers", action="store_true", help="run them, not fairdeploy")
     parser.add_argument("--peers-python", default=sys.executable, metavar="PYTHON",
                         help="of the environment that they are installed in")  # fmt: skip
@@ -95,20 +94,9 @@ def _starter(name: str, with_onnx: bool) -> Callable[[Path, Path], Running]:
 
 
 def _run_peers(models: tuple[ZooModel, ...], path: Path, arguments: argparse.Namespace) -> None:
-    tasks = peer_tasks(models, arguments.peers_python)
-    todo = pending(tasks, path, PeerRow, again=arguments.again)
-    print(f"peers: {len(todo)} of {len(tasks)} to run", flush=True)
-    run_tasks(
-        todo,
-        path,
-        PeerRow,
-        limits=PEER_LIMITS,
-        jobs=arguments.jobs,
-        on_row=lambda row: print(
-            f"{row.peer} {row.model}: {'works' if row.works else row.failure}", flush=True
-        ),
-    )
-    compact(path, PeerRow)
+    command = [arguments.peers_python, "-m", "tests.conformance.peer_runs", "--rows", str(path)]
+    command += ["--jobs", str(arguments.jobs), *(["--again"] if arguments.again else [])]
+    subprocess.run([*command, *(model.name for model in models)], cwd=ROOT, check=True)
 
 
 if __name__ == "__main__":

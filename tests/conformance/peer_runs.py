@@ -1,44 +1,65 @@
-"""The peers on the same models: which processes to start, in the environment they live in."""
+"""Runs the peers on models: ``PYTHON -m tests.conformance.peer_runs --rows FILE MODEL ...``.
+
+``PYTHON`` is that of an environment with ``torch-pruning``, ``network-pruner``, torch, torchvision
+and timm. ``python -m tests.conformance --peers`` calls this.
+"""
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Callable, Sequence
+import argparse
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from tests.conformance.processes import CommandProcess, Running
-from tests.conformance.rows import ROOT
-from tests.conformance.supervision import Task
-from tests.conformance.zoo import ZooModel
+from tests.conformance.peer_worker import PRUNERS, check_into
+from tests.conformance.processes import ForkedProcess, Limits, Running
+from tests.conformance.rows import PeerRow, compact, describe_versions
+from tests.conformance.supervision import Task, pending, run_tasks
 
-PEERS = ("torch-pruning", "network-pruner")
-_DESCRIBE = (
-    "import sys; from tests.conformance.rows import describe_versions; "
-    "print(describe_versions([sys.argv[1], 'torch', 'torchvision', 'timm']))"
-)
+LIMITS = Limits(cpu_s=120.0, memory_mib=12_000.0)
 
 
-def peer_tasks(models: Sequence[ZooModel], python: str) -> list[Task]:
-    """A task for each peer and model."""
-    tasks = []
-    for peer in PEERS:
-        fingerprint = _versions(peer, python)
-        tasks += [
-            Task(model.name, peer, fingerprint, _starter(peer, model.name, python))
-            for model in models
-        ]
-    return tasks
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="+")
+    parser.add_argument("--rows", type=Path, required=True)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--again", action="store_true")
+    arguments = parser.parse_args()
+    tasks = peer_tasks(arguments.models)
+    todo = pending(tasks, arguments.rows, PeerRow, again=arguments.again)
+    print(f"peers: {len(todo)} of {len(tasks)} to run", flush=True)
+    run_tasks(todo, arguments.rows, PeerRow, limits=LIMITS, jobs=arguments.jobs, on_row=_print_row)
+    compact(arguments.rows, PeerRow)
+    return 0
 
 
-def _starter(peer: str, name: str, python: str) -> Callable[[Path, Path], Running]:
+def peer_tasks(models: list[str]) -> list[Task]:
+    """A task for each model and peer; a peer's rows hold for its version and torch's."""
+    fingerprints = {
+        peer: describe_versions([peer, "torch", "torchvision", "timm"]) for peer in PRUNERS
+    }
+    return [
+        Task(model, peer, fingerprint, _starter(peer, model))
+        for model in models
+        for peer, fingerprint in fingerprints.items()
+    ]
+
+
+def _starter(peer: str, model: str) -> Callable[[Path, Path], Running]:
     def start(row_file: Path, log: Path) -> Running:
-        command = (python, "-m", "tests.conformance.peer_worker", peer, name, str(row_file))
-        return CommandProcess(command, ROOT, log)
+        return ForkedProcess(
+            check_into, (peer, model, str(row_file)), "tests.conformance.peer_preload", log
+        )
 
     return start
 
 
-def _versions(peer: str, python: str) -> str:
-    return subprocess.run(
-        [python, "-c", _DESCRIBE, peer], check=True, capture_output=True, text=True
-    ).stdout.strip()
+def _print_row(row: PeerRow) -> None:
+    verdict = "works" if row.works else f"fails at {row.failed_stage}: {row.failure}"
+    print(f"{row.peer} {row.model}: {verdict} | {row.seconds:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
