@@ -119,10 +119,10 @@ def _check(model: ZooModel, seed: int, course: Course, with_onnx: bool) -> None:
     with course.stage("unit graph"):
         graph = unit_graph_from_capture(captured)
     row.num_groups, row.num_units = len(graph.groups), graph.num_units
-    removed = _choose_units(graph, seed, course)
+    removed, predicted = _choose_units(graph, seed, course)
     with course.stage("surgery"):
         shrunk = remove_units(graph, removed).module
-    _require_size(shrunk, course)
+    _require_size(shrunk, predicted, course)
     with course.stage("proof"):
         row.proof = prove(graph, shrunk, removed, seed=seed).max_relative_error
     course.require(row.proof <= PROOF_LIMIT, f"zeroed differs from shrunk by {row.proof:.1e}")
@@ -151,8 +151,12 @@ def _require_response(network: nn.Module, inputs: tuple[Tensor, ...], course: Co
     course.require(response >= MIN_RESPONSE, f"outputs hardly depend on the image: {response:.1e}")
 
 
-def _choose_units(graph: UnitGraph, seed: int, course: Course) -> NDArray[np.bool_]:
-    """Random scores, grouped as ``shrink`` groups them, at half the parameters or the least."""
+def _choose_units(graph: UnitGraph, seed: int, course: Course) -> tuple[NDArray[np.bool_], float]:
+    """Random scores, grouped as ``shrink`` groups them, at half the parameters or the least.
+
+    Returns:
+        Mask of the units that go, and how many parameters should be left.
+    """
     row = course.row
     with course.stage("search"):
         costs = CostModel(graph.cost_terms, len(graph.groups))
@@ -163,6 +167,10 @@ def _choose_units(graph: UnitGraph, seed: int, course: Course) -> NDArray[np.boo
             raise BrokenLawError("nothing can be removed")
         smallest, original = reachable_range(groups, costs.costs)["params"]
         row.reachable = smallest / original
+        course.require(
+            original == row.num_params,
+            f"the cost model counts {original:,.0f} parameters, the graph has {row.num_params:,}",
+        )
         # a percentage that is just above what can be reached
         row.budget = max(BUDGET, math.ceil(row.reachable * 1e4) / 1e4)
         if row.reachable > BUDGET:
@@ -171,7 +179,7 @@ def _choose_units(graph: UnitGraph, seed: int, course: Course) -> NDArray[np.boo
             raise BrokenLawError("nothing can be removed")
         allocation = search(groups, costs.costs, parse_budgets([f"params={row.budget:.4%}"]))
         _require_tight(groups, costs, allocation, original, course)
-    return graph.removed_mask(allocation.removed)
+    return graph.removed_mask(allocation.removed), allocation.costs["params"]
 
 
 def _require_tight(
@@ -195,11 +203,16 @@ def _require_tight(
         )
 
 
-def _require_size(shrunk: fx.GraphModule, course: Course) -> None:
+def _require_size(shrunk: fx.GraphModule, predicted: float, course: Course) -> None:
     row = course.row
     assert row.num_params is not None
     assert row.budget is not None
-    row.kept = _num_params(shrunk) / row.num_params
+    num_left = _num_params(shrunk)
+    row.kept = num_left / row.num_params
+    course.require(
+        num_left == predicted,
+        f"{num_left:,} parameters are left, the cost model says {predicted:,.0f}",
+    )
     course.require(row.kept < 1.0, "nothing went")
     course.require(row.kept <= row.budget + 1e-9, f"{row.kept:.2%} kept, budget {row.budget:.2%}")
 
