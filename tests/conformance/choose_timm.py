@@ -100,7 +100,7 @@ def entry(name: str, family: str, is_variant: bool) -> dict[str, Any] | None:
         if accepts(network, size):
             return {**row, "shape": [usual[0], size, size]}
     for size in SIZES:
-        options = {"img_size": size}
+        options: dict[str, Any] = {"img_size": size}
         try:
             network = timm.create_model(name, **options).eval()
         except (TypeError, ValueError, AssertionError, RuntimeError):

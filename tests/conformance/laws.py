@@ -42,6 +42,8 @@ PARITY_LIMIT = 1e-4
 ONNX_BATCHES = (1, 3)
 MIN_RESPONSE = 1e-3
 """How much two images' outputs must differ, relative to the largest: else nothing is compared."""
+NOISE, MAX_GAIN = 1e-5, 100.0
+"""A network that amplifies the image's noise by more would turn rounding into broken laws."""
 _NUM_FROZEN = 3
 
 Checkpoint = Callable[[Row], None]
@@ -138,7 +140,10 @@ def _check(model: ZooModel, seed: int, course: Course, with_onnx: bool) -> None:
 
 
 def _require_response(network: nn.Module, inputs: tuple[Tensor, ...], course: Course) -> None:
-    """Outputs must be finite and depend on the image, or no later comparison means anything."""
+    """Outputs must be finite and depend on the image, and not on rounding.
+
+    No later comparison means anything otherwise: then the zoo's weights have to be drawn better.
+    """
     with torch.no_grad():
         outputs = tensors_in(network(*inputs))
     course.require(
@@ -149,6 +154,10 @@ def _require_response(network: nn.Module, inputs: tuple[Tensor, ...], course: Co
         for output in outputs
     )
     course.require(response >= MIN_RESPONSE, f"outputs hardly depend on the image: {response:.1e}")
+    with torch.no_grad():
+        noisy = tensors_in(network(*(image + NOISE * torch.randn_like(image) for image in inputs)))
+    gain = relative_error(noisy, outputs) / NOISE
+    course.require(gain <= MAX_GAIN, f"these random weights amplify noise by {gain:.0f}")
 
 
 def _choose_units(graph: UnitGraph, seed: int, course: Course) -> tuple[NDArray[np.bool_], float]:

@@ -16,6 +16,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 # as Torch-Pruning's timm example does: the fused kernel hides the heads from it
 os.environ["TIMM_FUSED_ATTN"] = "0"
@@ -40,14 +41,15 @@ def prune_with_torch_pruning(
 
     for parameter in network.parameters():
         parameter.requires_grad_(True)
-    attentions = [
+    # its attributes are whole numbers and layers, which type checkers cannot know
+    attentions: list[Any] = [
         layer
         for layer in network.modules()
         if isinstance(getattr(layer, "num_heads", None), int)
         and isinstance(getattr(layer, "qkv", None), nn.Linear)
     ]
     num_heads = {layer.qkv: layer.num_heads for layer in attentions}
-    encoder = getattr(network, "encoder", None)
+    encoder: Any = getattr(network, "encoder", None)
     is_torchvision_vit = hasattr(network, "hidden_dim") and hasattr(encoder, "layers")
     checkpoint("dependency graph")
     pruner = torch_pruning.pruner.BasePruner(
@@ -62,7 +64,8 @@ def prune_with_torch_pruning(
     checkpoint("surgery")
     pruner.step()
     if is_torchvision_vit:
-        network.hidden_dim = network.conv_proj.out_channels
+        encoder_input: Any = network.conv_proj
+        network.hidden_dim = encoder_input.out_channels
     for layer in attentions:
         layer.num_heads = pruner.num_heads[layer.qkv]
         layer.head_dim = layer.qkv.out_features // (3 * layer.num_heads)

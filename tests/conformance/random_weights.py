@@ -2,7 +2,7 @@
 
 As initialised, residual branches give 0, layer scales are 1e-6 and some heads are 0: every
 comparison of outputs would be vacuous. Norm statistics are measured on random inputs, so that
-activations neither die nor explode in a hundred layers, and then disturbed.
+activations neither die nor explode in a hundred layers.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 _FEW = 2
+_ATTENTION = {"q", "k", "kv", "qk", "qkv"}
 
 
 def randomise(network: nn.Module, inputs: tuple[Tensor, ...], seed: int) -> None:
@@ -32,7 +33,17 @@ def randomise(network: nn.Module, inputs: tuple[Tensor, ...], seed: int) -> None
         for parameter in network.parameters():
             if id(parameter) not in norms and _is_constant(parameter):
                 _randomise_constant(parameter, generator)
-        _measure_statistics(network, inputs, generator)
+        for name, layer in network.named_modules():
+            if name.rpartition(".")[2] in _ATTENTION:
+                _rescale(layer)
+        _measure_statistics(network, inputs)
+
+
+def _rescale(layer: nn.Module) -> None:
+    """Bring queries and keys to unit scale: saturated attention turns rounding into chaos."""
+    weight = getattr(layer, "weight", None)
+    if isinstance(weight, Tensor) and weight.dim() >= _FEW and not _is_norm(layer):
+        weight.mul_(weight[0].numel() ** -0.5 / weight.std().clamp_min(1e-12))
 
 
 def _is_norm(layer: nn.Module) -> bool:
@@ -76,10 +87,8 @@ def _randomise_constant(parameter: Tensor, generator: torch.Generator) -> None:
         parameter.uniform_(0.1, 0.5, generator=generator)
 
 
-def _measure_statistics(
-    network: nn.Module, inputs: tuple[Tensor, ...], generator: torch.Generator
-) -> None:
-    """Give each batch norm the statistics of one batch, each off by up to a third."""
+def _measure_statistics(network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Give each batch norm the statistics that one batch has there (changes ``network``)."""
     norms = [
         layer
         for layer in network.modules()
@@ -96,8 +105,6 @@ def _measure_statistics(
             norm.momentum = momentum
             norm.eval()
     for norm in norms:
-        spread = norm.running_var.sqrt()
-        shift = torch.empty_like(spread).uniform_(-0.3, 0.3, generator=generator)
-        norm.running_mean.add_(shift * spread)
+        assert norm.running_var is not None
+        # a channel that a ReLU has silenced for these inputs is not silent for all
         norm.running_var.clamp_(min=1e-2)
-        norm.running_var.mul_(torch.empty_like(spread).uniform_(0.7, 1.4, generator=generator))

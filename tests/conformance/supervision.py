@@ -77,7 +77,7 @@ def _run(task: Task, row_type: type[AnyRow], limits: Limits) -> AnyRow:
         _note_end(row, outcome, log)
     row.fingerprint, row.seconds, row.peak_mib = task.fingerprint, outcome.seconds, outcome.peak_mib
     if task.peer:
-        row.peer = task.peer  # type: ignore[union-attr]
+        setattr(row, "peer", task.peer)  # noqa: B010
     return row
 
 

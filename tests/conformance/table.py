@@ -18,8 +18,8 @@ _INTRODUCTION = """\
 # Every architecture, halved
 
 One model for each of timm's model files, the smallest, and torchvision's classifiers, segmenters,
-detectors (backbone with feature pyramid), video and flow networks. Random weights with measured,
-then disturbed norm statistics; random scores, grouped as `shrink` groups them; budget
+detectors (backbone with feature pyramid), video and flow networks. Random weights with measured
+norm statistics; random scores, grouped as `shrink` groups them; budget
 `params=50%`, or the least that can be left where that is more. A model passes if the shrunk network
 equals the original with the removed units zeroed to 1e-5 of the largest output, no removed block
 fits back into the budget, and its ONNX file equals torch to 1e-4 at batch 1 and 3, or at the one
