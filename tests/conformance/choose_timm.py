@@ -89,7 +89,7 @@ def entry(name: str, family: str, is_variant: bool) -> dict[str, Any] | None:
     """The zoo's line for this model, or None if no input was accepted."""
     import timm
 
-    network = timm.create_model(name).eval()
+    network: Any = timm.create_model(name).eval()
     usual = network.pretrained_cfg.get("input_size", (3, 224, 224))
     is_fixed = bool(network.pretrained_cfg.get("fixed_input_size"))
     sizes = [size for size in SIZES if size < usual[-1]] if not is_fixed else []
@@ -114,7 +114,7 @@ def accepts(network: torch.nn.Module, size: int) -> bool:
     """Whether it computes something finite from two images of this size."""
     try:
         with torch.no_grad():
-            output = network(torch.randn(2, 3, size, size))
+            output: object = network(torch.randn(2, 3, size, size))
     except Exception:  # user code may refuse in any way
         return False
     return isinstance(output, torch.Tensor) and bool(output.isfinite().all())

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 _FEW = 2
+_MIN_VARIANCE = 0.1
+"""A norm that scales small differences up in every layer would turn rounding into chaos."""
 _ATTENTION = {"q", "k", "kv", "qk", "qkv"}
 
 
@@ -88,23 +90,28 @@ def _randomise_constant(parameter: Tensor, generator: torch.Generator) -> None:
 
 
 def _measure_statistics(network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    """Give each batch norm the statistics that one batch has there (changes ``network``)."""
-    norms = [
-        layer
+    """Give each batch norm the statistics of its own input (changes ``network``).
+
+    One after the other, so that each sees what the norms before it will really give.
+    """
+    handles = [
+        layer.register_forward_pre_hook(_take_statistics)
         for layer in network.modules()
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_var is not None
+        if isinstance(getattr(layer, "running_var", None), Tensor)
     ]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 1.0
-        norm.train()
     try:
         network(*inputs)
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-            norm.eval()
-    for norm in norms:
-        assert norm.running_var is not None
-        # a channel that a ReLU has silenced for these inputs is not silent for all
-        norm.running_var.clamp_(min=1e-2)
+        for handle in handles:
+            handle.remove()
+
+
+def _take_statistics(norm: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+    """Store mean and variance of what ``norm`` is about to normalise (changes ``norm``)."""
+    values = arguments[0].detach()
+    channel_last = values.transpose(0, 1).flatten(1).T
+    mean, variance = norm.running_mean, norm.running_var
+    assert isinstance(mean, Tensor)
+    assert isinstance(variance, Tensor)
+    mean.copy_(channel_last.mean(0))
+    variance.copy_(channel_last.var(0).clamp_min(_MIN_VARIANCE))

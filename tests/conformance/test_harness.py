@@ -90,13 +90,14 @@ def test_newest_row_of_a_model_counts_and_survives_compacting(tmp_path: Path) ->
 
 
 def test_outputs_that_do_not_depend_on_the_image_break_a_law() -> None:
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 2))
+    head = nn.Linear(4 * 36, 2)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), head)
     images = torch.randn(2, 3, 8, 8)
     course = Course(Row("m", stage="build"), lambda row: None)
     require_response(network, (images,), course)
     assert course.row.failure == ""
     with torch.no_grad():
-        network[2].weight.zero_()
+        head.weight.zero_()
     require_response(network, (images,), course)
     assert course.row.failure.startswith("outputs hardly depend on the image")
     assert course.row.failed_stage == "build"
@@ -112,7 +113,7 @@ def test_randomised_norms_have_the_statistics_of_their_inputs() -> None:
     with torch.no_grad():
         inside = convolution(images)
     torch.testing.assert_close(norm.running_mean, inside.mean((0, 2, 3)))
-    torch.testing.assert_close(norm.running_var, inside.var((0, 2, 3)))
+    torch.testing.assert_close(norm.running_var, inside.var((0, 2, 3)).clamp_min(0.1))
     assert 0.5 <= float(norm.weight.detach().min()) < float(norm.weight.detach().max()) <= 1.0
     assert not norm.training
     assert norm.momentum == 0.1

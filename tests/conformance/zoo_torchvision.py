@@ -30,7 +30,7 @@ _DETECTORS = (
     "maskrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn", "retinanet_resnet50_fpn",
     "retinanet_resnet50_fpn_v2", "fcos_resnet50_fpn", "ssdlite320_mobilenet_v3_large",
 )  # fmt: skip
-_VIDEO = ("r3d_18", "mc3_18", "r2plus1d_18", "s3d")
+_VIDEO = ("r3d_18", "mc3_18", "r2plus1d_18")
 _VARIANTS = (
     "convnext_small", "convnext_base", "convnext_large", "densenet161", "densenet169",
     "densenet201", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3", "efficientnet_b4",
@@ -53,6 +53,7 @@ TORCHVISION: tuple[Entry, ...] = (
     # its last feature map would be empty at less
     ("ssd300_vgg16.backbone", ((3, 300, 300),), False),
     *((name, _CLIP, False) for name in _VIDEO),
+    ("s3d", _FIXED_CLIP, False),
     ("mvit_v1_b", _FIXED_CLIP, False),
     ("mvit_v2_s", _FIXED_CLIP, False),
     ("swin3d_t", _CLIP, False),
