@@ -1,18 +1,23 @@
-"""The small fixed sample of the conformance table that runs with every test run."""
+"""The fixed sample of the conformance run that runs with every test run."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.conformance.surgery_table import BUDGET, LANDING, check
-from tests.conformance.zoo import SAMPLE
+from fairdeploy.surgery.equivalence import PROOF_LIMIT
+from tests.conformance.laws import BUDGET, ONNX_BATCHES, PARITY_LIMIT, check
+from tests.conformance.zoo import find
+from tests.conformance.zoo_sample import SAMPLE
 
 
 @pytest.mark.parametrize("name", SAMPLE)
 def test_architecture_is_halved_proved_and_exported(name: str) -> None:
-    row = check(name)
-    assert not row.failure
-    assert BUDGET - LANDING <= row.kept <= BUDGET
-    assert row.proof <= 1e-5
-    assert max(row.onnx_1, row.onnx_3) <= 1e-4
+    row = check(find(name))
+    assert row.failure == ""
     assert row.passed
+    assert row.kept is not None
+    assert 0 < row.kept <= BUDGET
+    assert row.proof is not None
+    assert row.proof <= PROOF_LIMIT
+    assert set(row.onnx) == {str(batch) for batch in ONNX_BATCHES}
+    assert max(row.onnx.values()) <= PARITY_LIMIT
