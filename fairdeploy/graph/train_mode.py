@@ -2,7 +2,7 @@
 
 A network is captured in eval mode, so dropout and batch norm have ``training=False`` built in.
 ``train()`` turns those constants over and lets batch norm count its batches; ``eval()`` restores
-the graph node for node. Only constants that are off in eval mode are switched: a norm of weights
+the graph node for node. Only constants that are off in eval mode are switched: a norm
 that always uses its own statistics stays as it is. What the user's code leaves out in eval mode
 (stochastic depth, dropout inside attention) is not in the graph and does not come back.
 """

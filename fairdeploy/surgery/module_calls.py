@@ -109,6 +109,8 @@ def _raw_calls(
     seen: set[str] = set()
     entered: dict[str, Any] = {}
     hooks = []
+    # torch's fused attention rounds differently from what is traced
+    is_fused = torch.backends.mha.get_fastpath_enabled()
 
     def watch(path: str, layer: nn.Module) -> None:
         def before(_: nn.Module, args: Any, kwargs: Any) -> None:
@@ -123,12 +125,14 @@ def _raw_calls(
         hooks.append(layer.register_forward_hook(after))
 
     try:
+        torch.backends.mha.set_fastpath_enabled(False)
         for path, layer in module.named_modules():
             if not _is_plain_layer(layer):
                 watch(path, layer)
         with torch.no_grad():
             graph.inputs.call(module, [tensor.clone() for tensor in inputs])
     finally:
+        torch.backends.mha.set_fastpath_enabled(is_fused)
         for hook in hooks:
             hook.remove()
     return calls
