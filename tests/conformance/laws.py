@@ -178,6 +178,7 @@ def _choose_units(graph: UnitGraph, seed: int, course: Course) -> tuple[NDArray[
             raise BrokenLawError("nothing can be removed")
         smallest, original = reachable_range(groups, costs.costs)["params"]
         row.reachable = smallest / original
+        assert row.num_params is not None
         course.require(
             abs(original - row.num_params) < _ROUNDING,
             f"the cost model counts {original:,.0f} parameters, the graph has {row.num_params:,}",
