@@ -41,6 +41,8 @@ class Row:
     kept: float | None = None
     budget: float | None = None
     proof: float | None = None
+    proof_precision: str = ""
+    """``float64`` where float32 was beyond the limit."""
     onnx: dict[str, float] = dataclasses.field(default_factory=dict)
     """Error by batch size."""
     own_class: str = ""
