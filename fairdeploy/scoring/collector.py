@@ -163,12 +163,6 @@ class _Pass(fx.Interpreter):
         copied = self._products.tensor(str(target))
         return super().get_attr(target, args, kwargs) if copied is None else copied
 
-    def call_function(self, target: Target, args: Arguments, kwargs: dict[str, Any]) -> object:
-        """Run an operator; ``view`` as ``reshape``, which takes channels-last values too."""
-        if target is torch.ops.aten.view.default:
-            target = torch.ops.aten.reshape.default
-        return super().call_function(target, args, kwargs)
-
     def run_node(self, n: fx.Node) -> object:
         """Run one node, then read its value if a score needs it."""
         if n.name in self._products.folded:

@@ -20,6 +20,7 @@ from fairdeploy.surgery.equivalence import prove
 from fairdeploy.surgery.module_rewrite import rebuild_own_class
 from fairdeploy.surgery.removal import remove_units
 from tests.random_networks import IMAGE, RandomNetwork, networks, randomise
+from tests.surgery.exactness import random_removal
 
 
 class Calls(nn.Module):
@@ -156,10 +157,7 @@ def test_random_networks_of_two_inputs_shrink_exactly(body: RandomNetwork, seed:
     texts = (f"left:2,{height},{width}", f"right:1,{height},{width}")
     graph = build_unit_graph(network, inputs_for(network, *texts))
     assert graph.outputs.names == ("logits", "margin")
-    rng = np.random.default_rng(seed)
-    removed = np.zeros(graph.num_units, dtype=bool)
-    for group in graph.groups:
-        removed[rng.choice(group.units, group.size // 2, replace=False)] = True
+    removed = random_removal(graph, seed, 0.5)
     shrunk = remove_units(graph, removed).module
     assert prove(graph, shrunk, removed, seed=seed).passed
     inputs = graph.inputs.random(3, torch.Generator().manual_seed(seed))

@@ -111,7 +111,8 @@ def test_unknown_key_suggests_the_nearest_and_lists_all(tmp_path: Path) -> None:
     with pytest.raises(ProjectFileError, match=r"unknown key 'budgett'; did you mean 'budget'\? k"):
         project_of(tmp_path, 'budgett = "40%"')
     with pytest.raises(
-        ProjectFileError, match="known keys are allow_norm_coupled, arch, budget, class_names, data"
+        ProjectFileError,
+        match="known keys are allow_norm_coupled, arch, attention, budget, class_names",
     ):
         project_of(tmp_path, "zzz = 1")
 

@@ -35,7 +35,7 @@ def test_kept_channels_are_those_of_the_original() -> None:
 
 
 class Unfittable(nn.Module):
-    """A weight used twice, and one that is computed; between them an ordinary layer."""
+    """A weight used twice, and one that is rearranged; between them an ordinary layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Unfittable(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.plain(self.shared(self.shared(x).relu()))
-        weight = self.computed.weight / self.computed.weight.norm()
+        weight = self.computed.weight.transpose(0, 1)
         return nn.functional.conv2d(x, weight).mean((2, 3))
 
 
