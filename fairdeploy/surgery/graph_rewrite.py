@@ -1,6 +1,7 @@
 """Rewrite the numbers that a captured graph has baked in: sizes, bounds, groups, scales.
 
-The labels give every new length. A size that depends on the batch is scaled by an exact ratio.
+The labels give every new length. A size that the graph computes, say from the batch, is scaled by
+an exact ratio, unless what it is computed from shrinks just as much.
 """
 
 from __future__ import annotations
@@ -34,6 +35,12 @@ _SIZE_ARGUMENT = {
     "view": 1, "reshape": 1, "_unsafe_view": 1, "expand": 1, "broadcast_to": 1, "view_copy": 1,
     "new_zeros": 1, "new_ones": 1, "new_full": 1, "new_empty": 1, "zeros": 0, "ones": 0, "full": 0,
     "empty": 0, "_reshape_alias": 1, "expand_copy": 1,
+}  # fmt: skip
+
+
+_SIZE_ARITHMETIC = {
+    operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod, operator.neg,
+    torch.sym_int, torch.sym_max, torch.sym_min,
 }  # fmt: skip
 
 
@@ -107,22 +114,42 @@ class Rewriter:
     def _sizes(self, original: fx.Node, node: fx.Node, index: int) -> None:
         if original.name not in self.graph.value_units:
             return
-        given = node.args[index]
+        given, before = node.args[index], original.args[index]
         assert isinstance(given, (list, tuple))
+        assert isinstance(before, (list, tuple))
         sizes = list(given)
-        for dim, size in enumerate(given):
-            if self.changes(original, dim) and size != -1:
-                sizes[dim] = self._scaled(node, size, original, dim)
+        for dim, (size, computed) in enumerate(zip(given, before, strict=True)):
+            if isinstance(computed, fx.Node):
+                sizes[dim] = self._scaled(node, size, computed, self.kept(original, dim))
+            elif size != -1 and self.changes(original, dim):
+                sizes[dim] = self.kept(original, dim)
         node.update_arg(index, sizes)
 
-    def _scaled(self, node: fx.Node, size: Any, original: fx.Node, dim: int) -> Any:
-        new, old = self.kept(original, dim), self.length(original, dim)
-        if isinstance(size, int):
-            return new
-        shared = math.gcd(new, old)
+    def _scaled(self, node: fx.Node, size: Any, computed: fx.Node, new: int) -> Any:
+        """A size that the graph computes, times what it lacks to be right for the kept indices."""
+        found = self._after(computed)
+        if found == new or found == 0:
+            return size
+        shared = math.gcd(new, found)
         with self.module.graph.inserting_before(node):
             product = self.module.graph.call_function(operator.mul, (size, new // shared))
-            return self.module.graph.call_function(operator.floordiv, (product, old // shared))
+            return self.module.graph.call_function(operator.floordiv, (product, found // shared))
+
+    def _after(self, computed: fx.Node) -> int:
+        """What a size computed in the original graph comes to in the new one, for the example."""
+        name = op_name(computed)
+        if name == "sym_size" and isinstance(computed.args[0], fx.Node):
+            source, given = computed.args[0], argument(computed, 1, "dim", 0)
+            if source.op == "get_attr" or source.name in self.graph.value_units:
+                assert isinstance(given, int)
+                return self.kept(source, normal_dim(given, len(self.units(source))))
+        if computed.op == "call_function" and computed.target in _SIZE_ARITHMETIC:
+            values = [
+                self._after(part) if isinstance(part, fx.Node) else part for part in computed.args
+            ]
+            return int(computed.target(*values))  # type: ignore[operator]
+        hint = computed.meta["val"]
+        return hint if isinstance(hint, int) else int(hint.node.hint)
 
 
 def _conv(rewriter: Rewriter, original: fx.Node, node: fx.Node) -> None:
@@ -180,11 +207,15 @@ def _slice(rewriter: Rewriter, original: fx.Node, node: fx.Node) -> None:
     dim = normal_dim(given, len(source))
     if not rewriter.changes(original.args[0], dim):
         return
-    bounds = slice_bounds(original, rewriter.length(original.args[0], dim))
+    length = rewriter.length(original.args[0], dim)
+    bounds = slice_bounds(original, length)
     assert bounds is not None
     start = rewriter.kept_between(original.args[0], dim, 0, bounds[0])
-    end = rewriter.kept_between(original.args[0], dim, 0, bounds[1])
-    node.args = (node.args[0], dim, start, end)
+    # a slice up to the end says so, whatever the batch
+    end = argument(original, 3, "end")
+    if bounds[1] < length:
+        end = rewriter.kept_between(original.args[0], dim, 0, bounds[1])
+    node.args = (node.args[0], dim, start, end if end is None else int(end))  # type: ignore[call-overload]
     node.kwargs = {}
 
 
