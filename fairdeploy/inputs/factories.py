@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from fairdeploy.errors import FairdeployError
+from fairdeploy.torchvision_compat import ensure_torchvision
 
 
 def is_factory_spec(spec: str) -> bool:
@@ -39,6 +40,7 @@ def load_factory(spec: str, error: type[FairdeployError]) -> Callable[..., objec
         FairdeployError: Of type ``error``: nothing there, the import fails, or it is not callable.
     """
     module_name, _, name = spec.rpartition(":")
+    ensure_torchvision()  # the user's module is likely to import it, or timm, which does
     with importable_folders(Path.cwd()):
         module = _import_user_module(module_name, error)
     factory = getattr(module, name, None)
