@@ -31,6 +31,7 @@ from fairdeploy.inputs.target_profiles import load_profile
 from fairdeploy.records import Allocation, GroupScores, UnitScores
 from fairdeploy.stages import group_scores, removed_units
 from fairdeploy.surgery.equivalence import PROOF_LIMIT, prove, relative_error
+from fairdeploy.surgery.graph_part import graph_parts
 from fairdeploy.surgery.module_rewrite import rebuild_own_class
 from fairdeploy.surgery.removal import remove_units
 from tests.conformance.output_layers import tensors_in
@@ -133,6 +134,7 @@ def _check(model: ZooModel, seed: int, course: Course, with_onnx: bool) -> None:
     with course.stage("own class"):
         own, row.own_class_reason = rebuild_own_class(network, graph, shrunk)
         row.own_class = type(own).__name__ if own is not None else ""
+        row.num_graph_parts = len(graph_parts(own)) if own is not None else 0
         if own is not None:
             _require_same(own, shrunk, inputs, course)
     if not with_onnx:

@@ -46,6 +46,8 @@ class Row:
     onnx: dict[str, float] = dataclasses.field(default_factory=dict)
     """Error by batch size."""
     own_class: str = ""
+    num_graph_parts: int = 0
+    """Modules of it that came back as pieces of the graph."""
     own_class_reason: str = ""
     frozen: tuple[str, ...] = ()
     """The largest frozen groups and why, where half of the parameters can't go."""

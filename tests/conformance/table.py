@@ -25,7 +25,8 @@ equals the original with the removed units zeroed to 1e-5 of the largest output,
 fits back into the budget, and its ONNX file equals torch to 1e-4 at batch 1 and 3, or at the one
 batch size that the model takes. *Surgery* is CPU seconds of unit graph and removal together,
 without the capture; *all* is the wall clock of the whole process with imports, proof and export, on
-two cores that other work shared; *MiB* is its peak resident memory.
+two cores that other work shared; *MiB* is its peak resident memory. *Pieces* are modules of the
+user's class with sizes built into their code, which come back as parts of the proved graph.
 
 The peers got the same models: half of the channels of every layer, output layers left alone, in 120
 CPU seconds each. *works* means that the pruned network computes and its outputs have their old
@@ -73,12 +74,14 @@ def _summary(rows: Sequence[Row], peers: Peers) -> str:
     shrunk = [row for row in rows if row.passed]
     halved = [row for row in shrunk if row.kept is not None and row.kept <= _HALF]
     own = [row for row in captured if row.own_class]
+    whole = [row for row in own if not row.num_graph_parts]
     lines = [
         ("models", len(rows)),
         ("captured by `torch.export`", f"{len(captured)} of {len(rows)}"),
         ("shrunk, proved and exported", f"{len(shrunk)} of {len(rows)}"),
         ("… of these, to half of the parameters", f"{len(halved)} of {len(shrunk)}"),
         ("own class back", f"{len(own)} of {len(captured)} captured"),
+        ("… of these, without pieces of the graph", f"{len(whole)} of {len(own)}"),
         *((f"{peer} works", _peer_count(rows, peers, peer)) for peer in PEER_NAMES),
         ("neither peer works", _neither_count(rows, peers)),
     ]
@@ -109,7 +112,7 @@ def _main_table(rows: Sequence[Row], peers: Peers) -> str:
         "kept": lambda row: _percent(row.kept),
         "zeroed = shrunk": lambda row: _error(row.proof),
         "ONNX": lambda row: _error(max(row.onnx.values())) if row.onnx else "",
-        "own class": lambda row: row.own_class or ("no" if row.own_class_reason else ""),
+        "own class": _own_class,
         "surgery s": lambda row: _seconds(row.surgery_s),
         "all s": lambda row: f"{row.seconds:.0f}",
         "MiB": lambda row: _count(row.peak_mib),
@@ -119,6 +122,14 @@ def _main_table(rows: Sequence[Row], peers: Peers) -> str:
     }
     body = [tuple(cell(row) for cell in columns.values()) for row in rows]
     return _table(tuple(columns), "---::::::--:::---", body)
+
+
+def _own_class(row: Row) -> str:
+    if not row.own_class:
+        return "no" if row.own_class_reason else ""
+    return (
+        f"{row.own_class}, {row.num_graph_parts} pieces" if row.num_graph_parts else row.own_class
+    )
 
 
 def _failures(rows: Sequence[Row]) -> str:
