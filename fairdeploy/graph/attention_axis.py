@@ -84,7 +84,7 @@ def _next_axis(user: fx.Node, node: fx.Node, axis: int) -> int | None:
         return None if axis == dim else axis - (axis > dim)
     if name in _RESHAPES:
         return _axis_after_reshape(_shape(node), _shape(user), axis)
-    if name in {"getitem", "split", "split_with_sizes", "chunk", "slice"}:
+    if name in {"repeat_interleave", "getitem", "split", "split_with_sizes", "chunk", "slice"}:
         return axis
     shape = _shape(user)
     if len(shape) >= rank and shape and _keeps(shape, _shape(node), axis):

@@ -49,13 +49,17 @@ def find_components(
     """
     forest = _Forest()
     misfits: set[str] = set()
-    order = sorted(range(len(balances)), key=lambda i: not balances[i].is_required)
+    # short rows first: a longer row may be made up of their blocks
+    order = sorted(
+        range(len(balances)), key=lambda i: (not balances[i].is_required, roots[i].shape[1])
+    )
     for index in order:
         balance = balances[index]
         requests = _requests(_distinct_rows(roots[index]), signature_of)
-        fits = requests is not None and all(forest.can_link(blocks) for blocks in requests)
-        if fits and requests is not None:
-            for blocks in requests:
+        links = None if requests is None else [forest.linkable(blocks) for blocks in requests]
+        if links is not None and all(links):
+            for blocks in links:
+                assert blocks is not None
                 forest.link(blocks)
         elif balance.is_required:
             misfits.add(balance.node)
@@ -99,7 +103,32 @@ class _Forest:
         self._parent: list[int] = []
         self._owner: dict[int, int] = {}
 
-    def can_link(self, blocks: list[Block]) -> bool:
+    def linkable(self, blocks: list[Block]) -> list[Block] | None:
+        """What to link so that all these blocks lose the same number, or None if nothing would.
+
+        That is the blocks themselves, or the smaller ones that they are made up of, if those are
+        equally many and equally large in each.
+        """
+        if self._can_link(blocks):
+            return blocks
+        parts = [self._parts(block) for block in blocks]
+        if any(part is None for part in parts):
+            return None
+        shapes = {tuple(sorted(len(self._blocks[n]) for n in part or ())) for part in parts}
+        if len(shapes) != 1 or len(set(next(iter(shapes)))) != 1:
+            return None
+        numbers = {number for part in parts for number in part or ()}
+        return [self._blocks[number] for number in sorted(numbers)]
+
+    def _parts(self, block: Block) -> set[int] | None:
+        """Numbers of the known blocks that make up this one exactly, or None."""
+        owners = [self._owner.get(root) for root in block]
+        numbers = {owner for owner in owners if owner is not None}
+        if None in owners or sum(len(self._blocks[n]) for n in numbers) != len(block):
+            return None
+        return numbers
+
+    def _can_link(self, blocks: list[Block]) -> bool:
         """Whether no block overlaps another one in part."""
         seen: dict[int, frozenset[int]] = {}
         for block in blocks:

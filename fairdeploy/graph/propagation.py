@@ -89,6 +89,8 @@ class Propagation:
     contractions: list[Contraction] = field(default_factory=list)
     balances: list[Balance] = field(default_factory=list)
     summed: list[Labels] = field(default_factory=list)
+    heads: list[Labels] = field(default_factory=list)
+    """Attention heads, where those are units."""
     head_channels: list[Labels] = field(default_factory=list)
     """Channels within attention heads."""
     events: list[FreezeEvent] = field(default_factory=list)
@@ -222,7 +224,7 @@ class Propagation:
             if node.op == "placeholder":
                 self.values[node] = self.fixed_like(node)
             elif node.op == "get_attr":
-                self.values[node] = self._tensor(str(node.target))
+                self.values[node] = self._tensor(str(node.target), is_read=bool(node.users))
             elif node.op == "output":
                 for argument in node.all_input_nodes:
                     self.freeze_all(self.values.get(argument), "reaches the network's output")
@@ -260,8 +262,11 @@ class Propagation:
             return [self._fixed(item) for item in result]
         return None
 
-    def _tensor(self, name: str) -> Value:
-        """Labels of a parameter or buffer: fresh ones for float tensors, the same at each use."""
+    def _tensor(self, name: str, *, is_read: bool) -> Value:
+        """Labels of a parameter or buffer: fresh ones for float tensors, the same at each use.
+
+        What nothing reads has fixed ones: there is nothing to gain from it but a smaller number.
+        """
         if name not in self.tensor_dims:
             tensor = fetch_tensor(self.module, name)
             if tensor is None:
@@ -270,7 +275,7 @@ class Propagation:
             first = self._name_of_tensor.setdefault(id(tensor), name)
             self.tensor_dims[name] = self.tensor_dims.get(first) or tuple(
                 self.store.fresh(length)
-                if tensor.is_floating_point() and length > 1
+                if tensor.is_floating_point() and length > 1 and is_read
                 else self.fixed(length)
                 for length in tensor.shape
             )

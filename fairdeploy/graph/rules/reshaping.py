@@ -59,8 +59,7 @@ def reshape_labels(walk: Propagation, node: fx.Node, dims: Dims, shape: tuple[in
         if not dims[live].any():
             continue
         labels = dims[live]
-        if any(depends_on(labels, live, axis) for axis in sources if axis > live):
-            # joined with blocks on the inside, what stays would come in another order
+        if _cannot_pass(node, labels, live, cuts):
             labels = walk.flat(labels, live)
         grid = _reshaped(labels, live, before, shape, cuts)
         if len(targets) == 1:
@@ -74,9 +73,33 @@ def reshape_labels(walk: Propagation, node: fx.Node, dims: Dims, shape: tuple[in
     return tuple(result)
 
 
+def _cannot_pass(node: fx.Node, labels: Labels, dim: int, cuts: list[Segment]) -> bool:
+    """Whether labels that depend on other dimensions cannot go through a reshape as they are.
+
+    Joined with blocks on the inside, what stays would come in another order. Blocks that are joined
+    with a batch of any size have no fixed number.
+    """
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    for sources, _ in cuts:
+        depended = [axis for axis in sources if depends_on(labels, dim, axis)]
+        if depended and dim in sources and max(depended) > dim:
+            return True
+        if depended and any(isinstance(_size(source, axis), torch.SymInt) for axis in sources):
+            return True
+    return False
+
+
 def _live_part(walk: Propagation, dims: Dims, sources: tuple[int, ...]) -> int:
-    """Of several dimensions that are joined, the one that stays live; the others are frozen."""
+    """Of several dimensions that are joined, the one that stays live; the others are frozen.
+
+    Heads come first: where they are units, the channels of a value that all heads share stay.
+    """
     num_units = [walk.store.num_live_units(dims[dim].reshape(-1)) for dim in sources]
+    heads = np.unique(walk.store.find(np.concatenate([walk.fixed(0), *walk.heads])))
+    for place, dim in enumerate(sources):
+        if num_units[place] and np.isin(walk.store.find(dims[dim].reshape(-1)), heads).any():
+            num_units[place] = sum(num_units) + 1
     live = sources[int(np.argmax(num_units))]
     for dim in sources:
         if dim != live:
@@ -120,7 +143,9 @@ def _take_apart(
         counts = [_num_units_along(walk, grid, axis) for axis in others]
         live = others[int(np.argmax(counts))]
     assert live is not None
-    if heads not in {None, live}:
+    if live == heads:
+        walk.heads.append(grid.reshape(-1))
+    elif heads is not None:
         walk.head_channels.append(grid.reshape(-1))
     for axis in axes:
         if axis != live and (live == heads or isinstance(_size(node, axis), torch.SymInt)):
