@@ -147,7 +147,7 @@ class Rewriter:
             values = [
                 self._after(part) if isinstance(part, fx.Node) else part for part in computed.args
             ]
-            return int(computed.target(*values))  # type: ignore[operator]
+            return int(computed.target(*values))
         hint = computed.meta["val"]
         return hint if isinstance(hint, int) else int(hint.node.hint)
 

@@ -32,65 +32,65 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return ((q @ k.transpose(-2, -1)) * CHANNELS**-0.5).softmax(-1) @ v
 
 
-def fused(net: nn.Module, x: Tensor) -> Tensor:
+def fused(net: Net, x: Tensor) -> Tensor:
     q, k, v = (heads_of(part) for part in net.qkv(x).chunk(3, -1))
     return joined(F.scaled_dot_product_attention(q, k, v))
 
 
-def packed_eager(net: nn.Module, x: Tensor) -> Tensor:
+def packed_eager(net: Net, x: Tensor) -> Tensor:
     qkv = net.qkv(x).reshape(-1, TOKENS, 3, HEADS, CHANNELS).permute(2, 0, 3, 1, 4)
     return joined(softmax_attention(*qkv.unbind(0)))
 
 
-def heads_first(net: nn.Module, x: Tensor) -> Tensor:
+def heads_first(net: Net, x: Tensor) -> Tensor:
     qkv = net.qkv(x).reshape(-1, TOKENS, HEADS, 3 * CHANNELS).permute(0, 2, 1, 3)
     return joined(softmax_attention(*qkv.split(CHANNELS, -1)))
 
 
-def separate(net: nn.Module, x: Tensor) -> Tensor:
+def separate(net: Net, x: Tensor) -> Tensor:
     return joined(softmax_attention(heads_of(net.q(x)), heads_of(net.k(x)), heads_of(net.v(x))))
 
 
-def by_einsum(net: nn.Module, x: Tensor) -> Tensor:
+def by_einsum(net: Net, x: Tensor) -> Tensor:
     q, k, v = (part(x).unflatten(-1, (HEADS, -1)) for part in (net.q, net.k, net.v))
     weights = torch.einsum("bqhd,bkhd->bhqk", q, k).softmax(-1)
     return torch.einsum("bhqk,bkhd->bqhd", weights, v).flatten(2)
 
 
-def joined_with_the_batch(net: nn.Module, x: Tensor) -> Tensor:
+def joined_with_the_batch(net: Net, x: Tensor) -> Tensor:
     q, k, v = (heads_of(part(x)).flatten(0, 1) for part in (net.q, net.k, net.v))
     mixed = torch.bmm(torch.bmm(q, k.transpose(1, 2)).softmax(-1), v)
     return joined(mixed.unflatten(0, (-1, HEADS)))
 
 
-def cross_covariance(net: nn.Module, x: Tensor) -> Tensor:
+def cross_covariance(net: Net, x: Tensor) -> Tensor:
     qkv = net.qkv(x).reshape(-1, TOKENS, 3, HEADS, CHANNELS).permute(2, 0, 3, 4, 1)
     q, k, v = qkv.unbind(0)
     weights = (q @ k.transpose(-2, -1)).softmax(-1)
     return (weights @ v).permute(0, 3, 1, 2).flatten(2)
 
 
-def linear_attention(net: nn.Module, x: Tensor) -> Tensor:
+def linear_attention(net: Net, x: Tensor) -> Tensor:
     q, k, v = (heads_of(part(x)) for part in (net.q, net.k, net.v))
     return joined(q.relu() @ (k.relu().transpose(-2, -1) @ v))
 
 
-def grouped_queries(net: nn.Module, x: Tensor) -> Tensor:
+def grouped_queries(net: Net, x: Tensor) -> Tensor:
     k, v = (heads_of(part(x), 2) for part in (net.few_k, net.few_v))
     return joined(F.scaled_dot_product_attention(heads_of(net.q(x)), k, v, enable_gqa=True))
 
 
-def repeated_keys(net: nn.Module, x: Tensor) -> Tensor:
+def repeated_keys(net: Net, x: Tensor) -> Tensor:
     k, v = (heads_of(part(x), 2).repeat_interleave(2, 1) for part in (net.few_k, net.few_v))
     return joined(softmax_attention(heads_of(net.q(x)), k, v))
 
 
-def one_key_for_all(net: nn.Module, x: Tensor) -> Tensor:
+def one_key_for_all(net: Net, x: Tensor) -> Tensor:
     k, v = (heads_of(part(x), 1) for part in (net.one_k, net.one_v))
     return joined(softmax_attention(heads_of(net.q(x)), k, v))
 
 
-def talking_heads(net: nn.Module, x: Tensor) -> Tensor:
+def talking_heads(net: Net, x: Tensor) -> Tensor:
     q, k, v = (heads_of(part(x)) for part in (net.q, net.k, net.v))
     scores = (q @ k.transpose(-2, -1)).permute(0, 2, 3, 1)
     return joined(net.talk(scores).permute(0, 3, 1, 2).softmax(-1) @ v)
@@ -99,7 +99,7 @@ def talking_heads(net: nn.Module, x: Tensor) -> Tensor:
 class Net(nn.Module):
     """A block with every projection that some spelling needs, and a head."""
 
-    def __init__(self, attend: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    def __init__(self, attend: Callable[[Net, Tensor], Tensor]) -> None:
         super().__init__()
         self.attend = attend
         self.qkv = nn.Linear(WIDTH, 3 * INNER)
