@@ -224,7 +224,7 @@ class Propagation:
             if node.op == "placeholder":
                 self.values[node] = self.fixed_like(node)
             elif node.op == "get_attr":
-                self.values[node] = self._tensor(str(node.target), is_read=bool(node.users))
+                self.values[node] = self._tensor(str(node.target))
             elif node.op == "output":
                 for argument in node.all_input_nodes:
                     self.freeze_all(self.values.get(argument), "reaches the network's output")
@@ -262,7 +262,7 @@ class Propagation:
             return [self._fixed(item) for item in result]
         return None
 
-    def _tensor(self, name: str, *, is_read: bool) -> Value:
+    def _tensor(self, name: str) -> Value:
         """Labels of a parameter or buffer: fresh ones for float tensors, the same at each use.
 
         What nothing reads has fixed ones: there is nothing to gain from it but a smaller number.
@@ -273,6 +273,7 @@ class Propagation:
                 return None
             # a tensor that several modules share has the same labels under each of its names
             first = self._name_of_tensor.setdefault(id(tensor), name)
+            is_read = self._num_reads()[id(tensor)] > 0
             self.tensor_dims[name] = self.tensor_dims.get(first) or tuple(
                 self.store.fresh(length)
                 if tensor.is_floating_point() and length > 1 and is_read

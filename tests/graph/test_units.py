@@ -260,3 +260,33 @@ def test_value_without_a_known_shape_freezes_what_meets_it_and_is_reported() -> 
     graph = unit_graph_from_capture(captured)
     assert graph.num_units == 0
     assert {freeze.op for freeze in graph.freezes if freeze.is_unknown_op} >= {"relu"}
+
+
+def test_tensor_that_nothing_reads_has_no_units() -> None:
+    class Idle(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.idle, self.a, self.b = nn.Linear(5, 7), nn.Conv2d(3, 6, 1), nn.Conv2d(6, 2, 1)
+
+        def forward(self, x):
+            return self.b(self.a(x))
+
+    assert [(group.name, group.size) for group in graph_of(Idle()).groups] == [("a", 6)]
+
+
+def test_module_under_two_names_is_one_whichever_name_is_read() -> None:
+    class Alias(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a_name = nn.Conv2d(3, 6, 1)
+            self.b_name = self.a_name
+            self.head = nn.Conv2d(6, 2, 1)
+
+        def forward(self, x):
+            return self.head(self.b_name(x) + self.a_name(torch.flip(x, [3])))
+
+    graph = graph_of(Alias())
+    assert [group.size for group in graph.groups] == [6]
+    assert sum(term.coefficient for term in graph.cost_terms["params"] if not term.dims) + sum(
+        term.coefficient * 6 for term in graph.cost_terms["params"] if term.dims
+    ) == sum(parameter.numel() for parameter in graph.module.parameters())
