@@ -164,7 +164,7 @@ def _laid_over(
         blocks = first + np.arange(group.blocks.size, dtype=np.int64).reshape(group.blocks.shape)
         number_of[group.units] = blocks.reshape(-1)
         first += blocks.size
-        base = group.name.partition("#")[0]
+        base = f"{group.name.partition('#')[0]} (channels)"
         names[base] = names.get(base, 0) + 1
         name = base if names[base] == 1 else f"{base}#{names[base]}"
         groups.append(Group(name, blocks, group.members, group.is_summed))

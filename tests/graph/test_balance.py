@@ -80,7 +80,7 @@ def test_a_factor_that_all_heads_share_ties_the_same_channel_of_each() -> None:
 
 def test_heads_and_channels_share_indices_when_both_may_go() -> None:
     graph = build_unit_graph(Attention().eval(), EXAMPLE, attention="both")
-    heads, channels = group_named(graph, "qkv"), group_named(graph, "qkv#2")
+    heads, channels = group_named(graph, "qkv"), group_named(graph, "qkv (channels)")
     assert (heads.num_blocks, heads.size) == (1, 3)
     assert (channels.num_blocks, channels.size) == (6, 4)
     removed = np.zeros(graph.num_units, dtype=bool)
