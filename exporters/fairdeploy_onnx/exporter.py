@@ -18,6 +18,7 @@ from torch import Tensor, fx
 
 from fairdeploy.errors import ExportError
 from fairdeploy.records import Artifact, TargetProfile, TensorNames
+from fairdeploy_onnx.attention import prepare_attention
 from fairdeploy_onnx.runner import OnnxRunner
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def _onnx_program(
             exported = torch.export.export(
                 module, example_inputs, dynamic_shapes=shapes if is_dynamic else None
             )
-        _fix_layout_of_attention(exported)
+        prepare_attention(exported)
         inputs, outputs = _tensor_names(exported, names)
         program = torch.onnx.export(
             exported,
@@ -131,29 +132,9 @@ def _onnx_program(
     except Exception as error:  # torch raises many kinds here
         raise ExportError(f"this network has no ONNX form: {_reason(error)}") from error
     assert program is not None
+    # torch's own optimiser can leave a node before what it reads
+    program.model.graph.sort()
     return program
-
-
-def _fix_layout_of_attention(exported: torch.export.ExportedProgram) -> None:
-    """Let attention return contiguous values (changes ``exported``).
-
-    Tracing turns the reshape behind it into a view if one kernel's memory layout allows that.
-    torch.onnx takes attention apart later, where the layout is another and a view impossible.
-    """
-    graph = exported.graph_module.graph
-    for node in list(graph.nodes):
-        if node.target is torch.ops.aten.scaled_dot_product_attention.default:
-            with graph.inserting_after(node):
-                copied = graph.call_function(torch.ops.aten.clone.default, (node,))
-            copied.kwargs = {"memory_format": torch.contiguous_format}
-            value = node.meta["val"]
-            with value.fake_mode:
-                copied.meta = {
-                    **node.meta,
-                    "val": value.clone(memory_format=torch.contiguous_format),
-                }
-            node.replace_all_uses_with(copied, lambda user, copied=copied: user is not copied)
-    exported.graph_module.recompile()
 
 
 def _tensor_names(

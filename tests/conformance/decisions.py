@@ -2,4 +2,13 @@
 
 from __future__ import annotations
 
-DECISIONS: dict[str, str] = {}
+DECISIONS: dict[str, str] = {
+    "timm:gmlp_ti16_224": (
+        "left as it is: its hidden width is gated by a layer norm over half of it, and everything "
+        "else is the layer-normed residual; `--allow-norm-coupled` lets both go"
+    ),
+    "timm:halonet_h1": (
+        "left as it is: exact in float64; with these random weights its attention saturates and "
+        "turns float32 rounding into whole percents, in ONNX Runtime as in torch"
+    ),
+}
