@@ -62,9 +62,15 @@ def _located(walk: Propagation, labels: Labels, dim: int) -> tuple[Labels, Label
 
 
 def removable(walk: Propagation, entries: Entries) -> Entries:
-    """Rows of live roots that own part of a parameter."""
+    """Rows of live roots that a parameter makes.
+
+    What is only read, say a coordinate of a table that a layer is given, is data and stays.
+    """
     parameters = {name for name, _ in walk.module.named_parameters(remove_duplicate=False)}
-    is_parameter = np.array([name in parameters for name, _ in entries.places], dtype=bool)
+    is_parameter = np.array(
+        [place[0] in parameters and place not in walk.consumed for place in entries.places],
+        dtype=bool,
+    )
     owners = np.unique(entries.roots[is_parameter[entries.dims] if len(entries.dims) else []])
     live = walk.store.reason_of(entries.roots) == NO_REASON
     return entries.where(live & np.isin(entries.roots, owners))

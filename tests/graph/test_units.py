@@ -290,3 +290,16 @@ def test_module_under_two_names_is_one_whichever_name_is_read() -> None:
     assert sum(term.coefficient for term in graph.cost_terms["params"] if not term.dims) + sum(
         term.coefficient * 6 for term in graph.cost_terms["params"] if term.dims
     ) == sum(parameter.numel() for parameter in graph.module.parameters())
+
+
+def test_coordinates_that_a_layer_is_given_are_no_units() -> None:
+    class Bias(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("table", torch.rand(8, 2))
+            self.first, self.second = nn.Linear(2, 6), nn.Linear(6, 1)
+
+        def forward(self, x):
+            return x + self.second(self.first(self.table).relu())
+
+    assert [(group.name, group.size) for group in graph_of(Bias()).groups] == [("first", 6)]
