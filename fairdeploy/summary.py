@@ -105,7 +105,7 @@ def _check_lines(document: Document) -> Iterator[tuple[str, str]]:
         "proof",
         "the original with the removed units zeroed "
         f"{'equals' if proof['passed'] else 'DIFFERS FROM'} the shrunk network: "
-        f"{_error(proof)}",
+        f"{_error(proof)}" + (", in float64" if proof.get("precision") == "float64" else ""),
     )
     if proof.get("num_coupled_norms"):
         yield (

@@ -152,7 +152,8 @@ def _proof_tile(proof: Document) -> Html:
         "Exact removal",
         error_text(proof["max_relative_error"]),
         f"Largest relative difference to the original with the removed units at zero; "
-        f"limit {error_text(proof['limit'])}",
+        f"limit {error_text(proof['limit'])}"
+        + ("; in float64" if proof.get("precision") == "float64" else ""),
         verdict=pill("proved", is_good=True) if proof["passed"] else pill("failed", is_good=False),
     )
 

@@ -147,3 +147,24 @@ def test_surgery_leaves_the_user_s_model_as_it_was() -> None:
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert not network.training
+
+
+def test_network_that_magnifies_rounding_is_proved_in_float64() -> None:
+    class Magnifying(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 96, 3), nn.Conv2d(96, 5, 3)
+
+        def forward(self, x):
+            return torch.sin(1e5 * self.second(self.first(x)).mean((2, 3)))
+
+    torch.manual_seed(0)
+    graph = build_unit_graph(Magnifying().eval(), EXAMPLE)
+    removed = random_removal(graph, seed=0, share=0.5)
+    shrunk = remove_units(graph, removed).module
+    result = prove(graph, shrunk, removed)
+    assert result.passed
+    assert result.precision == "float64"
+    with torch.no_grad():
+        shrunk.get_parameter("first.weight")[0, 0, 0, 0] += 1e-3
+    assert not prove(graph, shrunk, removed).passed
