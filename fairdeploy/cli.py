@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
@@ -52,10 +52,9 @@ from fairdeploy.option_values import (
 from fairdeploy.options import (
     ATTENTION_OPTIONS,
     RECOVERY_METHODS,
-    AttentionOption,
     InspectOptions,
-    RecoveryMethod,
     ShrinkOptions,
+    choice_of,
 )
 
 EXIT_CODES = (
@@ -67,6 +66,8 @@ INTERRUPTED = 130
 _CLICK_ERROR: type[Any] = next(
     base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
 )
+
+_Choice = TypeVar("_Choice")
 
 app = typer.Typer(
     help="Shrink a trained vision network to a budget, prove the surgery, and deploy it.",
@@ -145,7 +146,7 @@ def shrink(
         max_prune=parse_shares(max_prune),
         min_units=parse_counts(min_units),
         round_to=round_to,
-        recover=_recovery_method(recover),
+        recover=_choice("recovery", recover, RECOVERY_METHODS),
         num_calibration=num_calibration,
         num_classes=num_classes,
         input_shape=parse_input_shape(input_size),
@@ -156,7 +157,7 @@ def shrink(
         std=parse_numbers("--std", std),
         seed=seed,
         trust_pickle=trust_pickle,
-        attention=_attention(attention),
+        attention=_choice("--attention", attention, ATTENTION_OPTIONS),
         allow_norm_coupled=allow_norm_coupled,
         force=force,
         with_latency=not no_latency,
@@ -222,7 +223,7 @@ def inspect(
         main_output=main_output,
         fixed_batch=fixed_batch,
         trust_pickle=trust_pickle,
-        attention=_attention(attention),
+        attention=_choice("--attention", attention, ATTENTION_OPTIONS),
         allow_norm_coupled=allow_norm_coupled,
     )
     from fairdeploy import inspection
@@ -327,19 +328,9 @@ def _given(values: Sequence[str] | None) -> tuple[str, ...] | None:
     return tuple(values) if values else None
 
 
-def _attention(text: str | None) -> AttentionOption | None:
-    for option in ATTENTION_OPTIONS:
-        if text == option:
-            return option
-    if text is None:
-        return None
-    raise UsageError(f"no --attention '{text}'; use one of {', '.join(ATTENTION_OPTIONS)}")
-
-
-def _recovery_method(text: str | None) -> RecoveryMethod | None:
-    for method in RECOVERY_METHODS:
-        if text == method:
-            return method
-    if text is None:
-        return None
-    raise UsageError(f"no recovery '{text}'; use one of {', '.join(RECOVERY_METHODS)}")
+def _choice(what: str, text: str | None, choices: tuple[_Choice, ...]) -> _Choice | None:
+    """What the user chose, None if nothing."""
+    chosen = choice_of(text, choices)
+    if text is not None and chosen is None:
+        raise UsageError(f"no {what} '{text}'; use one of {', '.join(map(str, choices))}")
+    return chosen

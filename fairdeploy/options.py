@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 RecoveryMethod = Literal["least_squares", "batchnorm", "none"]
 RECOVERY_METHODS: tuple[RecoveryMethod, ...] = ("least_squares", "batchnorm", "none")
@@ -15,6 +15,14 @@ RECOVERY_METHODS: tuple[RecoveryMethod, ...] = ("least_squares", "batchnorm", "n
 AttentionOption = Literal["heads", "channels", "both", "none"]
 """What goes from attention: whole heads, channels within heads, both, or nothing."""
 ATTENTION_OPTIONS: tuple[AttentionOption, ...] = ("heads", "channels", "both", "none")
+
+_Choice = TypeVar("_Choice")
+
+
+def choice_of(value: object, choices: tuple[_Choice, ...]) -> _Choice | None:
+    """The choice that ``value`` spells, or None."""
+    return next((choice for choice in choices if choice == value), None)
+
 
 InputShape = int | tuple[int, int, int]
 """Height = width, or [C, H, W]."""

@@ -25,6 +25,12 @@ class Labelled:
     walk: Propagation
     entries: Entries
     """Of all labels, frozen ones too."""
+    removable: Entries
+    """Of those that can go."""
+    distinct: Labels
+    """Their roots, each once, ascending."""
+    signatures: Labels
+    """Of each of ``distinct``: equal for roots with the same membership."""
     components: Components
 
 
@@ -37,7 +43,8 @@ def label(
         walk = Propagation(captured.module, attention, tied, allow_norm_coupled)
         walk.run(rule_of)
         entries = collect_entries(walk)
-        distinct, sums = signatures(removable(walk, entries))
+        rows = removable(walk, entries)
+        distinct, sums = signatures(rows)
         roots = [
             walk.store.find(balance.rows.reshape(-1)).reshape(balance.rows.shape)
             for balance in walk.balances
@@ -45,7 +52,7 @@ def label(
         signature_of = dict(zip(distinct.tolist(), sums.tolist(), strict=True))
         components = find_components(walk.balances, roots, signature_of)
         if not components.misfits:
-            return Labelled(walk, entries, components)
+            return Labelled(walk, entries, rows, distinct, sums, components)
         is_last_but_one = number == MAX_WALKS - 2
         required = {balance.node for balance in walk.balances if balance.is_required}
         tied |= required if is_last_but_one else components.misfits
@@ -56,10 +63,8 @@ def number_groups(
     labelled: Labelled, first_unit: int, used_names: dict[str, int]
 ) -> tuple[tuple[Group, ...], Labels]:
     """Groups with their units numbered from ``first_unit``, and each root's unit number."""
-    walk = labelled.walk
-    entries = removable(walk, labelled.entries)
-    distinct, sums = signatures(entries)
-    group_of, component_of = _group_of(distinct, sums, labelled.components)
+    walk, entries, distinct = labelled.walk, labelled.removable, labelled.distinct
+    group_of, component_of = _group_of(distinct, labelled.signatures, labelled.components)
     number_of_root = np.full(len(walk.store), KEPT, dtype=np.int64)
     local_of_root = np.zeros(len(walk.store), dtype=np.int64)
     rows_by_group = _split(group_of[np.searchsorted(distinct, entries.roots)])
@@ -82,7 +87,7 @@ def number_groups(
         )
         groups.append(
             Group(
-                name=_unique_name(members[0].tensor, used_names),
+                name=unique_name(members[0].tensor.removesuffix(".weight"), used_names),
                 blocks=numbers.reshape(blocks.shape),
                 members=tuple(members),
                 is_summed=bool(is_summed[places].any()),
@@ -139,7 +144,7 @@ def _members(
             )
 
 
-def _unique_name(tensor: str, used: dict[str, int]) -> str:
-    name = tensor.removesuffix(".weight")
+def unique_name(name: str, used: dict[str, int]) -> str:
+    """The name, numbered if it was used before (changes ``used``)."""
     used[name] = used.get(name, 0) + 1
     return name if used[name] == 1 else f"{name}#{used[name]}"

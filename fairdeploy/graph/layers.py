@@ -51,15 +51,17 @@ class ScorePoint:
 
 def score_points(graph: UnitGraph) -> tuple[ScorePoint, ...]:
     """All score points in graph order; a layer whose units differ in size gives one per size."""
-    return tuple(point for node in graph.module.graph.nodes for point in _points_of(node, graph))
+    batches = _batch_symbols(graph)
+    nodes = graph.module.graph.nodes
+    return tuple(point for node in nodes for point in _points_of(node, graph, batches))
 
 
-def _points_of(layer: fx.Node, graph: UnitGraph) -> Iterator[ScorePoint]:
+def _points_of(layer: fx.Node, graph: UnitGraph, batches: set[object]) -> Iterator[ScorePoint]:
     channel_dim = _channel_dim(layer, graph)
     if channel_dim is None:
         return
     node = _last_of_chain(layer, channel_dim, graph)
-    batch_dim = _batch_dim(node, graph)
+    batch_dim = _batch_dim(node, graph, batches)
     if batch_dim is None or batch_dim == channel_dim:
         return
     owners = graph.value_units[node.name][channel_dim]
@@ -125,14 +127,13 @@ def _last_of_chain(layer: fx.Node, channel_dim: int, graph: UnitGraph) -> fx.Nod
     return node
 
 
-def _batch_dim(node: fx.Node, graph: UnitGraph) -> int | None:
+def _batch_dim(node: fx.Node, graph: UnitGraph, batches: set[object]) -> int | None:
     """The dimension that counts images (or windows of images); None if the value has none.
 
     A captured dynamic batch shows as the symbolic sizes; a fixed one is looked for in front.
     """
     value = node.meta.get("val")
     if isinstance(value, torch.Tensor) and graph.has_dynamic_batch:
-        batches = _batch_symbols(graph)
         counting = [dim for dim, size in enumerate(value.shape) if _symbols(size) & batches]
         return counting[0] if counting else None
     length = length_of(graph.value_units[node.name][0], 0)

@@ -9,7 +9,7 @@ finds are laid over the units of the first.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fairdeploy.graph.capture import CapturedGraph, capture
 from fairdeploy.graph.cost_terms import build_cost_terms
 from fairdeploy.graph.freezes import collect_freezes, frozen_groups
-from fairdeploy.graph.groups import Labelled, label, number_groups
+from fairdeploy.graph.groups import Labelled, label, number_groups, unique_name
 from fairdeploy.graph.head_channels import layable_groups
 from fairdeploy.graph.label_grids import as_grid
 from fairdeploy.graph.labels import Labels
@@ -165,9 +165,7 @@ def _laid_over(
         number_of[group.units] = blocks.reshape(-1)
         first += blocks.size
         base = f"{group.name.partition('#')[0]} (channels)"
-        names[base] = names.get(base, 0) + 1
-        name = base if names[base] == 1 else f"{base}#{names[base]}"
-        groups.append(Group(name, blocks, group.members, group.is_summed))
+        groups.append(replace(group, name=unique_name(base, names), blocks=blocks))
     num_units = first
 
     def joined(ours: tuple[UnitIds, ...], theirs: tuple[UnitIds, ...]) -> tuple[UnitIds, ...]:

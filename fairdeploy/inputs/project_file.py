@@ -20,7 +20,7 @@ from fairdeploy.inputs.toml_tables import (
     truth,
     whole_number,
 )
-from fairdeploy.options import ATTENTION_OPTIONS, AttentionOption
+from fairdeploy.options import ATTENTION_OPTIONS, AttentionOption, choice_of
 
 PROJECT_FILE_NAME = "fairdeploy.toml"
 
@@ -97,10 +97,10 @@ def _positive_numbers(value: object) -> tuple[float, ...]:
 
 
 def _attention(value: object) -> AttentionOption:
-    for option in ATTENTION_OPTIONS:
-        if value == option:
-            return option
-    raise ValueError(f"one of {', '.join(ATTENTION_OPTIONS)}")
+    option = choice_of(value, ATTENTION_OPTIONS)
+    if option is None:
+        raise ValueError(f"one of {', '.join(ATTENTION_OPTIONS)}")
+    return option
 
 
 _READERS: dict[str, Reader] = {

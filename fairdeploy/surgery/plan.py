@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fairdeploy.errors import PlanError, UsageError
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.input_specs import InputSpec, parse_inputs
-from fairdeploy.options import ATTENTION_OPTIONS, AttentionOption
+from fairdeploy.options import ATTENTION_OPTIONS, AttentionOption, choice_of
 
 SCHEMA_VERSION = 1
 
@@ -110,10 +110,10 @@ def read_plan(path: Path) -> Plan:
 
 
 def _attention(text: object) -> AttentionOption:
-    for option in ATTENTION_OPTIONS:
-        if text == option:
-            return option
-    raise ValueError(f"attention {text!r}")
+    option = choice_of(text, ATTENTION_OPTIONS)
+    if option is None:
+        raise ValueError(f"attention {text!r}")
+    return option
 
 
 def _image_shape(lengths: Any) -> tuple[int, int, int]:
