@@ -1,7 +1,7 @@
 """Balanced blocks: sets of units from which the same number must go, though not the same index.
 
-The walk records where an operation needs equal counts: groups of a convolution, attention heads, a
-channel shuffle, equal pieces of a split. Here those requests become *components*: blocks that are
+The walk records where an operation needs equal counts: groups of a convolution, attention heads,
+layers of an LSTM, equal pieces of a split. Here those requests become *components*: blocks that are
 linked by requests, each block holding the same number of units. Units of one block must be alike
 (same membership signature), so that which of them goes makes no difference to the cost; a request
 whose rows mix several kinds is cut into one request per kind.

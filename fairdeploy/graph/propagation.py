@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from fairdeploy.graph.functionalize import op_name
 from fairdeploy.graph.label_grids import is_grid, length_of, rows_of
@@ -298,12 +298,18 @@ class Propagation:
         return self._reads
 
 
-def fetch_tensor(module: fx.GraphModule, name: str) -> Tensor | None:
-    """The parameter, buffer or constant that a ``get_attr`` node names."""
+def fetch_tensor(module: nn.Module, name: str) -> Tensor | None:
+    """The parameter, buffer or constant of this dotted name, as ``get_attr`` nodes give it."""
     value: object = module
     for part in name.split("."):
         value = getattr(value, part, None)
     return value if isinstance(value, Tensor) else None
+
+
+def fetches_of(module: fx.GraphModule, tensor: Tensor) -> list[fx.Node]:
+    """The ``get_attr`` nodes that fetch a tensor, under whatever name."""
+    nodes = (node for node in module.graph.nodes if node.op == "get_attr")
+    return [node for node in nodes if fetch_tensor(module, str(node.target)) is tensor]
 
 
 def hint_shape(value: Tensor) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fairdeploy.graph.functionalize import op_name
+from fairdeploy.graph.propagation import fetch_tensor
 
 _WEIGHTED = {
     "linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
@@ -65,15 +66,19 @@ def _nodes_from_parameters(module: fx.GraphModule) -> set[fx.Node]:
 
 def _mixes(weight: fx.Node) -> bool:
     """Whether a computed weight is more than a rearranged parameter."""
-    stack, seen = [weight], {weight}
+    calls = (node for node in _origins(weight) if node.op == "call_function")
+    return any(op_name(node) not in _KEEPS_INDICES for node in calls)
+
+
+def _origins(weight: fx.Node) -> list[fx.Node]:
+    """A node and everything that it is computed from, each once."""
+    found = {weight: None}
+    stack = [weight]
     while stack:
-        node = stack.pop()
-        if node.op == "call_function" and op_name(node) not in _KEEPS_INDICES:
-            return True
-        new = [source for source in node.all_input_nodes if source not in seen]
-        seen.update(new)
+        new = [source for source in stack.pop().all_input_nodes if source not in found]
+        found |= dict.fromkeys(new)
         stack += new
-    return False
+    return list(found)
 
 
 def _fold(module: fx.GraphModule, layer: fx.Node, weight: fx.Node) -> str:
@@ -92,21 +97,14 @@ def _fold(module: fx.GraphModule, layer: fx.Node, weight: fx.Node) -> str:
     name = f"{owner_path}.{leaf}" if owner_path else leaf
     with module.graph.inserting_before(layer):
         stored = module.graph.get_attr(name)
-    stored.meta = {key: weight.meta[key] for key in ("val",) if key in weight.meta}
+    stored.meta = {"val": weight.meta["val"]}
     layer.update_arg(1, stored)
     return name
 
 
 def _source(weight: fx.Node) -> str:
     """Name of the largest parameter that a weight is made from."""
-    stack, seen, stored = [weight], {weight}, []
-    while stack:
-        node = stack.pop()
-        if node.op == "get_attr":
-            stored.append(node)
-        new = [source for source in node.all_input_nodes if source not in seen]
-        seen.update(new)
-        stack += new
+    stored = [node for node in _origins(weight) if node.op == "get_attr"]
     largest = max(stored, key=lambda node: node.meta["val"].numel() if "val" in node.meta else 0)
     return str(largest.target)
 
@@ -115,10 +113,7 @@ def _computed(module: fx.GraphModule, node: fx.Node, known: dict[fx.Node, Any]) 
     """Value of a node that depends on stored tensors alone."""
     if node not in known:
         if node.op == "get_attr":
-            value: Any = module
-            for part in str(node.target).split("."):
-                value = getattr(value, part)
-            known[node] = value
+            known[node] = fetch_tensor(module, str(node.target))
         else:
             for source in node.all_input_nodes:
                 _computed(module, source, known)

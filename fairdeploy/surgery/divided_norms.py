@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from fairdeploy.graph.functionalize import op_name
-from fairdeploy.graph.propagation import fetch_tensor
+from fairdeploy.graph.propagation import fetch_tensor, fetches_of
 
 MAX_STEPS = 8
 _CASTS = {"to", "_to_copy", "type_as", "expand_as", "expand", "contiguous", "clone", "alias"}
@@ -123,12 +123,7 @@ def _parameter_behind(module: fx.GraphModule, node: object) -> fx.Node | None:
     while isinstance(node, fx.Node) and len(node.users) == 1:
         if node.op == "get_attr":
             tensor = fetch_tensor(module, str(node.target))
-            same = [
-                other
-                for other in module.graph.nodes
-                if other.op == "get_attr" and fetch_tensor(module, str(other.target)) is tensor
-            ]
-            is_own = isinstance(tensor, torch.nn.Parameter) and same == [node]
+            is_own = isinstance(tensor, torch.nn.Parameter) and fetches_of(module, tensor) == [node]
             return node if is_own else None
         if op_name(node) not in _VIEWS:
             return None

@@ -144,13 +144,13 @@ class _Cutter:
 
     def _own_name(self, node: fx.Node) -> str | None:
         """The tensor's name within the module, which may share it with another one."""
-        tensor = _own_tensor(self._network, str(node.target))
+        tensor = fetch_tensor(self._network, str(node.target))
         return None if tensor is None else self._own_names.get(id(tensor))
 
     def _tensor(self, node: fx.Node) -> fx.Node:
         name, own = str(node.target), self._own_name(node)
         if own is not None:
-            tensor = _own_tensor(self._module, own)
+            tensor = fetch_tensor(self._module, own)
         else:
             tensor = fetch_tensor(self._shrunk, name)
             if isinstance(tensor, nn.Parameter):
@@ -188,14 +188,6 @@ class _Cutter:
             return None
         ratio, dim, argument = min(found, key=lambda entry: entry[:2])
         return argument, dim, ratio
-
-
-def _own_tensor(module: nn.Module, name: str) -> Tensor | None:
-    """A tensor of ``module`` by its dotted name."""
-    value: Any = module
-    for part in name.split("."):
-        value = getattr(value, part, None)
-    return value if isinstance(value, Tensor) else None
 
 
 def _writes(node: fx.Node) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import fx
 
-from fairdeploy.graph.propagation import argument, fetch_tensor
+from fairdeploy.graph.propagation import argument, fetch_tensor, fetches_of
 from fairdeploy.graph.rules.reduction import reduced_dims
 from fairdeploy.surgery.divided_norms import fold_ratio, norm_after_mean
 
@@ -72,13 +72,9 @@ def scale_unshared_weight(module: fx.GraphModule, node: fx.Node, index: int, fac
     if not isinstance(weight, fx.Node) or weight.op != "get_attr":
         return False
     tensor = fetch_tensor(module, str(weight.target))
-    readers = [
-        user
-        for other in module.graph.nodes
-        if other.op == "get_attr" and fetch_tensor(module, str(other.target)) is tensor
-        for user in other.users
-    ]
-    if tensor is None or readers != [node]:
+    if tensor is None:
+        return False
+    if [user for fetch in fetches_of(module, tensor) for user in fetch.users] != [node]:
         return False
     with torch.no_grad():
         tensor.mul_(factor)
