@@ -80,21 +80,15 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     return Recorder(monkeypatch)
 
 
-def test_help_answers_quickly_and_without_torch() -> None:
+def test_help_needs_no_torch() -> None:
+    """The slow imports are what would make ``--help`` slow; a timed test would test the machine."""
     code = (
-        "import sys, fairdeploy.cli; print(sorted({'torch', 'numpy', 'timm'} & set(sys.modules)))"
+        "import sys; from fairdeploy import cli; cli.run(['--help']);"
+        "print(sorted({'torch', 'numpy', 'timm', 'onnx', 'onnxruntime'} & set(sys.modules)))"
     )
     seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert seen.stdout.strip() == "[]"
-    assert min(_cpu_seconds_of_help() for _ in range(3)) < 0.5
-
-
-def _cpu_seconds_of_help() -> float:
-    """Processor time, which is the time that passes on a quiet machine."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-m", "fairdeploy", "--help"], capture_output=True, check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime)
+    assert "shrink" in seen.stdout
+    assert seen.stdout.splitlines()[-1] == "[]"
 
 
 def test_help_lists_the_commands_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
