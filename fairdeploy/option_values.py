@@ -1,15 +1,18 @@
-"""Option values that have parts: ``--input-size 3,224,224``, ``--max-prune 'layer4.*=0.3'``."""
+"""Option values that need reading: ``--input-size 3,224,224``, ``--max-prune 'layer4.*=0.3'``."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 from fairdeploy.errors import UsageError
-from fairdeploy.options import InputShape
+from fairdeploy.options import InputShape, choice_of
 
 _CHANNELS_HEIGHT_WIDTH = 3
 EVERY_MODULE = "*"
+
+_Choice = TypeVar("_Choice")
 
 
 def parse_input_shape(text: str | None) -> InputShape | None:
@@ -98,3 +101,16 @@ def _count(number: str, text: str) -> int:
         f"--min-units '{text}' is not a whole number from 1; use --min-units 8 or "
         "--min-units 'layer4.*=16'"
     )
+
+
+def given(values: Sequence[str] | None) -> tuple[str, ...] | None:
+    """A repeatable option's values, None where it is absent."""
+    return tuple(values) if values else None
+
+
+def chosen(what: str, text: str | None, choices: tuple[_Choice, ...]) -> _Choice | None:
+    """What the user chose, None if nothing."""
+    found = choice_of(text, choices)
+    if text is not None and found is None:
+        raise UsageError(f"no {what} '{text}'; use one of {', '.join(map(str, choices))}")
+    return found

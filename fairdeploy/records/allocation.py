@@ -1,0 +1,110 @@
+"""Scores, budgets, and which units go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+MetricName = Literal["params", "macs", "size", "latency"]
+
+
+@dataclass(frozen=True, slots=True)
+class UnitScores:
+    """U and R of every unit, float64 [num_units]."""
+
+    u: NDArray[np.float64]
+    """Distance between classes within the layer, 1 on average; low is proposed for removal."""
+    r: NDArray[np.float64]
+    """Estimated change of the mean loss if the unit goes; high is protected."""
+    num_classes: int
+    """Classes that were compared."""
+    num_unmeasured: int
+    """Units that no layer's output shows; their U is their R rank in the group."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """One limit: ``metric`` may be at most ``fraction`` of the original, or ``absolute`` units.
+
+    Exactly one of the two is set. Units: parameters, MACs per image, bytes, milliseconds.
+    """
+
+    metric: MetricName
+    text: str
+    fraction: float | None = None
+    absolute: float | None = None
+
+    def allowed(self, original: float) -> float:
+        """The largest value that meets this budget, in the metric's own unit."""
+        if self.fraction is not None:
+            return self.fraction * original
+        assert self.absolute is not None
+        return self.absolute
+
+
+@dataclass(frozen=True, slots=True)
+class GroupScores:
+    """Scores of one group's N units, and how many of them may go (at most N - 1).
+
+    In a balanced group one of each block goes at a time, so these are N sets of units.
+    """
+
+    name: str
+    u: NDArray[np.float64]
+    r: NDArray[np.float64]
+    max_removed: int
+    step: int = 1
+    """What stays is a multiple of this, or all N: runtimes are fast at multiples of 4 to 16."""
+    reluctance: float = 0.0
+    """Shared tolerance below which this group stays whole, in [0, 1); from there on its own
+    tolerance rises from 0 to 1."""
+    places: NDArray[np.int64] | None = None
+    """Shape [N, B]: the units of the graph's group that each of the N stands for, one per block;
+    None where there is one block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """Which units go, by group, and how the search got there."""
+
+    tolerance: float
+    removed: Mapping[str, tuple[int, ...]]
+    """Group name to the local indices of the removed units, ascending; every group is a key."""
+    prefix_lengths: Mapping[str, int]
+    """Group name to the ``k`` that the tolerance allowed, before rounding to multiples and before
+    the top-up gave units back."""
+    costs: Mapping[str, float]
+    num_evaluations: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupDiagnostics:
+    """R-mass (sum of R-Scores, in units of the loss) that one group gave up."""
+
+    tod: float
+    """ToD at the prefix that the tolerance allowed; 0 where nothing went."""
+    r_mass_removed: float
+    """After the top-up."""
+    r_mass_prefix: float
+    """Before the top-up."""
+    r_mass_bound: float
+    """No prefix of that length with that ToD can have more."""
+    r_mass_uniform: float
+    """What uniform pruning at the same budgets removes."""
+
+
+@dataclass(frozen=True, slots=True)
+class AllocationDiagnostics:
+    """R-mass by group name, and the sum over groups of uniform minus ToD.
+
+    An ``exchange`` above 0 speaks for ToD against uniform pruning at the same budgets.
+    """
+
+    groups: Mapping[str, GroupDiagnostics]
+    uniform_fraction: float
+    exchange: float
