@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from fairdeploy.errors import ExportError
-from fairdeploy.records import Artifact, TargetProfile, TensorNames
+from fairdeploy.records import Artifact, OperatorTime, TargetProfile, TensorNames
 from fairdeploy_onnx.attention import prepare_attention
+from fairdeploy_onnx.node_sources import SOURCE_KEY, source_names
+from fairdeploy_onnx.operator_times import operator_times
 from fairdeploy_onnx.runner import OnnxRunner
 
 if TYPE_CHECKING:
@@ -69,7 +72,7 @@ class OnnxExporter:
         """
         with _quiet():
             program = _onnx_program(module, example_inputs, names, dynamic_batch=dynamic_batch)
-            _replace_metadata(program.model, metadata)
+            _replace_metadata(program.model, metadata, source_names(program, module))
             try:
                 return _write(program, path)
             except OSError as error:
@@ -84,12 +87,32 @@ class OnnxExporter:
         Raises:
             ExportError: Not an ONNX file, or ONNX Runtime would run it on another provider.
         """
-        if profile.precision != PRECISION:
-            raise ExportError(
-                f"target '{profile.name}' asks for precision '{profile.precision}', which the "
-                f"exporter 'onnx' does not write; set precision = \"{PRECISION}\" in the profile"
-            )
+        _require_precision(profile)
         return OnnxRunner(path, profile)
+
+    def operator_times(
+        self,
+        path: Path,
+        inputs: tuple[NDArray[Any], ...],
+        profile: TargetProfile,
+        *,
+        num_runs: int = 20,
+    ) -> tuple[OperatorTime, ...]:
+        """The median time of each operator, in the order in which they run.
+
+        Raises:
+            ExportError: As from ``open``, or ONNX Runtime fails to run it.
+        """
+        _require_precision(profile)
+        return operator_times(path, inputs, profile, num_runs=num_runs)
+
+
+def _require_precision(profile: TargetProfile) -> None:
+    if profile.precision != PRECISION:
+        raise ExportError(
+            f"target '{profile.name}' asks for precision '{profile.precision}', which the "
+            f"exporter 'onnx' does not write; set precision = \"{PRECISION}\" in the profile"
+        )
 
 
 def _onnx_program(
@@ -161,14 +184,17 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0][:300] if lines else 'no message'}"
 
 
-def _replace_metadata(model: Any, metadata: Mapping[str, str]) -> None:
+def _replace_metadata(model: Any, metadata: Mapping[str, str], sources: Mapping[int, str]) -> None:
     """Store ``metadata`` and drop torch's (changes ``model``).
 
-    Torch's metadata holds source paths of this machine in every node.
+    Torch's metadata holds source paths of this machine in every node; of that only the name of the
+    torch node stays.
     """
     graph = model.graph
     for node in graph.all_nodes():
         node.metadata_props.clear()
+        if id(node) in sources:
+            node.metadata_props[SOURCE_KEY] = sources[id(node)]
         for value in node.outputs:
             value.metadata_props.clear()
     for value in (*graph.inputs, *graph.initializers.values()):

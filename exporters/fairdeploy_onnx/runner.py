@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,13 @@ _SILENT = 4
 class OnnxRunner:
     """One ONNX Runtime session."""
 
-    def __init__(self, path: Path, profile: TargetProfile) -> None:
-        """Open ``path``.
+    def __init__(
+        self,
+        path: Path,
+        profile: TargetProfile,
+        configure: Callable[[Any], None] | None = None,
+    ) -> None:
+        """Open ``path``; ``configure`` may change the ``SessionOptions`` before.
 
         Raises:
             ExportError: ONNX Runtime is missing, the file is not ONNX, or another provider than
@@ -28,7 +34,7 @@ class OnnxRunner:
         if not path.is_file():
             raise ExportError(f"no ONNX file '{path}'")
         self.threads = profile.threads or _usable_cores()
-        self._session: Any = _open_session(path, profile, self.threads)
+        self._session: Any = _open_session(path, profile, self.threads, configure)
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
         self._require_providers(path, profile)
         self._input_names = tuple(node.name for node in self._session.get_inputs())
@@ -52,6 +58,10 @@ class OnnxRunner:
         except Exception as error:  # ONNX Runtime's exceptions have no public base
             raise ExportError(f"ONNX Runtime failed: {_one_line(error)}") from error
 
+    def end_profiling(self) -> Path:
+        """The file with the profile of all runs, which ``configure`` has asked for."""
+        return Path(self._session.end_profiling())
+
     def close(self) -> None:
         """Give the session's memory and threads back."""
         self._session = None
@@ -71,7 +81,9 @@ def _usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _open_session(path: Path, profile: TargetProfile, threads: int) -> Any:
+def _open_session(
+    path: Path, profile: TargetProfile, threads: int, configure: Callable[[Any], None] | None
+) -> Any:
     try:
         import onnxruntime  # optional library
     except ImportError as error:
@@ -83,10 +95,13 @@ def _open_session(path: Path, profile: TargetProfile, threads: int) -> Any:
     missing = [name for name in profile.providers if name not in known]
     if missing:
         raise _wrong_provider(path, profile, missing, tuple(known))
+    options = _session_options(onnxruntime, threads)
+    if configure is not None:
+        configure(options)
     try:
         return onnxruntime.InferenceSession(
             path,
-            _session_options(onnxruntime, threads),
+            options,
             providers=list(profile.providers),
             enable_fallback=0,  # it would print, and run on the CPU
         )
