@@ -13,12 +13,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from fairdeploy.errors import ExportError
-from fairdeploy.records import Artifact, OperatorTime, TargetProfile, TensorNames
+from fairdeploy.records import Artifact, NetworkDims, OperatorTime, TargetProfile, TensorNames
 from fairdeploy_onnx.attention import prepare_attention
 from fairdeploy_onnx.node_sources import SOURCE_KEY, source_names
 from fairdeploy_onnx.operator_times import operator_times
@@ -26,6 +27,8 @@ from fairdeploy_onnx.runner import OnnxRunner
 
 if TYPE_CHECKING:
     from torch.onnx import ONNXProgram
+
+    from fairdeploy_onnx.width_template import WidthTemplate
 
 PRECISION = "fp32"
 
@@ -105,6 +108,21 @@ class OnnxExporter:
         """
         _require_precision(profile)
         return operator_times(path, inputs, profile, num_runs=num_runs)
+
+    def width_template(
+        self,
+        original: Path,
+        probe: Path,
+        dims: NetworkDims,
+        lengths: tuple[NDArray[np.int64], NDArray[np.int64]],
+    ) -> WidthTemplate | None:
+        """Files of other widths from files of two; None if these differ in more than lengths."""
+        from fairdeploy_onnx.width_template import Untraceable, WidthTemplate
+
+        try:
+            return WidthTemplate(original, probe, dims, lengths)
+        except Untraceable:
+            return None
 
 
 def _require_precision(profile: TargetProfile) -> None:

@@ -32,6 +32,7 @@ from fairdeploy.cli_options import (
     TrustPickle,
 )
 from fairdeploy.cli_output import progress_for, show
+from fairdeploy.errors import BudgetError
 from fairdeploy.option_values import (
     chosen,
     given,
@@ -51,7 +52,8 @@ def shrink(
         typer.Option(
             "--budget",
             "-b",
-            help="What may stay: 40% (of the parameters), macs=50%, params=1.2M, size=4MB. "
+            help="What may stay: 40% (of the parameters), latency=60%, latency=5ms, macs=50%, "
+            "params=1.2M, size=4MB. "
             "Give several to meet them all.",
         ),
     ] = None,
@@ -133,3 +135,5 @@ def shrink(
     result = pipeline.shrink(options, progress_for(as_json or quiet))
     if not quiet or as_json:
         show(result.document, shrink_summary(result.document, result.output), as_json)
+    if not all(row["met"] for row in result.document["budget"]):
+        raise typer.Exit(BudgetError.exit_code)

@@ -28,6 +28,7 @@ from fairdeploy.records import (
     GroupScores,
     ImageSet,
     LatencyComparison,
+    LatencySearch,
     LoadedModel,
     ParityResult,
     ProofResult,
@@ -35,6 +36,7 @@ from fairdeploy.records import (
     RestrictionOutcome,
     RunRecord,
     TargetProfile,
+    TimedPlan,
 )
 from fairdeploy.reporting.environment import describe_environment
 from fairdeploy.reporting.group_rows import freeze_rows, group_rows
@@ -68,6 +70,7 @@ def build_document(
     warnings: Sequence[str] = (),
     own_class_problem: str | None = None,
     restrictions: Sequence[RestrictionOutcome] = (),
+    latency_search: LatencySearch | None = None,
 ) -> dict[str, Any]:
     """Put a whole run into the tree of ``report.json``, version 1.
 
@@ -83,10 +86,12 @@ def build_document(
         own_class_problem: Why the user's own class could not be rebuilt; None or empty where it
             was.
         restrictions: What came of every restriction that the user gave.
+        latency_search: How a budget of latency was met, where there is one.
 
     Returns:
         Dictionaries, lists, strings, finite numbers, booleans and None.
     """
+    timed = _timed(latency, latency_search)
     document = {
         "schema_version": SCHEMA_VERSION,
         "command": shlex.join(command),
@@ -104,7 +109,15 @@ def build_document(
             "shrunk": _costs(shrunk_costs),
             "own_class": {"rebuilt": not own_class_problem, "problem": own_class_problem or None},
         },
-        "budget": [budget_row(budget, original_costs, shrunk_costs) for budget in budgets],
+        "budget": [
+            _latency_budget_row(budget, timed)
+            if budget.metric == "latency" and timed
+            else budget_row(budget, original_costs, shrunk_costs)
+            for budget in budgets
+        ],
+        "latency_search": asdict(latency_search) | {"num_measured": latency_search.num_measured}
+        if latency_search
+        else None,
         "restrictions": [asdict(outcome) for outcome in restrictions],
         "tolerance": allocation.tolerance,
         "num_evaluations": allocation.num_evaluations,
@@ -151,6 +164,29 @@ def budget_row(
         "original": original,
         "got": got,
         "met": got <= allowed,
+    }
+
+
+def _timed(latency: LatencyComparison | None, search: LatencySearch | None) -> TimedPlan | None:
+    """The last word on the plan's latency: of the file that is written, else of its search."""
+    if latency is not None:
+        return TimedPlan(
+            ratio=1 / latency.speedup,
+            ratio_low=1 / latency.speedup_high,
+            ratio_high=1 / latency.speedup_low,
+            original_ms=latency.original.median_ms,
+            shrunk_ms=latency.shrunk.median_ms,
+        )
+    return search.accepted if search else None
+
+
+def _latency_budget_row(budget: Budget, timed: TimedPlan) -> dict[str, Any]:
+    """A row like the others', in milliseconds, with the interval of the share of the original."""
+    row = budget_row(budget, {"latency": timed.original_ms}, {"latency": timed.shrunk_ms})
+    return row | {
+        "share": timed.ratio,
+        "share_low": timed.ratio_low,
+        "share_high": timed.ratio_high,
     }
 
 
