@@ -210,7 +210,7 @@ class GuardedProfiler:
         num_runs: int = 20,
     ) -> tuple[OperatorTime, ...]:
         """Medians over ``num_runs`` runs of a file."""
-        with guard(f"'{path.name}' could not be timed by operator"):
+        with guarded(f"'{path.name}' could not be timed by operator"):
             return self.profiler.operator_times(path, inputs, profile, num_runs=num_runs)
 
 
