@@ -9,7 +9,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from fairdeploy.deployment.latency import MIN_PAIRS, compare_latency
+from fairdeploy.deployment.latency import compare_latency
+from fairdeploy.deployment.race import MIN_PAIRS
 from fairdeploy.inputs.target_profiles import list_profiles, load_profile
 from fairdeploy.records import TargetProfile
 from fairdeploy_onnx import OnnxExporter

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fairdeploy.deployment.latency import bootstrap_speedup, compare_latency
+from fairdeploy.deployment.latency import compare_latency
 from fairdeploy.errors import ExportError, MeasurementError
 from fairdeploy.records import LatencyComparison
 from tests.deployment.fakes import FakeClock, FakeRunner, profile
@@ -203,34 +203,3 @@ def test_both_runners_are_closed_and_collection_is_on_again_when_a_call_fails() 
         )
     assert all(runner.is_closed for runner in runners)
     assert gc.isenabled()
-
-
-def test_bootstrap_interval_agrees_with_the_theory_for_the_median() -> None:
-    # The log of a lognormal median has standard error spread * sqrt(pi / 2n); two networks add.
-    rng, count, spread = np.random.default_rng(0), 2000, 0.2
-    original, shrunk = (rng.lognormal(0.0, spread, count) for _ in range(2))
-    interval = bootstrap_speedup(original, shrunk, rng)
-    expected = 2 * 1.96 * spread * np.sqrt(np.pi / (2 * count)) * np.sqrt(2)
-    assert np.log(interval.high / interval.low) == pytest.approx(expected, rel=0.25)
-
-
-def test_bootstrap_keeps_pairs_together() -> None:
-    # A slow spell hits both networks of a pair: the ratio is 2 in each resample.
-    rng = np.random.default_rng(0)
-    shrunk = rng.lognormal(0.0, 0.5, 200)
-    interval = bootstrap_speedup(2.0 * shrunk, shrunk, rng)
-    assert interval.low == pytest.approx(2.0)
-    assert interval.high == pytest.approx(2.0)
-
-
-def test_bootstrap_interval_grows_when_slow_spells_last_for_many_calls() -> None:
-    rng = np.random.default_rng(0)
-    together, shuffled = [], []
-    for _ in range(20):
-        is_slow = np.repeat(rng.random(40) < 0.4, 10)
-        original = 1.0 + is_slow + 0.5 * rng.random(400)
-        shrunk = 1.0 + 0.5 * rng.random(400)
-        together.append(bootstrap_speedup(original, shrunk, rng).relative_width)
-        order = rng.permutation(400)
-        shuffled.append(bootstrap_speedup(original[order], shrunk, rng).relative_width)
-    assert np.mean(together) > 1.5 * np.mean(shuffled)
