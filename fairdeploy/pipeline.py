@@ -24,7 +24,7 @@ from fairdeploy.inputs.target_profiles import load_profile
 from fairdeploy.options import ShrinkOptions
 from fairdeploy.output_folder import appearing_folder, check_output_folder
 from fairdeploy.progress import Progress, SilentProgress
-from fairdeploy.records import AccuracyByStage, RunRecord
+from fairdeploy.records import AccuracyByStage, RunRecord, default_multiple
 from fairdeploy.reporting.run_record import build_document, write_report
 from fairdeploy.saving import write_network
 from fairdeploy.settings import resolve_shrink
@@ -67,6 +67,7 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
     reject_unsupported(budgets, supported=SUPPORTED_METRICS)
     check_output_folder(settings.output, force=options.force)
     profile = load_profile(settings.target)
+    multiple = default_multiple(profile)
     exporter = get_exporter(profile.runtime)
     watch = Stopwatch(progress or SilentProgress())
 
@@ -74,10 +75,10 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
     graph = capture_network(model, settings.model, watch)
     costs = CostModel(graph.cost_terms, len(graph.groups))
     rules = rules_of(graph, settings.restrictions)
-    refuse_unreachable(graph, costs, budgets, profile.channel_multiple, rules)
+    refuse_unreachable(graph, costs, budgets, multiple, rules)
     data = load_images(settings, model, graph, watch)
     scores = score(graph, model, data, settings, watch)
-    groups = group_scores(graph, scores, profile.channel_multiple, rules)
+    groups = group_scores(graph, scores, multiple, rules)
     allocation = allocate(groups, costs, budgets, watch)
     removed = removed_units(graph, groups, allocation)
     shrunk, proof, own_class_problem = remove(model, graph, removed, settings, watch)
@@ -109,7 +110,7 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
             restrictions=restriction_outcomes(
                 graph,
                 rules,
-                limits_of(graph, profile.channel_multiple, rules),
+                limits_of(graph, multiple, rules),
                 {name: len(units) for name, units in allocation.removed.items()},
             ),
             proof=proof,

@@ -12,12 +12,12 @@ from typing import TypeVar
 from fairdeploy.errors import UsageError
 from fairdeploy.input_specs import InputSpec, parse_inputs
 from fairdeploy.inputs.project_file import ProjectFile, load_project_file
+from fairdeploy.inputs.target_profiles import load_profile
 from fairdeploy.options import (
     RECOVERY_METHODS,
     AttentionOption,
     ControlOptions,
     InputShape,
-    ModelOptions,
     RecoveryMethod,
     ShrinkOptions,
 )
@@ -78,13 +78,14 @@ def project_of(model: str) -> ProjectFile:
     return load_project_file(path.parent if path.is_file() else Path())
 
 
-def resolve_model(options: ModelOptions, project: ProjectFile) -> ModelSettings:
-    """Settings for loading the network."""
+def resolve_model(options: ControlOptions, project: ProjectFile) -> ModelSettings:
+    """Settings for loading the network; the image size may come from the target profile."""
+    profile = load_profile(resolve_target(options, project))
     return ModelSettings(
         source=options.model,
         arch=first_given(options.arch, project.arch),
         num_classes=first_given(options.num_classes, project.num_classes),
-        input_shape=options.input_shape if options.input_shape is not None else project.input_size,
+        input_shape=first_given(options.input_shape, project.input_size, profile.input_size),
         inputs=parse_inputs(first_given(options.inputs, project.inputs) or ()),
         main_output=first_given(options.main_output, project.main_output),
         fixed_batch=first_given(options.fixed_batch, project.fixed_batch),

@@ -58,7 +58,7 @@ class OnnxRunner:
 
     def _require_providers(self, path: Path, profile: TargetProfile) -> None:
         """ONNX Runtime falls back to the CPU without an error; that would be a false claim."""
-        missing = [name for name in profile.providers if name not in self.providers]
+        missing = tuple(name for name in profile.providers if name not in self.providers)
         if missing:
             self.close()
             raise _wrong_provider(path, profile, missing, self.providers)
@@ -71,7 +71,17 @@ def _usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _open_session(path: Path, profile: TargetProfile, threads: int) -> Any:
+def missing_providers(profile: TargetProfile) -> tuple[str, ...]:
+    """The profile's providers that this build of ONNX Runtime lacks.
+
+    Raises:
+        ExportError: ONNX Runtime cannot be imported.
+    """
+    known = _onnxruntime().get_available_providers()
+    return tuple(name for name in profile.providers if name not in known)
+
+
+def _onnxruntime() -> Any:
     try:
         import onnxruntime  # optional library
     except ImportError as error:
@@ -79,10 +89,15 @@ def _open_session(path: Path, profile: TargetProfile, threads: int) -> Any:
             f"onnxruntime cannot be imported ({error}); run pip install 'fairdeploy[cpu]', "
             "or 'fairdeploy[gpu]' beside CUDA"
         ) from error
-    known = onnxruntime.get_available_providers()
-    missing = [name for name in profile.providers if name not in known]
+    return onnxruntime
+
+
+def _open_session(path: Path, profile: TargetProfile, threads: int) -> Any:
+    onnxruntime = _onnxruntime()
+    missing = missing_providers(profile)
     if missing:
-        raise _wrong_provider(path, profile, missing, tuple(known))
+        known = tuple(onnxruntime.get_available_providers())
+        raise _wrong_provider(path, profile, missing, known)
     try:
         return onnxruntime.InferenceSession(
             path,
@@ -106,7 +121,7 @@ def _session_options(onnxruntime: Any, threads: int) -> Any:
 
 
 def _wrong_provider(
-    path: Path, profile: TargetProfile, missing: list[str], found: tuple[str, ...]
+    path: Path, profile: TargetProfile, missing: tuple[str, ...], found: tuple[str, ...]
 ) -> ExportError:
     return ExportError(
         f"ONNX Runtime cannot run '{path.name}' on {', '.join(missing)}, which target "

@@ -25,6 +25,7 @@ from fairdeploy.records.deployment import (
     RunRecord,
     TargetProfile,
     TensorNames,
+    default_multiple,
 )
 from fairdeploy.records.inputs import DataSplits, ImageSet, LabelSource, LoadedModel, Preprocessing
 from fairdeploy.records.surgery import AccuracyEstimate, LayerFit, ProofResult, RecoverySummary
@@ -57,4 +58,5 @@ __all__ = [
     "TargetProfile",
     "TensorNames",
     "UnitScores",
+    "default_multiple",
 ]

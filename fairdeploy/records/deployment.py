@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fairdeploy.records.surgery import AccuracyEstimate
 
@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fairdeploy.input_specs import VaryingSize
+
+
+UNMEASURED_MULTIPLE = 8
+"""Vector units of CPUs and tensor cores of GPUs take eight channels at a time, or a multiple."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +32,31 @@ class TargetProfile:
     batch: int
     threads: int
     """0: all cores."""
-    channel_multiple: int
-    """Channel counts that are multiples of this run faster; 1: any count."""
+    channel_multiple: int | Literal["auto"]
+    """Channel counts that are multiples of this run faster; 1: any count; ``auto``: measured."""
     warmup_seconds: float
     min_pairs: int
     max_seconds: float
     ratio_interval: float
     """Stop once the 95 % interval of the ratio is narrower than this share of it."""
     parity_limit: float
+    input_size: tuple[int, int, int] | None = None
+    """[C, H, W] of the images; None: the model's own."""
+    affinity: tuple[int, ...] = ()
+    """Cores that the threads may use; empty: all that the process may."""
+    idle_gap_ms: float | None = None
+    """If given, calls this far apart are timed too, as a camera makes them."""
+    power: str = "as found"
+    """In what clock and power mode it is measured; recorded, not set."""
+    machine: str | None = None
+    """The architecture (``aarch64``) of a device that this machine cannot stand for."""
+
+
+def default_multiple(profile: TargetProfile) -> int:
+    """The profile's channel multiple; 8 where it is to be measured and has not been."""
+    if profile.channel_multiple == "auto":
+        return UNMEASURED_MULTIPLE
+    return profile.channel_multiple
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,29 @@ def test_a_silent_fall_back_to_the_cpu_is_refused(
     )
 
 
+def test_a_provider_is_unusable_when_its_sessions_fall_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cuda = profile(providers=("CUDAExecutionProvider",))
+    assert OnnxExporter().unusable_because(cuda) == (
+        "ONNX Runtime has no CUDAExecutionProvider here; install the onnxruntime build for that "
+        "device"
+    )
+    real_session = onnxruntime.InferenceSession
+
+    def session_that_falls_back(path: Path, options: object, **arguments: object) -> object:
+        return real_session(path, options, providers=["CPUExecutionProvider"])
+
+    listed = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session_that_falls_back)
+    assert OnnxExporter().unusable_because(cuda) == (
+        "ONNX Runtime lists CUDAExecutionProvider but cannot use it; its device, driver or "
+        "libraries are missing"
+    )
+    assert OnnxExporter().unusable_because(PROFILE) is None
+
+
 @pytest.mark.parametrize("content", [b"", b"not ONNX at all", b"\x08\x08" * 50])
 def test_a_file_that_is_not_onnx_is_one_line_and_prints_nothing(
     content: bytes, tmp_path: Path, capfd: pytest.CaptureFixture[str]
