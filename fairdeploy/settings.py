@@ -21,7 +21,7 @@ from fairdeploy.options import (
     RecoveryMethod,
     ShrinkOptions,
 )
-from fairdeploy.records import Restrictions
+from fairdeploy.records import Restrictions, TargetProfile
 
 DEFAULT_CALIBRATION_IMAGES = 512
 DEFAULT_TEST_IMAGES = 2000
@@ -85,7 +85,7 @@ def resolve_model(options: ControlOptions, project: ProjectFile) -> ModelSetting
         source=options.model,
         arch=first_given(options.arch, project.arch),
         num_classes=first_given(options.num_classes, project.num_classes),
-        input_shape=first_given(options.input_shape, project.input_size, profile.input_size),
+        input_shape=_input_shape(options, project, profile),
         inputs=parse_inputs(first_given(options.inputs, project.inputs) or ()),
         main_output=first_given(options.main_output, project.main_output),
         fixed_batch=first_given(options.fixed_batch, project.fixed_batch),
@@ -96,6 +96,14 @@ def resolve_model(options: ControlOptions, project: ProjectFile) -> ModelSetting
         attention=first_given(options.attention, project.attention) or "heads",
         allow_norm_coupled=options.allow_norm_coupled or bool(project.allow_norm_coupled),
     )
+
+
+def _input_shape(
+    options: ControlOptions, project: ProjectFile, profile: TargetProfile
+) -> InputShape | None:
+    if options.input_shape is not None:
+        return options.input_shape
+    return project.input_size if project.input_size is not None else profile.input_size
 
 
 def resolve_target(options: ControlOptions, project: ProjectFile) -> str:

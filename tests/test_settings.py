@@ -53,7 +53,7 @@ def test_defaults_hold_without_a_project_file(
 
 
 def test_the_image_size_of_the_target_holds_unless_another_is_given(model: Path) -> None:
-    board = (model.parent / "board.toml")
+    board = model.parent / "board.toml"
     board.write_text(
         'description = "a board"\nruntime = "onnx"\nproviders = ["CPUExecutionProvider"]\n'
         'precision = "fp32"\nbatch = 1\nthreads = 1\nchannel_multiple = 4\nwarmup_seconds = 1\n'

@@ -128,12 +128,12 @@ class GuardedRunner:
 
     def run(self, inputs: tuple[Array, ...]) -> tuple[Array, ...]:
         """Outputs for one batch."""
-        with _guard(f"'{self.file_name}' failed to run"):
+        with guarded(f"'{self.file_name}' failed to run"):
             return self.runner.run(inputs)
 
     def close(self) -> None:
         """Give the runtime's memory and threads back."""
-        with _guard(f"'{self.file_name}' failed to close"):
+        with guarded(f"'{self.file_name}' failed to close"):
             self.runner.close()
 
 
@@ -155,14 +155,14 @@ class GuardedExporter:
 
     def is_available(self) -> str | None:
         """None if it can work here, else what is missing."""
-        with _guard(f"exporter '{self.name}' failed"):
+        with guarded(f"exporter '{self.name}' failed"):
             return self.exporter.is_available()
 
     def unusable_because(self, profile: TargetProfile) -> str | None:
         """None if the plug-in can serve ``profile`` here or does not say, else why not."""
         if not isinstance(self.exporter, JudgesProfiles):
             return None
-        with _guard(f"exporter '{self.name}' failed"):
+        with guarded(f"exporter '{self.name}' failed"):
             return self.exporter.unusable_because(profile)
 
     def export(
@@ -176,7 +176,7 @@ class GuardedExporter:
         names: TensorNames | None = None,
     ) -> Artifact:
         """Write ``module`` to ``path``."""
-        with _guard(f"exporter '{self.name}' could not write '{path.name}'"):
+        with guarded(f"exporter '{self.name}' could not write '{path.name}'"):
             return self.exporter.export(
                 module,
                 example_inputs,
@@ -188,7 +188,7 @@ class GuardedExporter:
 
     def open(self, path: Path, profile: TargetProfile) -> GuardedRunner:
         """Open a file as a guarded runner."""
-        with _guard(f"exporter '{self.name}' could not open '{path.name}'"):
+        with guarded(f"exporter '{self.name}' could not open '{path.name}'"):
             return GuardedRunner(self.exporter.open(path, profile), path.name)
 
 
@@ -270,7 +270,7 @@ def _entries() -> dict[str, EntryPoint]:
 
 def _load(entry: EntryPoint) -> Exporter:
     try:
-        with _guard(f"exporter '{entry.name}' ({entry.value}) cannot be loaded"):
+        with guarded(f"exporter '{entry.name}' ({entry.value}) cannot be loaded"):
             exporter = entry.load()()
     except ExportError as error:
         return BrokenExporter(entry.name, str(error))
@@ -281,7 +281,7 @@ def _load(entry: EntryPoint) -> Exporter:
 
 
 @contextmanager
-def _guard(what_failed: str) -> Iterator[None]:
+def guarded(what_failed: str) -> Iterator[None]:
     """Let our own errors pass; turn all others into an ``ExportError`` of one line."""
     try:
         yield

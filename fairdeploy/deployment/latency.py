@@ -1,34 +1,42 @@
-"""How much faster the shrunk network is: both run in turn in one process, with an interval.
+"""How fast a network is, and how much faster the shrunk one: raced in one process, with intervals.
 
-``race`` holds the measuring itself; here are runners and records.
+``race`` holds the measuring itself; here it meets runners and target profiles.
 """
 
 from __future__ import annotations
 
-import os
+import platform
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from fairdeploy.deployment.exporter_api import Array, Runner
+from fairdeploy.deployment.latency_records import (
+    Terms,
+    comparison_record,
+    device_record,
+    measurement_record,
+)
 from fairdeploy.deployment.race import (
     MIN_PAIRS,
-    NOISY_SPREAD,
     CoarseClockError,
-    RaceResult,
+    Measured,
     RaceSettings,
     cold_start,
-    race,
-    relative_spread,
+    measure,
 )
+from fairdeploy.deployment.runner_facts import runtime_versions
+from fairdeploy.device_facts import AffinityError, device_facts, held_on_cores, load_average
 from fairdeploy.errors import MeasurementError
-from fairdeploy.records import LatencyComparison, LatencyStats, TargetProfile
+from fairdeploy.records import LatencyComparison, LatencyMeasurement, TargetProfile
 
 if TYPE_CHECKING:
     from fairdeploy.deployment.race import Call, Clock
+
+    Sleep = Callable[[float], None]
+    """Waits so many seconds."""
 
 
 def compare_latency(
@@ -39,6 +47,7 @@ def compare_latency(
     *,
     seed: int,
     clock: Clock = time.perf_counter_ns,
+    sleep: Sleep = time.sleep,
     decide_ratio: float | None = None,
 ) -> LatencyComparison:
     """Time single calls of both networks, alternating, until the speed-up is known well enough.
@@ -46,7 +55,8 @@ def compare_latency(
     Cold start (opening and the first call) is timed apart. Warm-up ends when both networks are
     stationary or ``profile.warmup_seconds`` have passed. Then pairs are timed, in random order
     within the pair, until the interval of the ratio is narrower than ``profile.ratio_interval`` of
-    it, or ``profile.max_seconds`` have passed; never fewer than ``MIN_PAIRS``.
+    it, or ``profile.max_seconds`` have passed; never fewer than ``MIN_PAIRS``. If the profile has
+    an ``idle_gap_ms``, pairs with such a pause before each call follow.
 
     Args:
         open_original: Opens the original; called once. It also pays for loading the runtime's
@@ -56,56 +66,101 @@ def compare_latency(
         profile: Limits of time and precision.
         seed: Decides the order within pairs and the resamples.
         clock: Nanoseconds; for tests.
+        sleep: Waits; for tests.
         decide_ratio: A threshold for shrunk / original time. If given, the race lasts until the
             ratio is known to lie on one side of it, or time is up, whatever the interval's width.
 
     Raises:
-        MeasurementError: ``profile.min_pairs`` is below 20, the networks run on different
-            providers or numbers of threads, or the clock is too coarse.
+        MeasurementError: ``profile.min_pairs`` is below 20, the profile is of another machine or
+            names cores that are not there, the networks run on different providers or numbers of
+            threads, or the clock is too coarse.
         ExportError: A file cannot be opened or run.
     """
-    if profile.min_pairs < MIN_PAIRS:
-        raise MeasurementError(
-            f"min_pairs {profile.min_pairs} in target '{profile.name}' is too few for percentiles; "
-            f"use at least {MIN_PAIRS}"
-        )
-    load_average = _load_average()
-    with ExitStack() as stack:
-        runners: list[Runner] = []
-        original, original_cold_ms = _start(open_original, inputs, clock, stack, runners)
-        shrunk, shrunk_cold_ms = _start(open_shrunk, inputs, clock, stack, runners)
-        _require_equal_terms(*runners)
-        try:
-            result = race(
-                (original, shrunk), race_settings(profile, decide_ratio), seed=seed, clock=clock
-            )
-        except CoarseClockError as error:
-            raise MeasurementError(str(error)) from error
-        return LatencyComparison(
-            target=profile.name,
-            batch=int(inputs[0].shape[0]),
-            original=_stats(result, 0, original_cold_ms),
-            shrunk=_stats(result, 1, shrunk_cold_ms),
-            speedup=result.interval.value,
-            speedup_low=result.interval.low,
-            speedup_high=result.interval.high,
-            stopped_because=result.stopped_because,
-            providers=runners[1].providers,
-            threads=runners[1].threads,
-            load_average=load_average,
-            is_noisy=any(relative_spread(times) > NOISY_SPREAD for times in result.times_ms),
-        )
+    opens = (open_original, open_shrunk)
+    settings = replace(race_settings(profile), decide_ratio=decide_ratio)
+    measured, terms = _measured(opens, inputs, profile, settings, seed, clock, sleep)
+    return comparison_record(measured, profile, terms)
 
 
-def race_settings(profile: TargetProfile, decide_ratio: float | None = None) -> RaceSettings:
-    """What the profile says of warm-up and stopping."""
+def measure_latency(
+    open_runner: Callable[[], Runner],
+    inputs: tuple[Array, ...],
+    profile: TargetProfile,
+    *,
+    seed: int,
+    clock: Clock = time.perf_counter_ns,
+    sleep: Sleep = time.sleep,
+) -> LatencyMeasurement:
+    """Time one network alone, as ``compare_latency`` times two.
+
+    It stops once the interval of the median is narrower than ``profile.ratio_interval`` of it.
+    """
+    settings = race_settings(profile)
+    measured, terms = _measured((open_runner,), inputs, profile, settings, seed, clock, sleep)
+    return measurement_record(measured, profile, terms)
+
+
+def race_settings(profile: TargetProfile) -> RaceSettings:
+    """What the profile says of warm-up, stopping and pauses."""
     return RaceSettings(
         warmup_seconds=profile.warmup_seconds,
         min_pairs=profile.min_pairs,
         max_seconds=profile.max_seconds,
         ratio_interval=profile.ratio_interval,
-        decide_ratio=decide_ratio,
+        idle_gap_ms=profile.idle_gap_ms,
     )
+
+
+def _measured(
+    opens: Sequence[Callable[[], Runner]],
+    inputs: tuple[Array, ...],
+    profile: TargetProfile,
+    settings: RaceSettings,
+    seed: int,
+    clock: Clock,
+    sleep: Sleep,
+) -> tuple[Measured, Terms]:
+    _refuse_empty_claims(profile)
+    load_before = load_average()
+    with ExitStack() as stack:
+        stack.enter_context(_measurement_errors(profile))
+        stack.enter_context(held_on_cores(profile.affinity))
+        runners: list[Runner] = []
+        opened = [_start(open_one, inputs, clock, stack, runners) for open_one in opens]
+        _require_equal_terms(runners)
+        facts = device_facts()
+        measured = measure(opened, settings, seed=seed, clock=clock, sleep=sleep)
+        device = device_record(
+            facts, load_before=load_before, load_after=load_average(),
+            versions=runtime_versions(runners[0]),
+        )  # fmt: skip
+        batch = int(inputs[0].shape[0]) if inputs[0].ndim else 1
+        return measured, Terms(runners[0].providers, runners[0].threads, batch, device)
+
+
+def _refuse_empty_claims(profile: TargetProfile) -> None:
+    if profile.min_pairs < MIN_PAIRS:
+        raise MeasurementError(
+            f"min_pairs {profile.min_pairs} in target '{profile.name}' is too few for percentiles; "
+            f"use at least {MIN_PAIRS}"
+        )
+    if profile.machine not in (None, platform.machine()):
+        raise MeasurementError(
+            f"target '{profile.name}' is an {profile.machine} device and this machine is "
+            f"{platform.machine()}; measure there with fairdeploy measure --host, or leave the "
+            "latency out with --no-latency"
+        )
+
+
+@contextmanager
+def _measurement_errors(profile: TargetProfile) -> Iterator[None]:
+    """Errors of the files that also run alone become ours."""
+    try:
+        yield
+    except CoarseClockError as error:
+        raise MeasurementError(str(error)) from error
+    except AffinityError as error:
+        raise MeasurementError(f"target '{profile.name}': {error}") from error
 
 
 def _start(
@@ -126,21 +181,11 @@ def _start(
     return cold_start(open_call, clock)
 
 
-def _require_equal_terms(original: Runner, shrunk: Runner) -> None:
-    ours, theirs = (original.providers, original.threads), (shrunk.providers, shrunk.threads)
-    if ours != theirs:
+def _require_equal_terms(runners: Sequence[Runner]) -> None:
+    """Either network would look faster or slower than it is."""
+    first, last = runners[0], runners[-1]
+    if (first.providers, first.threads) != (last.providers, last.threads):
         raise MeasurementError(
-            f"the original runs on {ours[0]} with {ours[1]} threads, the shrunk network on "
-            f"{theirs[0]} with {theirs[1]}; both must run alike to be compared"
+            f"the original runs on {first.providers} with {first.threads} threads, the shrunk "
+            f"network on {last.providers} with {last.threads}; both must run alike to be compared"
         )
-
-
-def _stats(result: RaceResult, index: int, cold_start_ms: float) -> LatencyStats:
-    times_ms = result.times_ms[index]
-    median, p90, p99 = (float(value) for value in np.percentile(times_ms, (50, 90, 99)))
-    return LatencyStats(median, p90, p99, cold_start_ms, times_ms)
-
-
-def _load_average() -> float:
-    """Processes that wanted a core in the last minute; NaN where the system does not say."""
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")

@@ -43,6 +43,7 @@ _NUM_RESAMPLES = 1000
 _REPORTED = (2.5, 97.5)
 _DECIDING = (0.5, 99.5)
 """A decision is looked for again and again; the wider interval keeps 95 % over all these looks."""
+_MS_PER_S = 1e3
 _NS_PER_MS = 1e6
 _NS_PER_S = 1e9
 
@@ -64,6 +65,8 @@ class RaceSettings:
     decide_ratio: float | None = None
     """If given: stop once the interval of second over first lies wholly on one side of this, and
     only then or when time is up."""
+    idle_gap_ms: float | None = None
+    """Pause before each call of ``race_with_gaps``."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,32 @@ class RaceResult:
     times_ms: tuple[tuple[float, ...], ...]
     interval: Interval
     stopped_because: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One or two networks: cold, back to back, and with a pause before each call if asked for."""
+
+    cold_start_ms: tuple[float, ...]
+    back_to_back: RaceResult
+    with_gaps: RaceResult | None
+
+
+def measure(
+    opened: Sequence[tuple[Call, float]],
+    settings: RaceSettings,
+    *,
+    seed: int,
+    clock: Clock = time.perf_counter_ns,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Measured:
+    """Race what ``cold_start`` opened, then race it with gaps if the settings give one."""
+    calls = [call for call, _ in opened]
+    back_to_back = race(calls, settings, seed=seed, clock=clock)
+    with_gaps = None
+    if settings.idle_gap_ms is not None:
+        with_gaps = race_with_gaps(calls, settings, seed=seed, clock=clock, sleep=sleep)
+    return Measured(tuple(cold_ms for _, cold_ms in opened), back_to_back, with_gaps)
 
 
 def cold_start(open_call: Callable[[], Call], clock: Clock) -> tuple[Call, float]:
@@ -146,7 +175,6 @@ def race(
 
 def race_with_gaps(
     calls: Sequence[Call],
-    gap_ms: float,
     settings: RaceSettings,
     *,
     seed: int,
@@ -159,6 +187,7 @@ def race_with_gaps(
     longer than one of many. ``min_pairs`` rounds, fewer when ``max_seconds`` have passed, but never
     fewer than ``MIN_PAIRS``.
     """
+    gap_ms = settings.idle_gap_ms or 0.0
     rng = np.random.default_rng(seed)
     times: list[list[float]] = [[] for _ in calls]
     deadline = clock() + settings.max_seconds * _NS_PER_S
@@ -166,7 +195,7 @@ def race_with_gaps(
         while len(times[0]) < settings.min_pairs:
             if len(times[0]) >= MIN_PAIRS and clock() >= deadline:
                 break
-            _time_round(calls, times, rng, clock, pause=lambda: sleep(gap_ms / 1e3))
+            _time_round(calls, times, rng, clock, pause=lambda: sleep(gap_ms / _MS_PER_S))
     interval = bootstrap_interval(np.asarray(times), rng)
     reason = f"{len(times[0])} calls timed, {gap_ms:g} ms apart"
     return RaceResult(tuple(tuple(own) for own in times), interval, reason)

@@ -99,8 +99,52 @@ class ParityResult:
 
 
 @dataclass(frozen=True, slots=True)
-class LatencyStats:
+class InputSignature:
+    """An input as an opened file declares it."""
+
+    name: str
+    dtype: str
+    """As NumPy calls it: ``float32``, ``int64``, ``bool``."""
+    sizes: tuple[int | str | None, ...]
+    """A number, the name of a size that varies, or None for one without a name."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRecord:
+    """The machine that measured, and how it was then; None where it does not tell."""
+
+    cpu: str
+    machine: str
+    """The architecture: ``x86_64``, ``aarch64``."""
+    system: str
+    python: str
+    cores: int
+    """That the process may use."""
+    governor: str | None
+    clock_mhz: float | None
+    max_clock_mhz: float | None
+    surroundings: str
+    """Whether it looks like a container or a virtual machine."""
+    load_before: float | None
+    """Processes that wanted a core in the minute before."""
+    load_after: float | None
+    versions: Mapping[str, str]
+    """Of the runtime and what it runs on."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallTimes:
     """Milliseconds per call (not per image) of one network."""
+
+    median_ms: float
+    p90_ms: float
+    p99_ms: float
+    raw_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyStats:
+    """Milliseconds per call (not per image) of one network, calls back to back."""
 
     median_ms: float
     p90_ms: float
@@ -108,6 +152,18 @@ class LatencyStats:
     cold_start_ms: float
     """Opening the file and the first call."""
     raw_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class IdleGapComparison:
+    """Original and shrunk with a pause before each call, as a camera makes them."""
+
+    gap_ms: float
+    original: CallTimes
+    shrunk: CallTimes
+    speedup: float
+    speedup_low: float
+    speedup_high: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +182,26 @@ class LatencyComparison:
     threads: int
     load_average: float
     is_noisy: bool
+    idle_gap: IdleGapComparison | None = None
+    device: DeviceRecord | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyMeasurement:
+    """One network alone; low and high are the 95 % interval of its median."""
+
+    target: str
+    batch: int
+    stats: LatencyStats
+    median_low_ms: float
+    median_high_ms: float
+    stopped_because: str
+    providers: tuple[str, ...]
+    threads: int
+    is_noisy: bool
+    idle_gap_ms: float | None
+    idle_gap: CallTimes | None
+    device: DeviceRecord
 
 
 @dataclass(frozen=True, slots=True)

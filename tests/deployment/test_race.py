@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ def decide(
         lognormal_call(clock, 10.0, spread, 2 * seed),
         lognormal_call(clock, second_ms, spread, 2 * seed + 1),
     )
-    settings = RaceSettings(0.05, 20, 20.0, ratio_interval=1e-9, decide_ratio=decide_ratio)
+    settings = RaceSettings(0.05, 20, 5.0, ratio_interval=1e-9, decide_ratio=decide_ratio)
     return race(calls, settings, seed=seed, clock=clock)
 
 
@@ -69,12 +70,12 @@ def test_a_clear_decision_ends_the_race_long_before_its_time() -> None:
 
 def test_a_threshold_inside_the_interval_keeps_the_race_going_until_time_is_up() -> None:
     result = decide(8.0, 0.8)
-    assert result.stopped_because.startswith("20 s passed after ")
+    assert result.stopped_because.startswith("5 s passed after ")
     assert result.interval.low < 1 / 0.8 < result.interval.high
 
 
 def test_looking_again_and_again_seldom_decides_what_cannot_be_decided() -> None:
-    # Each race looks about 15 times at a ratio that equals the threshold.
+    # Each race looks about 10 times at a ratio that equals the threshold.
     wrong = sum(
         decide(8.0, 0.8, seed=seed).stopped_because.startswith("interval") for seed in range(40)
     )
@@ -104,7 +105,11 @@ def test_with_gaps_every_call_comes_after_a_pause() -> None:
         return run
 
     result = race_with_gaps(
-        (call("A", 3.0), call("B", 2.0)), 33.0, SETTINGS, seed=0, clock=clock, sleep=sleep
+        (call("A", 3.0), call("B", 2.0)),
+        replace(SETTINGS, idle_gap_ms=33.0),
+        seed=0,
+        clock=clock,
+        sleep=sleep,
     )
     assert log[::2] == ["pause"] * 40
     assert sorted(log[1::2]) == ["A"] * 20 + ["B"] * 20

@@ -9,7 +9,9 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from fairdeploy.deployment.runner_facts import input_signature, runtime_versions
 from fairdeploy.errors import ExportError
+from fairdeploy.records import InputSignature
 from fairdeploy_onnx import OnnxExporter, OnnxRunner
 from tests.deployment.fakes import PROFILE, profile
 from tests.exporters.captured_networks import EXAMPLE, captured
@@ -30,6 +32,12 @@ def test_it_reports_the_provider_and_the_threads_that_the_session_has(path: Path
     assert runner.threads == 2
     options = runner._session.get_session_options()
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (2, 1)
+
+
+def test_it_tells_what_the_file_takes_and_what_runs_it(path: Path) -> None:
+    runner = OnnxRunner(path, PROFILE)
+    assert input_signature(runner) == (InputSignature("input", "float32", ("batch", 3, 8, 8)),)
+    assert runtime_versions(runner) == {"onnxruntime": onnxruntime.__version__}
 
 
 def test_zero_threads_are_all_the_cores_that_the_process_may_use(path: Path) -> None:
