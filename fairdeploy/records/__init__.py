@@ -22,7 +22,12 @@ from fairdeploy.records.control import GroupRemark, RestrictionOutcome, Restrict
 from fairdeploy.records.deployment import (
     AccuracyByStage,
     Artifact,
+    CallTimes,
+    DeviceRecord,
+    IdleGapComparison,
+    InputSignature,
     LatencyComparison,
+    LatencyMeasurement,
     LatencyStats,
     NetworkDims,
     OperatorTime,
@@ -30,6 +35,7 @@ from fairdeploy.records.deployment import (
     RunRecord,
     TargetProfile,
     TensorNames,
+    default_multiple,
 )
 from fairdeploy.records.inputs import DataSplits, ImageSet, LabelSource, LoadedModel, Preprocessing
 from fairdeploy.records.surgery import AccuracyEstimate, LayerFit, ProofResult, RecoverySummary
@@ -41,14 +47,19 @@ __all__ = [
     "AllocationDiagnostics",
     "Artifact",
     "Budget",
+    "CallTimes",
     "DataSplits",
+    "DeviceRecord",
     "GroupDiagnostics",
     "GroupRemark",
     "GroupScores",
+    "IdleGapComparison",
     "ImageSet",
+    "InputSignature",
     "LabelSource",
     "LatencyCandidate",
     "LatencyComparison",
+    "LatencyMeasurement",
     "LatencySearch",
     "LatencyStats",
     "LayerFit",
@@ -67,4 +78,5 @@ __all__ = [
     "TensorNames",
     "TimedPlan",
     "UnitScores",
+    "default_multiple",
 ]
