@@ -238,6 +238,7 @@ def score(
             cache_folder(),
             key,
             lambda: score_units(graph, data.calibration, seed=seed, progress=stage.advance),
+            tell_found=lambda: stage.note("from the cache"),
         )
 
 

@@ -16,6 +16,8 @@ import fairdeploy
 from fairdeploy.errors import BudgetError, OutputError, PlanError, UsageError
 from fairdeploy.options import ShrinkOptions
 from fairdeploy.pipeline import ShrinkResult, shrink
+from fairdeploy.progress import Progress
+from tests.progress_recorder import RecordedProgress
 from tests.random_networks import RandomNetwork, randomise
 
 KINDS = ("residual", "dense", "attention")
@@ -55,14 +57,17 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAIRDEPLOY_CACHE", str(tmp_path / "cache"))
 
 
-def run(project: Path, output: Path, **changes: Any) -> ShrinkResult:
+def run(
+    project: Path, output: Path, progress: Progress | None = None, **changes: Any
+) -> ShrinkResult:
     options: dict[str, Any] = {
         "budgets": ("60%",),
         "with_latency": False,
         "command": ("fairdeploy", "shrink"),
     }
     return shrink(
-        ShrinkOptions(model=str(project / "model.pt"), output=output, **(options | changes))
+        ShrinkOptions(model=str(project / "model.pt"), output=output, **(options | changes)),
+        progress,
     )
 
 
@@ -193,6 +198,16 @@ def test_same_inputs_and_seed_give_the_same_plan_byte_for_byte(
     again = run(project, tmp_path / "again")
     plan = (again.output / "plan.json").read_bytes()
     assert plan == (finished.output / "plan.json").read_bytes()
+
+
+def test_another_budget_takes_the_scores_from_the_cache_and_says_so(
+    project: Path, tmp_path: Path
+) -> None:
+    first, second = RecordedProgress(), RecordedProgress()
+    run(project, tmp_path / "first", first, budgets=("70%",))
+    run(project, tmp_path / "second", second, budgets=("macs=60%",))
+    scored = [next(s for s in seen.stages if s.name == "score units") for seen in (first, second)]
+    assert [(stage.done, stage.text) for stage in scored] == [(60, ""), (0, "from the cache")]
 
 
 def test_several_budgets_hold_together(project: Path, tmp_path: Path) -> None:
