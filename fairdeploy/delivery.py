@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, fx
 
 from fairdeploy.deployment.exporter_api import Exporter, Runner
-from fairdeploy.deployment.latency import compare_latency
-from fairdeploy.deployment.parity import check_parity, repeated, require_parity
+from fairdeploy.deployment.parity import check_parity, require_parity
 from fairdeploy.evaluation import Evaluation
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.input_specs import VaryingSize, sizes_text
+from fairdeploy.race import Race
 from fairdeploy.records import (
     Artifact,
     DataSplits,
@@ -71,19 +71,8 @@ def deliver(
     if not with_latency:
         return Delivery(artifact, parity, None)
     with watch.stage("latency") as stage, tempfile.TemporaryDirectory() as scratch:
-        original = Path(scratch) / "original.onnx"
-        exporter.export(
-            graph.module, graph.example_inputs, original,
-            dynamic_batch=graph.has_dynamic_batch, metadata={}, names=names,
-        )  # fmt: skip
-        batch = profile.batch if graph.has_dynamic_batch else graph.inputs.batch
-        latency = compare_latency(
-            lambda: exporter.open(original, profile),
-            lambda: exporter.open(folder / ONNX_FILE, profile),
-            tuple(tensor.numpy() for tensor in repeated(inputs, 0, batch)),
-            profile,
-            seed=seed,
-        )
+        race = Race(graph, exporter, profile, inputs, names, seed=seed, folder=Path(scratch))
+        latency = race.against_file(folder / ONNX_FILE)
         stage.note(f"{latency.speedup:.2f}x")
     return Delivery(artifact, parity, latency)
 

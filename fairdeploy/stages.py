@@ -106,13 +106,20 @@ def refuse_unreachable(
     rules: Sequence[Rule] = (),
 ) -> None:
     """Refuse an unreachable budget before any image is read."""
-    blank = UnitScores(np.zeros(graph.num_units), np.zeros(graph.num_units), 0, 0)
     relaxed = {
-        name: group_scores(graph, blank, channel_multiple, rest)
+        name: groups_without_scores(graph, channel_multiple, rest)
         for name, rest in rules_without_an_option(rules).items()
     }
-    groups = group_scores(graph, blank, channel_multiple, rules)
+    groups = groups_without_scores(graph, channel_multiple, rules)
     check_reachable(groups, costs.costs, budgets, relaxed)
+
+
+def groups_without_scores(
+    graph: UnitGraph, channel_multiple: int, rules: Sequence[Rule] = ()
+) -> tuple[GroupScores, ...]:
+    """Groups with their limits and blank scores, enough to tell what can be reached."""
+    blank = UnitScores(np.zeros(graph.num_units), np.zeros(graph.num_units), 0, 0)
+    return group_scores(graph, blank, channel_multiple, rules)
 
 
 def limits_of(
@@ -264,7 +271,9 @@ def remove(
 ) -> tuple[fx.GraphModule, ProofResult, str]:
     """The shrunk network, its proof, and why the user's class can't be had (empty if it can)."""
     with watch.stage("remove and prove") as stage:
-        shrunk, proof = remove_and_prove(graph, removed, settings.model.seed, watch)
+        shrunk, proof = remove_and_prove(graph, removed, settings.model.seed)
+        if proof.norm_coupled_difference is not None:
+            watch.warn(coupled_norms_warning(proof))
         parts: tuple[str, ...] = ()
         reason = "the model came as an exported program"
         if model.is_user_class:
@@ -282,7 +291,7 @@ def remove(
 
 
 def remove_and_prove(
-    graph: UnitGraph, removed: NDArray[np.bool_], seed: int, watch: Stopwatch
+    graph: UnitGraph, removed: NDArray[np.bool_], seed: int
 ) -> tuple[fx.GraphModule, ProofResult]:
     """The shrunk network and its proof.
 
@@ -292,8 +301,6 @@ def remove_and_prove(
     shrunk = remove_units(graph, removed).module
     proof = prove(graph, shrunk, removed, seed=seed)
     require_proof(proof)
-    if proof.norm_coupled_difference is not None:
-        watch.warn(coupled_norms_warning(proof))
     return shrunk, proof
 
 

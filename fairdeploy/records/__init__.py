@@ -28,6 +28,14 @@ from fairdeploy.records.deployment import (
 )
 from fairdeploy.records.inputs import DataSplits, ImageSet, LabelSource, LoadedModel, Preprocessing
 from fairdeploy.records.surgery import AccuracyEstimate, LayerFit, ProofResult, RecoverySummary
+from fairdeploy.records.sweep import (
+    PlannedPoint,
+    Quality,
+    Sweep,
+    SweepPoint,
+    SweepTarget,
+    TradeOff,
+)
 
 __all__ = [
     "AccuracyByStage",
@@ -48,13 +56,19 @@ __all__ = [
     "LoadedModel",
     "MetricName",
     "ParityResult",
+    "PlannedPoint",
     "Preprocessing",
     "ProofResult",
+    "Quality",
     "RecoverySummary",
     "RestrictionOutcome",
     "Restrictions",
     "RunRecord",
+    "Sweep",
+    "SweepPoint",
+    "SweepTarget",
     "TargetProfile",
     "TensorNames",
+    "TradeOff",
     "UnitScores",
 ]

@@ -1,0 +1,183 @@
+"""The plots of a sweep: accuracy against cost, a close-up of its top, and latency against cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from fairdeploy.reporting.frontier_chart import Mark, MarkKind, axis_over, frontier_chart
+from fairdeploy.reporting.markup import NOTHING, Html, join, section, tag
+from fairdeploy.reporting.quantities import factor, metric_name, percent
+
+Row = Mapping[str, Any]
+
+_COST_KEYS = {"params": "params", "macs": "macs", "size": "size_bytes"}
+# What a close-up shows, in shares of right answers below the best; at least three networks.
+_CLOSE = 0.05
+_MIN_CLOSE = 3
+_TOP = 1.0
+
+
+def cost_key(document: Row) -> str:
+    """The swept metric's key among a point's costs."""
+    return _COST_KEYS[document["metric"]]
+
+
+def quality_plots(document: Row) -> Html:
+    """Accuracy against cost; R-Scores that stay where there were no labelled test images."""
+    if document["quality"] == "r_mass_kept":
+        return _r_mass_plot(document)
+    marks = [_accuracy_mark(document, point) for point in document["points"]]
+    best = max(mark.y for mark in marks)
+    close = [mark for mark in marks if mark.y >= best - _CLOSE]
+    is_worth_it = _MIN_CLOSE <= len(close) < len(marks)
+    metric = metric_name(document["metric"])
+    return section(
+        f"Accuracy against {metric}",
+        _legend("accuracy"),
+        _accuracy_chart(document, marks, f"accuracy against {metric}"),
+        *(
+            (
+                tag("h3", f"Close-up: at most {100 * _CLOSE:.0f} points below the best"),
+                _accuracy_chart(document, close, f"accuracy against {metric}, close-up"),
+            )
+            if is_worth_it
+            else ()
+        ),
+        lead=f"Share of right answers on {document['num_test_images']:,} test images after repair "
+        f"without training, over the {metric} that stay. A network is beaten if another one is as "
+        "cheap and as accurate, and better in one of the two.",
+    )
+
+
+def latency_plots(document: Row) -> Html:
+    """Latency against cost, both as shares of the original's."""
+    raced = [point for point in document["points"] if point["latency"]]
+    if not raced:
+        return section("Latency", lead="Not measured.")
+    marks = [_latency_mark(document, point) for point in (document["points"][0], *raced)]
+    metric, target = metric_name(document["metric"]), document["target"]
+    chart = frontier_chart(
+        marks,
+        axis_over([0.0, *(mark.x for mark in marks)]),
+        axis_over([0.0, *(value for mark in marks for value in (mark.low, mark.high))]),
+        title=f"latency against {metric}",
+        x_text=_whole_percent,
+        y_text=_whole_percent,
+        level=1.0,
+        has_diagonal=True,
+    )
+    noisy = sum(point["latency"]["is_noisy"] for point in raced)
+    return section(
+        f"Latency against {metric}",
+        _legend("latency"),
+        chart,
+        lead="Latency per call as a share of the original's, each network raced against it in turn "
+        f"on {target['name']}, batch {raced[0]['latency']['batch']}, in races of at most "
+        f"{target['max_seconds']:g} s, shorter than shrink's; the bar is the 95 % interval."
+        + (f" {noisy} of {len(raced)} races were noisy: take them with care." if noisy else ""),
+    )
+
+
+def _accuracy_chart(document: Row, marks: Sequence[Mark], title: str) -> Html:
+    values = [value for mark in marks for value in (mark.low, mark.high)]
+    has_whole = len(marks) == len(document["points"])
+    costs = [mark.x for mark in marks]
+    return frontier_chart(
+        marks,
+        axis_over([0.0, *costs] if has_whole else costs),
+        axis_over(values, most=_TOP),
+        title=title,
+        x_text=_whole_percent,
+        y_text=_whole_percent,
+        level=document["points"][0]["accuracy"]["value"],
+    )
+
+
+def _r_mass_plot(document: Row) -> Html:
+    metric = metric_name(document["metric"])
+    marks = [
+        _mark(document, point, *[1.0 - point["r_mass_removed_share"]] * 3, text="of the R-Scores")
+        for point in document["points"]
+    ]
+    return section(
+        f"R-Scores against {metric}",
+        _legend("r_mass"),
+        frontier_chart(
+            marks,
+            axis_over([0.0, *(mark.x for mark in marks)]),
+            axis_over([mark.y for mark in marks], most=_TOP),
+            title=f"R-Scores that stay against {metric}",
+            x_text=_whole_percent,
+            y_text=_whole_percent,
+        ),
+        lead="Accuracy was not measured: it needs labelled test images. Shown instead is the share "
+        f"of all R-Scores that stays, over the {metric} that stay.",
+    )
+
+
+def _accuracy_mark(document: Row, point: Row) -> Mark:
+    row = point["accuracy"]
+    interval = f"accuracy, 95 % interval {percent(row['low'])} to {percent(row['high'])}"
+    return _mark(document, point, row["low"], row["value"], row["high"], text=interval)
+
+
+def _latency_mark(document: Row, point: Row) -> Mark:
+    """Joined to its neighbours, on the frontier or not: it is about speed alone."""
+    row = point["latency"]
+    if row is None:
+        mark = _mark(document, point, 1.0, 1.0, 1.0, text="of the latency")
+    else:
+        interval = f"{percent(row['left_low'])} to {percent(row['left_high'])}"
+        text = f"of the latency, 95 % interval {interval}; {factor(row['speedup'])} as fast"
+        mark = _mark(document, point, row["left_low"], row["left"], row["left_high"], text=text)
+    return replace(mark, is_joined=True)
+
+
+def _mark(document: Row, point: Row, low: float, value: float, high: float, *, text: str) -> Mark:
+    """A point at its share of the original's cost."""
+    share = point["left"][cost_key(document)]
+    name, metric = point["budget"] or "original", metric_name(document["metric"])
+    said = f"{name}: {percent(share)} of the {metric}, {percent(value)} {text}"
+    return Mark(
+        share,
+        value,
+        low,
+        high,
+        f"{said}, knee" if point["is_knee"] else said,
+        _kind(point),
+        is_joined=point["non_dominated"],
+        label=f"knee: {percent(share)}" if point["is_knee"] else "",
+    )
+
+
+def _kind(point: Row) -> MarkKind:
+    if point["budget"] is None:
+        return "original"
+    return "front" if point["non_dominated"] else "beaten"
+
+
+def _whole_percent(share: float) -> str:
+    """``40 %``, or ``97.5 %`` where the step asks for it."""
+    text = percent(share, 2)
+    number, space, sign = text.partition("\N{NO-BREAK SPACE}")
+    return f"{number.rstrip('0').rstrip('.') if '.' in number else number}{space}{sign}"
+
+
+def _legend(kind: str) -> Html:
+    keys = [
+        ("dot-key original-key", "original"),
+        ("dot-key", "on the frontier"),
+        ("dot-key beaten-key", "beaten by another"),
+        ("dot-key ring-key", "knee"),
+    ]
+    if kind != "r_mass":
+        keys.append(("line whisker-key", "95 % interval"))
+    if kind == "accuracy":
+        keys.append(("line tolerance-key", "the original's accuracy"))
+    if kind == "latency":
+        keys.append(("line tolerance-key", "the original's latency"))
+        keys.append(("line diagonal-key", "as much time as cost"))
+    items = [tag("li", tag("i", class_=name), text) for name, text in keys]
+    return tag("ul", join(items) if items else NOTHING, class_="legend")

@@ -1,0 +1,193 @@
+"""The sweep, top to bottom: load, capture, score once, plan every point, measure each, report."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fairdeploy.allocation.cost import CostModel
+from fairdeploy.allocation.restrictions import rules_of
+from fairdeploy.allocation.search import reachable_range
+from fairdeploy.allocation.sweep_plans import plan_points, target_notes
+from fairdeploy.allocation.sweep_targets import capped_targets, spread_targets
+from fairdeploy.allocation.trade_off import find_trade_off
+from fairdeploy.delivery import tensor_names
+from fairdeploy.deployment.exporter_api import Exporter, get_exporter
+from fairdeploy.errors import OutputError
+from fairdeploy.graph.unit_graph import UnitGraph
+from fairdeploy.inputs.target_profiles import load_profile
+from fairdeploy.options import SweepOptions
+from fairdeploy.output_folder import appearing_folder, check_output_folder
+from fairdeploy.progress import Progress, SilentProgress
+from fairdeploy.race import Race, shortened
+from fairdeploy.records import (
+    DataSplits,
+    GroupScores,
+    LoadedModel,
+    PlannedPoint,
+    Quality,
+    Sweep,
+    SweepPoint,
+    SweepTarget,
+    TargetProfile,
+    TradeOff,
+)
+from fairdeploy.reporting.sweep_record import build_sweep_document, write_sweep
+from fairdeploy.settings import SweepSettings, resolve_sweep
+from fairdeploy.stages import (
+    capture_network,
+    group_scores,
+    group_sizes,
+    groups_without_scores,
+    load_images,
+    load_network,
+    make_plan,
+    score,
+)
+from fairdeploy.stopwatch import Stopwatch
+from fairdeploy.sweep.points import PointMeter
+from fairdeploy.sweep.shrink_command import shrink_command
+
+PLANS_FOLDER = "plans"
+
+
+@dataclass(frozen=True, slots=True)
+class SweepResult:
+    """Where everything is, and ``sweep.json`` as a dictionary."""
+
+    output: Path
+    document: Mapping[str, Any]
+
+
+def sweep(options: SweepOptions, progress: Progress | None = None) -> SweepResult:
+    """Measure networks between the smallest and the original, from one scoring run.
+
+    Raises:
+        FairdeployError: With the exit code for the command line; then nothing was written, but the
+            scores stay cached.
+    """
+    settings = resolve_sweep(options)
+    check_output_folder(settings.output, force=options.force)
+    profile = shortened(load_profile(settings.target))
+    exporter = get_exporter(profile.runtime) if options.with_latency else None
+    watch = Stopwatch(progress or SilentProgress())
+
+    model = load_network(settings.model, watch)
+    graph = capture_network(model, settings.model, watch)
+    costs = CostModel(graph.cost_terms, len(graph.groups))
+    rules = rules_of(graph, settings.restrictions)
+    blank = groups_without_scores(graph, profile.channel_multiple, rules)
+    smallest, original = reachable_range(blank, costs.costs)[settings.metric]
+    targets = _targets(settings, smallest, original)
+    data = load_images(settings, model, graph, watch)
+    scores = score(graph, model, data, settings, watch)
+    groups = group_scores(graph, scores, profile.channel_multiple, rules)
+    with watch.stage("plan points") as stage:
+        planned = plan_points(groups, costs.costs, targets)
+        stage.note(f"{len(planned)} plans from one scoring")
+    notes = tuple(target_notes(planned, targets))
+    for text in notes:
+        watch.warn(text)
+
+    with appearing_folder(settings.output, force=options.force) as folder, ExitStack() as stack:
+        race = _start_race(exporter, graph, model, data, profile, settings, watch, stack)
+        meter = PointMeter(graph, groups, data, settings, race, watch)
+        first = meter.original(costs.cost(group_sizes(graph)))
+        points = (first, *_measure(planned, meter, watch))
+        _write_plans(folder / PLANS_FOLDER, planned, model, graph, groups)
+        result = Sweep(settings.metric, smallest, points, _trade_off(points, settings), notes)
+        document = build_sweep_document(
+            result,
+            model=model,
+            graph=graph,
+            data=data,
+            profile=profile,
+            plans_folder=PLANS_FOLDER,
+            shrink_commands={
+                point.name: shrink_command(options, point.budget.text) for point in planned
+            },
+            seed=settings.model.seed,
+            command=options.command,
+            stage_seconds=watch.seconds,
+            warnings=watch.warnings,
+        )
+        write_sweep(folder, document)
+    return SweepResult(settings.output, document)
+
+
+def _targets(settings: SweepSettings, smallest: float, original: float) -> tuple[SweepTarget, ...]:
+    if settings.percents is None:
+        return spread_targets(settings.metric, smallest, original, settings.num_points)
+    return capped_targets(settings.metric, smallest, original, settings.percents)
+
+
+def _start_race(
+    exporter: Exporter | None,
+    graph: UnitGraph,
+    model: LoadedModel,
+    data: DataSplits,
+    profile: TargetProfile,
+    settings: SweepSettings,
+    watch: Stopwatch,
+    stack: ExitStack,
+) -> Race | None:
+    """The original's file lives as long as ``stack``."""
+    if exporter is None:
+        return None
+    with watch.stage("export original"):
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        return Race(
+            graph, exporter, profile, graph.inputs.arranged(data.calibration),
+            tensor_names(graph, bool(model.inputs)), seed=settings.model.seed, folder=scratch,
+        )  # fmt: skip
+
+
+def _measure(
+    planned: Sequence[PlannedPoint], meter: PointMeter, watch: Stopwatch
+) -> list[SweepPoint]:
+    points = [
+        meter.measure(plan, f"point {number} of {len(planned)}")
+        for number, plan in enumerate(planned, start=1)
+    ]
+    differences = [
+        point.proof.norm_coupled_difference
+        for point in points
+        if point.proof is not None and point.proof.norm_coupled_difference is not None
+    ]
+    if differences:
+        watch.warn(
+            f"{len(differences)} of {len(points)} networks have layer norms over fewer channels "
+            "(--allow-norm-coupled), which is not exact: before repair their outputs differ by up "
+            f"to {max(differences):.1e} of the largest output; the proof covers everything else"
+        )
+    return points
+
+
+def _trade_off(points: Sequence[SweepPoint], settings: SweepSettings) -> TradeOff:
+    """By accuracy; by R-mass where there are no labelled test images."""
+    costs = [point.costs[settings.metric] for point in points]
+    estimates = [point.accuracy for point in points if point.accuracy is not None]
+    if len(estimates) == len(points):
+        return find_trade_off(costs, [Quality(x.value, x.low, x.high) for x in estimates])
+    kept = [1.0 - point.r_mass_share for point in points]
+    return find_trade_off(costs, [Quality(x, x, x) for x in kept], "r_mass_kept")
+
+
+def _write_plans(
+    folder: Path,
+    planned: Sequence[PlannedPoint],
+    model: LoadedModel,
+    graph: UnitGraph,
+    groups: tuple[GroupScores, ...],
+) -> None:
+    try:
+        folder.mkdir()
+        for point in planned:
+            plan = make_plan(model, graph, groups, point.allocation)
+            (folder / f"{point.name}.json").write_text(plan.to_json(), encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write in '{folder}': {error.strerror or error}") from error
