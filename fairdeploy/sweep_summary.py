@@ -18,41 +18,51 @@ from fairdeploy.summary import short, two_columns
 
 Document = Mapping[str, Any]
 
+_COSTS = {"params": "parameters", "macs": "MACs", "size_bytes": "bytes"}
+_KEYS = {"params": "params", "macs": "macs", "size": "size_bytes"}
+
 
 def sweep_summary(document: Document, folder: Path) -> RenderableType:
     """Everything that a user wants to know first."""
     lines = two_columns([*_knee_lines(document), *_fact_lines(document, folder)])
-    parts: list[RenderableType] = [Text(), _points_table(document), Text(), lines]
-    command = document["knee"]["command"]
-    if command:
-        # On a line of its own and unbroken, to be copied.
-        parts += [
-            Text(),
-            Text("make the knee's network with", style="bold"),
-            Text(f"  {command}", overflow="ignore", no_wrap=True),
-        ]
-    return Group(*parts)
+    return Group(Text(), _points_table(document), Text(), lines)
+
+
+def next_commands(document: Document) -> str:
+    """What to type next, each command on one line; to be printed unbroken."""
+    knee = document["knee"]
+    commands = (
+        ("make the knee's network with", knee["command"]),
+        ("look closer at it with", knee["closer_command"]),
+    )
+    return "".join(
+        f"\n[bold]{title}[/]\n  {escape(command)}" for title, command in commands if command
+    )
 
 
 def _points_table(document: Document) -> Table:
+    """Cost, accuracy and speed of each network; the intervals wrap where it is narrow."""
     has_accuracy = document["quality"] == "accuracy"
     has_latency = any(point["latency"] for point in document["points"])
+    keys = dict.fromkeys((_KEYS[document["metric"]], "params", "macs"))
     table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    titles = ["parameters", "MACs", "bytes", "accuracy" if has_accuracy else "R removed"]
-    for title in [*titles, *(["latency", "speed"] if has_latency else [])]:
+    table.add_column("", no_wrap=True)
+    for title in map(_COSTS.__getitem__, keys):
         table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("")
+    table.add_column("accuracy" if has_accuracy else "R removed", justify="right")
+    if has_latency:
+        table.add_column("speed", justify="right")
+    table.add_column("", no_wrap=True)
     for point in document["points"]:
-        cells = [_costs(point, key) for key in ("params", "macs", "size_bytes")]
+        cells = [_cost(point, key) for key in keys]
         cells.append(_accuracy(point) if has_accuracy else f"{point['r_mass_removed_share']:.1%}")
-        cells += _latency(point) if has_latency else []
+        cells += [_speed(point)] if has_latency else []
         style = "bold" if point["is_knee"] else None
         table.add_row(escape(point["budget"] or "original"), *cells, _mark(point), style=style)
     return table
 
 
-def _costs(point: Document, key: str) -> str:
+def _cost(point: Document, key: str) -> str:
     share = point["left"][key]
     return short(point["costs"][key]) + ("" if share is None else f" [dim]{share:>6.1%}[/]")
 
@@ -62,19 +72,18 @@ def _accuracy(point: Document) -> str:
     return f"{row['value']:.1%} [dim]({row['low']:.1%} to {row['high']:.1%})[/]"
 
 
-def _latency(point: Document) -> list[str]:
+def _speed(point: Document) -> str:
     row = point["latency"]
     if row is None:
-        return ["100%", "1.00x"]
-    noisy = " [yellow]noisy[/]" if row["is_noisy"] else ""
+        return ""
     interval = f"[dim]({row['speedup_low']:.2f} to {row['speedup_high']:.2f})[/]"
-    return [f"{row['left']:.0%}", f"{row['speedup']:.2f}x {interval}{noisy}"]
+    return f"{row['speedup']:.2f}x {interval}"
 
 
 def _mark(point: Document) -> str:
     if point["is_knee"]:
         return "[green]knee[/]"
-    return "" if point["non_dominated"] else "[dim]beaten[/]"
+    return "frontier" if point["non_dominated"] else ""
 
 
 def _knee_lines(document: Document) -> Iterator[tuple[str, str]]:
@@ -82,9 +91,8 @@ def _knee_lines(document: Document) -> Iterator[tuple[str, str]]:
     point = next((row for row in document["points"] if row["is_knee"]), None)
     name = "none" if point is None else point["budget"] or "original"
     yield "knee", f"[bold]{escape(name)}[/]: {escape(knee['reason'])}"
-    if any(not row["non_dominated"] for row in document["points"]):
-        good = "accurate" if document["quality"] == "accuracy" else "good"
-        yield "beaten", f"another network is as cheap and as {good}, and better in one of the two"
+    good = "accurate" if document["quality"] == "accuracy" else "good"
+    yield "frontier", f"no cheaper network is as {good}"
 
 
 def _fact_lines(document: Document, folder: Path) -> Iterator[tuple[str, str]]:
@@ -93,12 +101,14 @@ def _fact_lines(document: Document, folder: Path) -> Iterator[tuple[str, str]]:
     yield "proof", f"{len(proofs)} removals exact: relative error at most {largest:.1e}"
     if document["num_test_images"]:
         yield "accuracy", f"after repair, on {document['num_test_images']:,} test images"
-    target = document["target"]
-    if any(point["latency"] for point in document["points"]):
+    races = [point["latency"] for point in document["points"] if point["latency"]]
+    if races:
+        target, noisy = document["target"], sum(race["is_noisy"] for race in races)
         yield (
-            "latency",
-            f"share of the original's on {escape(target['name'])}, in races of at most "
-            f"{target['max_seconds']:g} s, shorter than shrink's",
+            "speed",
+            f"against the original on {escape(target['name'])}, in races of at most "
+            f"{target['max_seconds']:g} s, shorter than shrink's"
+            + (f"; {noisy} of {len(races)} were noisy, take them with caution" if noisy else ""),
         )
     for text in document["notes"]:
         yield "note", escape(text)

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime
 import pytest
 import torch
@@ -18,37 +17,14 @@ from fairdeploy.options import ShrinkOptions
 from fairdeploy.pipeline import ShrinkResult, shrink
 from fairdeploy.progress import Progress
 from tests.progress_recorder import RecordedProgress
-from tests.random_networks import RandomNetwork, randomise
-
-KINDS = ("residual", "dense", "attention")
-FACTORY = """
 from tests.random_networks import RandomNetwork
-
-def build():
-    return RandomNetwork(("residual", "dense", "attention"), (6, 6, 6), False)
-"""
-
-
-def network() -> RandomNetwork:
-    built = randomise(RandomNetwork(KINDS, (6, 6, 6), flatten=False), seed=4)
-    assert isinstance(built, RandomNetwork)
-    return built
-
+from tests.tiny_project import FACTORY, network, write_project
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a state dict, its architecture, labelled images and a project file."""
     folder = tmp_path_factory.mktemp("project")
-    torch.save(network().state_dict(), folder / "model.pt")
-    (folder / "arch.py").write_text(FACTORY)
-    random = np.random.default_rng(0)
-    labels = np.arange(120) % 5
-    images = random.integers(0, 200, (120, 8, 8, 3)) + (labels * 10)[:, None, None, None]
-    np.savez(folder / "images.npz", images=images.astype(np.uint8), labels=labels)
-    (folder / "fairdeploy.toml").write_text(
-        'arch = "arch.py:build"\ninput_size = 8\ndata = "images.npz"\nnum_calibration = 60\n'
-        "mean = [0.5, 0.5, 0.5]\nstd = [0.5, 0.5, 0.5]\n"
-    )
+    write_project(folder)
     return folder
 
 

@@ -12,6 +12,8 @@ from fairdeploy.errors import BudgetError
 from fairdeploy.records import MetricName, SweepTarget
 
 _WHOLE = 100.0
+# Per cent of the original between neighbours that are worth a closer look.
+_LEAST_GAP = 2.0
 
 
 def spread_targets(
@@ -45,6 +47,20 @@ def capped_targets(
     capped = tuple(percent for percent in percents if percent not in reachable)
     targets = [_target(metric, percent) for percent in reachable if percent != lowest or not capped]
     return (*targets, _target(metric, lowest, capped)) if capped else tuple(targets)
+
+
+def shares_between(shares: Sequence[float]) -> tuple[float, ...]:
+    """Percentages between networks that were measured, falling; where there is room.
+
+    Args:
+        shares: Of the original's cost, falling; three lie between each two of them.
+    """
+    return tuple(
+        round(_WHOLE * (high - (high - low) * step / 4), 1)
+        for high, low in itertools.pairwise(shares)
+        for step in (1, 2, 3)
+        if _WHOLE * (high - low) >= _LEAST_GAP
+    )
 
 
 def _target(metric: MetricName, percent: float, asked: tuple[float, ...] = ()) -> SweepTarget:

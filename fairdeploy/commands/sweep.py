@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from fairdeploy.cli_options import Model
-from fairdeploy.cli_output import progress_for, show
+from fairdeploy.cli_output import progress_for, show, show_text
 from fairdeploy.command_flags import RunFlags, with_flags
 from fairdeploy.option_values import chosen, parse_percents
 from fairdeploy.options import SWEEP_METRICS, SweepOptions
@@ -47,8 +47,10 @@ def sweep(
         **flags.values(),
     )
     from fairdeploy import sweep as sweeping
-    from fairdeploy.sweep_summary import sweep_summary
+    from fairdeploy.sweep_summary import next_commands, sweep_summary
 
     result = sweeping.sweep(options, progress_for(flags.as_json or flags.quiet))
     if not flags.quiet or flags.as_json:
         show(result.document, sweep_summary(result.document, result.output), flags.as_json)
+    if not (flags.quiet or flags.as_json):
+        show_text(next_commands(result.document), is_unbroken=True)

@@ -14,14 +14,13 @@ from typing import Literal
 
 from fairdeploy.reporting.markup import NOTHING, Html, join, tag
 
-MarkKind = Literal["original", "front", "beaten"]
+MarkKind = Literal["original", "front", "other"]
 
 _HEIGHT, _MARGIN = 300.0, 12.0
 _NUM_STEPS = 5
-_LABEL_SIDE, _LABEL_ABOVE, _LABEL_BELOW = 12, 16, 24
-# Labels of marks in the right part reach to the left, so that they stay on the chart.
-_RIGHT_PART = 0.7
-_LOW_PART = 0.72
+_LABEL_ABOVE, _LABEL_BELOW = 16.0, 28.0
+# Labels of marks this near to the left or right end reach inwards, to stay on the chart.
+_EDGE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +67,8 @@ def frontier_chart(
     y_axis: Axis,
     *,
     title: str,
-    x_text: Callable[[float], str],
-    y_text: Callable[[float], str],
+    x_title: str,
+    tick_text: Callable[[float], str],
     level: float | None = None,
     has_diagonal: bool = False,
 ) -> Html:
@@ -77,11 +76,13 @@ def frontier_chart(
 
     Args:
         title: What a screen reader says.
-        x_text: Label of a tick, as ``y_text``.
+        x_title: What the horizontal axis is, written below its end.
+        tick_text: Label of a tick on either axis.
         level: A dashed line, at the original's value.
         has_diagonal: A dotted line where both axes have the same value.
     """
     shown = [mark for mark in marks if 0 <= x_axis.share(mark.x) <= 1]
+    shown.sort(key=lambda mark: bool(mark.label))  # what has a label lies on top
     front = sorted((mark for mark in shown if mark.is_joined), key=lambda mark: mark.x)
     drawing = tag(
         "svg",
@@ -94,8 +95,13 @@ def frontier_chart(
     )  # fmt: skip
     return tag(
         "div",
-        _left_labels(y_axis, y_text),
-        tag("div", drawing, _bottom_labels(x_axis, x_text), class_="field"),
+        _left_labels(y_axis, tick_text),
+        tag(
+            "div",
+            drawing,
+            _bottom_labels(x_axis, tick_text),
+            tag("p", x_title, class_="axis-title"),
+        ),
         class_="plot",
     )
 
@@ -137,16 +143,17 @@ def _segment(a: Mark, b: Mark, x_axis: Axis, y_axis: Axis) -> Html:
 
 
 def _drawn(mark: Mark, x_axis: Axis, y_axis: Axis) -> Html:
-    middle = _down(y_axis, mark.y)
+    share, middle = x_axis.share(mark.x), _down(y_axis, mark.y)
+    top, bottom = (_down(y_axis, end) - middle for end in (mark.high, mark.low))
     parts = [
         tag("title", mark.text),
-        _whisker(mark.kind, _down(y_axis, mark.high) - middle, _down(y_axis, mark.low) - middle),
+        _whisker(mark.kind, top, bottom),
         tag("circle", class_=f"ring {mark.kind}", r=10) if mark.label else NOTHING,
         tag("circle", class_=f"mark {mark.kind}", r=5),
-        _label(mark, x_axis.share(mark.x), middle) if mark.label else NOTHING,
+        _label(mark, share, middle, top, bottom) if mark.label else NOTHING,
     ]
     return tag(
-        "svg", *parts, x=_across(x_axis.share(mark.x)), y=f"{middle:.1f}",
+        "svg", *parts, x=_across(share), y=f"{middle:.1f}",
         role="img", aria_label=mark.text,
     )  # fmt: skip
 
@@ -163,16 +170,17 @@ def _whisker(kind: str, top: float, bottom: float) -> Html:
     )  # fmt: skip
 
 
-def _label(mark: Mark, share: float, middle: float) -> Html:
-    """Below the mark and to the side with more room; above it near the bottom."""
-    is_right, is_low = share > _RIGHT_PART, middle > _LOW_PART * _HEIGHT
+def _label(mark: Mark, share: float, middle: float, top: float, bottom: float) -> Html:
+    """Below the mark and its whisker, where other marks are rarely; above them near the bottom."""
+    below = max(_LABEL_BELOW, bottom + _LABEL_BELOW - _LABEL_ABOVE)
+    is_low = middle + below > _HEIGHT - _MARGIN
+    anchor = "start" if share < _EDGE else "end" if share > 1 - _EDGE else "middle"
     return tag(
         "text",
         mark.label,
         class_="mark-label",
-        x=-_LABEL_SIDE if is_right else _LABEL_SIDE,
-        y=-_LABEL_ABOVE if is_low else _LABEL_BELOW,
-        text_anchor="end" if is_right else "start",
+        y=f"{min(-_LABEL_ABOVE, top - _LABEL_ABOVE / 2) if is_low else below:.1f}",
+        text_anchor=anchor,
     )
 
 

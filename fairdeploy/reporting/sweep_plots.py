@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from fairdeploy.reporting.frontier_chart import Mark, MarkKind, axis_over, frontier_chart
-from fairdeploy.reporting.markup import NOTHING, Html, join, section, tag
+from fairdeploy.reporting.markup import Html, section, tag
 from fairdeploy.reporting.quantities import factor, metric_name, percent
 
 Row = Mapping[str, Any]
@@ -35,7 +35,7 @@ def quality_plots(document: Row) -> Html:
     metric = metric_name(document["metric"])
     return section(
         f"Accuracy against {metric}",
-        _legend("accuracy"),
+        _legend(marks, "accuracy"),
         _accuracy_chart(document, marks, f"accuracy against {metric}"),
         *(
             (
@@ -46,8 +46,8 @@ def quality_plots(document: Row) -> Html:
             else ()
         ),
         lead=f"Share of right answers on {document['num_test_images']:,} test images after repair "
-        f"without training, over the {metric} that stay. A network is beaten if another one is as "
-        "cheap and as accurate, and better in one of the two.",
+        f"without training, over the {_x_title(document)}. A network is on the frontier if "
+        "no cheaper one is as accurate.",
     )
 
 
@@ -63,15 +63,15 @@ def latency_plots(document: Row) -> Html:
         axis_over([0.0, *(mark.x for mark in marks)]),
         axis_over([0.0, *(value for mark in marks for value in (mark.low, mark.high))]),
         title=f"latency against {metric}",
-        x_text=_whole_percent,
-        y_text=_whole_percent,
+        x_title=_x_title(document),
+        tick_text=_short_percent,
         level=1.0,
         has_diagonal=True,
     )
     noisy = sum(point["latency"]["is_noisy"] for point in raced)
     return section(
         f"Latency against {metric}",
-        _legend("latency"),
+        _legend(marks, "latency", has_diagonal=True),
         chart,
         lead="Latency per call as a share of the original's, each network raced against it in turn "
         f"on {target['name']}, batch {raced[0]['latency']['batch']}, in races of at most "
@@ -89,8 +89,8 @@ def _accuracy_chart(document: Row, marks: Sequence[Mark], title: str) -> Html:
         axis_over([0.0, *costs] if has_whole else costs),
         axis_over(values, most=_TOP),
         title=title,
-        x_text=_whole_percent,
-        y_text=_whole_percent,
+        x_title=_x_title(document),
+        tick_text=_short_percent,
         level=document["points"][0]["accuracy"]["value"],
     )
 
@@ -103,17 +103,17 @@ def _r_mass_plot(document: Row) -> Html:
     ]
     return section(
         f"R-Scores against {metric}",
-        _legend("r_mass"),
+        _legend(marks),
         frontier_chart(
             marks,
             axis_over([0.0, *(mark.x for mark in marks)]),
             axis_over([mark.y for mark in marks], most=_TOP),
             title=f"R-Scores that stay against {metric}",
-            x_text=_whole_percent,
-            y_text=_whole_percent,
+            x_title=_x_title(document),
+            tick_text=_short_percent,
         ),
         lead="Accuracy was not measured: it needs labelled test images. Shown instead is the share "
-        f"of all R-Scores that stays, over the {metric} that stay.",
+        f"of all R-Scores that stays, over the {_x_title(document)}.",
     )
 
 
@@ -155,29 +155,32 @@ def _mark(document: Row, point: Row, low: float, value: float, high: float, *, t
 def _kind(point: Row) -> MarkKind:
     if point["budget"] is None:
         return "original"
-    return "front" if point["non_dominated"] else "beaten"
+    return "front" if point["non_dominated"] else "other"
 
 
-def _whole_percent(share: float) -> str:
+def _x_title(document: Row) -> str:
+    verb = "stays" if document["metric"] == "size" else "stay"
+    return f"{metric_name(document['metric'])} that {verb}"
+
+
+def _short_percent(share: float) -> str:
     """``40 %``, or ``97.5 %`` where the step asks for it."""
     text = percent(share, 2)
     number, space, sign = text.partition("\N{NO-BREAK SPACE}")
     return f"{number.rstrip('0').rstrip('.') if '.' in number else number}{space}{sign}"
 
 
-def _legend(kind: str) -> Html:
-    keys = [
-        ("dot-key original-key", "original"),
-        ("dot-key", "on the frontier"),
-        ("dot-key beaten-key", "beaten by another"),
-        ("dot-key ring-key", "knee"),
-    ]
-    if kind != "r_mass":
-        keys.append(("line whisker-key", "95 % interval"))
-    if kind == "accuracy":
-        keys.append(("line tolerance-key", "the original's accuracy"))
-    if kind == "latency":
-        keys.append(("line tolerance-key", "the original's latency"))
-        keys.append(("line diagonal-key", "as much time as cost"))
-    items = [tag("li", tag("i", class_=name), text) for name, text in keys]
-    return tag("ul", join(items) if items else NOTHING, class_="legend")
+def _legend(marks: Sequence[Mark], value: str = "", *, has_diagonal: bool = False) -> Html:
+    """Signs that the plot has; ``value`` is what the dashed line is at, if there is one."""
+    kinds = {mark.kind for mark in marks}
+    signs = (
+        ("dot-key original-key", "original", "original" in kinds),
+        ("dot-key", "on the frontier", "front" in kinds),
+        ("dot-key other-key", "other", "other" in kinds),
+        ("dot-key ring-key", "knee", any(mark.label for mark in marks)),
+        ("line whisker-key", "95 % interval", any(mark.high > mark.low for mark in marks)),
+        ("line tolerance-key", f"the original's {value}", bool(value)),
+        ("line diagonal-key", "as much time as cost", has_diagonal),
+    )
+    items = (tag("li", tag("i", class_=name), text) for name, text, is_shown in signs if is_shown)
+    return tag("ul", *items, class_="legend")

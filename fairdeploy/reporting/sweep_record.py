@@ -49,6 +49,7 @@ def build_sweep_document(
     profile: TargetProfile,
     plans_folder: str,
     shrink_commands: Mapping[str, str],
+    closer_command: str | None,
     seed: int,
     command: Sequence[str],
     stage_seconds: Mapping[str, float],
@@ -61,6 +62,7 @@ def build_sweep_document(
         profile: With the limits that the races really had.
         plans_folder: Name of the folder that holds a plan for each point but the original.
         shrink_commands: By point: what to type to make that network.
+        closer_command: What to type to look closer at the knee; None where there is no more to see.
         command: The command line as typed, word by word.
         stage_seconds: Stage name to its duration, in the order in which they ran.
         warnings: Everything the user was warned of.
@@ -95,6 +97,7 @@ def build_sweep_document(
             "point": knee["name"] if knee else None,
             "reason": result.trade_off.reason,
             "command": knee["command"] if knee else None,
+            "closer_command": closer_command,
         },
         "notes": list(result.notes),
         "num_test_images": original.accuracy.num_images if original.accuracy else 0,

@@ -69,14 +69,14 @@ def _tiles(document: Row) -> Iterator[Html]:
     points = document["points"]
     knee = _knee(document)
     if knee is not None:
-        yield tile("Knee", f"{percent(knee['left'][key])} of the {metric}", _found(knee))
+        yield tile("Knee", percent(knee["left"][key]), f"of the {metric}: {_found(knee)}")
     lossless = _smallest_without_loss(points)
-    if lossless is not None:
+    if lossless is not None and lossless is not knee:
         yield tile(
             "No measurable loss",
             f"down to {percent(lossless['left'][key])}",
-            f"The smallest network whose interval reaches the original's accuracy: "
-            f"{_found(lossless)}",
+            f"of the {metric}, the smallest network whose interval reaches the original's "
+            f"accuracy: {_found(lossless)}",
         )
     raced = [point for point in points if point["latency"]]
     if raced:
@@ -84,7 +84,8 @@ def _tiles(document: Row) -> Iterator[Html]:
         yield tile(
             "Fastest",
             f"{factor(fastest['latency']['speedup'])} as fast",
-            f"{_name(fastest)}, {_found(fastest)}",
+            f"with {percent(fastest['left'][key])} of the {metric}: "
+            f"{_found(fastest, with_speed=False)}",
         )
     errors = [point["proof"]["max_relative_error"] for point in points if point["proof"]]
     yield tile(
@@ -107,14 +108,14 @@ def _smallest_without_loss(points: Sequence[Row]) -> Row | None:
     return reaching[-1] if reaching else None
 
 
-def _found(point: Row) -> str:
+def _found(point: Row, *, with_speed: bool = True) -> str:
     """``98.4 % accuracy, 1.57x as fast``."""
     parts = []
     if point["accuracy"]:
         parts.append(f"{percent(point['accuracy']['value'])} accuracy after repair")
     else:
         parts.append(f"{percent(point['r_mass_removed_share'])} of the R-Scores gone")
-    if point["latency"]:
+    if point["latency"] and with_speed:
         parts.append(f"{factor(point['latency']['speedup'])} as fast")
     return ", ".join(parts)
 
@@ -147,12 +148,9 @@ def _table_row(point: Row) -> tuple[Html | str, ...]:
 
 
 def _pills(point: Row) -> Html:
-    marks = []
     if point["is_knee"]:
-        marks.append(pill("knee", is_good=True))
-    if not point["non_dominated"]:
-        marks.append(pill("beaten", is_good=False))
-    return tag("span", *marks, class_="under") if marks else NOTHING
+        return tag("span", pill("knee", is_good=True), class_="under")
+    return tag("span", "frontier", class_="under") if point["non_dominated"] else NOTHING
 
 
 def _with_share(amount: str, share: float | None) -> Html:
@@ -179,10 +177,11 @@ def _commands(document: Row) -> Html:
     made = [point for point in document["points"] if point["command"]]
     rows = ((_name(point), tag("code", point["command"])) for point in made)
     all_commands = table(("network", "command"), rows, numeric_from=2)
-    knee = document["knee"]["command"]
+    knee, closer = document["knee"]["command"], document["knee"]["closer_command"]
     return section(
         "Make one of them",
         tag("pre", knee) if knee else NOTHING,
+        join(("To look closer at the knee:", tag("pre", closer))) if closer else NOTHING,
         details("The command of every network", all_commands),
         lead="A sweep keeps plans, not networks. The scores are cached, so this does not score "
         "again" + (", and makes the knee's network." if knee else "."),

@@ -13,7 +13,7 @@ from fairdeploy.allocation.cost import CostModel
 from fairdeploy.allocation.restrictions import rules_of
 from fairdeploy.allocation.search import reachable_range
 from fairdeploy.allocation.sweep_plans import plan_points, target_notes
-from fairdeploy.allocation.sweep_targets import capped_targets, spread_targets
+from fairdeploy.allocation.sweep_targets import capped_targets, shares_between, spread_targets
 from fairdeploy.allocation.trade_off import find_trade_off
 from fairdeploy.delivery import tensor_names
 from fairdeploy.deployment.exporter_api import Exporter, get_exporter
@@ -49,8 +49,8 @@ from fairdeploy.stages import (
     score,
 )
 from fairdeploy.stopwatch import Stopwatch
+from fairdeploy.sweep.next_commands import closer_command, shrink_command
 from fairdeploy.sweep.points import PointMeter
-from fairdeploy.sweep.shrink_command import shrink_command
 
 PLANS_FOLDER = "plans"
 
@@ -110,6 +110,7 @@ def sweep(options: SweepOptions, progress: Progress | None = None) -> SweepResul
             shrink_commands={
                 point.name: shrink_command(options, point.budget.text) for point in planned
             },
+            closer_command=_closer(result, options, settings),
             seed=settings.model.seed,
             command=options.command,
             stage_seconds=watch.seconds,
@@ -175,6 +176,20 @@ def _trade_off(points: Sequence[SweepPoint], settings: SweepSettings) -> TradeOf
         return find_trade_off(costs, [Quality(x.value, x.low, x.high) for x in estimates])
     kept = [1.0 - point.r_mass_share for point in points]
     return find_trade_off(costs, [Quality(x, x, x) for x in kept], "r_mass_kept")
+
+
+def _closer(result: Sweep, options: SweepOptions, settings: SweepSettings) -> str | None:
+    """How to look at what lies between the knee and its neighbours; None where nothing does."""
+    knee, metric = result.trade_off.knee, result.metric
+    if knee is None:
+        return None
+    neighbours = result.points[max(knee - 1, 0) : knee + 2]
+    original = result.points[0].costs[metric]
+    percents = shares_between([point.costs[metric] / original for point in neighbours])
+    if not percents:
+        return None
+    output = settings.output.with_name(f"{settings.output.name}-closer")
+    return closer_command(options, percents, output)
 
 
 def _write_plans(

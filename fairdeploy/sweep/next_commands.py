@@ -1,9 +1,10 @@
-"""The ``fairdeploy shrink`` command that makes one network of a sweep."""
+"""Commands to type after a sweep: make one of its networks, or look closer at its knee."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from fairdeploy.option_values import EVERY_MODULE
 from fairdeploy.options import InputShape, SweepOptions
@@ -16,6 +17,17 @@ def shrink_command(options: SweepOptions, budget: str) -> str:
     """
     words = ["fairdeploy", "shrink", options.model, "--budget", budget, *_words(options)]
     return shlex.join(words)
+
+
+def closer_command(options: SweepOptions, percents: Sequence[float], output: Path) -> str:
+    """The same sweep at other shares, into another folder."""
+    shares = ",".join(f"{percent:g}%" for percent in percents)
+    words = ["fairdeploy", "sweep", options.model, "--at", shares, "-o", str(output)]
+    if options.metric is not None:
+        words += ["--metric", options.metric]
+    if not options.with_latency:
+        words.append("--no-latency")
+    return shlex.join([*words, *_words(options)])
 
 
 def _words(options: SweepOptions) -> Iterator[str]:
