@@ -20,6 +20,7 @@ from tests.progress_recorder import RecordedProgress
 from tests.random_networks import RandomNetwork
 from tests.tiny_project import FACTORY, network, write_project
 
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a state dict, its architecture, labelled images and a project file."""

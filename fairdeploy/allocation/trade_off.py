@@ -2,8 +2,9 @@
 
 The rule for the knee, after the distance from the chord (Satopaa et al. 2011, "Kneedle"): scale
 cost and quality to 0 to 1 over all points, draw the chord from the cheapest point to the dearest
-(the original), and take the point that lies highest above it. Quality is accuracy; where that was
-not measured, the share of all R-Scores that stays. Two cases have no bend to be found:
+(the original), and take the point of the frontier that lies highest above it. The frontier are the
+points that no other beats. Quality is accuracy; where that was not measured, the share of all
+R-Scores that stays. Two cases have no bend to be found:
 
 - The cheapest point cannot be told from the best one (its interval reaches it): the curve is flat
   as far as the test images show, and the cheapest point is the knee.
@@ -63,7 +64,8 @@ def _find_knee(costs: Sequence[float], qualities: Sequence[Quality]) -> tuple[in
     if costs[dearest] == costs[cheapest]:
         return None, "all points cost the same"
     heights = _heights(costs, values, cheapest, dearest)
-    best = min(range(len(costs)), key=lambda index: (-round(heights[index], 9), costs[index]))
+    front = (index for index, is_free in enumerate(non_dominated(costs, values)) if is_free)
+    best = min(front, key=lambda index: (-round(heights[index], 9), costs[index]))
     if heights[best] < _LEAST_HEIGHT:
         return None, "no point lies above the straight line between the cheapest and the original"
     return best, "farthest above the straight line between the cheapest point and the original"
