@@ -164,8 +164,8 @@ def test_shares_out_of_reach_and_equal_plans_are_measured_once_and_told(
         result.document["notes"]
         == progress.warnings
         == [
-            f"1%, 0.5% of the params is out of reach; measured instead at the smallest allowed plan, "
-            f"{smallest}",
+            "1%, 0.5% of the params is out of reach; measured instead at the smallest allowed "
+            f"plan, {smallest}",
             "params=60%, params=59.999% give the same plan, measured once",
         ]
     )

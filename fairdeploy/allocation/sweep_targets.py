@@ -12,8 +12,8 @@ from fairdeploy.errors import BudgetError
 from fairdeploy.records import MetricName, SweepTarget
 
 _WHOLE = 100.0
-# Per cent of the original between neighbours that are worth a closer look.
-_LEAST_GAP = 2.0
+# Per cent of the original; networks that are nearer to each other need no closer look.
+_LEAST_STEP = 0.5
 
 
 def spread_targets(
@@ -50,17 +50,18 @@ def capped_targets(
 
 
 def shares_between(shares: Sequence[float]) -> tuple[float, ...]:
-    """Percentages between networks that were measured, falling; where there is room.
+    """Three percentages between each two networks that were measured, where there is room.
 
     Args:
-        shares: Of the original's cost, falling; three lie between each two of them.
+        shares: Of the original's cost, falling.
     """
-    return tuple(
-        round(_WHOLE * (high - (high - low) * step / 4), 1)
-        for high, low in itertools.pairwise(shares)
-        for step in (1, 2, 3)
-        if _WHOLE * (high - low) >= _LEAST_GAP
-    )
+    percents: list[float] = []
+    for high, low in itertools.pairwise(_WHOLE * share for share in shares):
+        step = (high - low) / 4
+        if step >= _LEAST_STEP:
+            inner = (high - step * number for number in (1, 2, 3))
+            percents += [round(percent, 0 if step >= 1 else 1) for percent in inner]
+    return tuple(percents)
 
 
 def _target(metric: MetricName, percent: float, asked: tuple[float, ...] = ()) -> SweepTarget:

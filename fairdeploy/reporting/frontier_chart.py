@@ -19,6 +19,7 @@ MarkKind = Literal["original", "front", "other"]
 _HEIGHT, _MARGIN = 300.0, 12.0
 _NUM_STEPS = 5
 _LABEL_ABOVE, _LABEL_BELOW = 16.0, 28.0
+_LOWEST_LABEL = 0.85
 # Labels of marks this near to the left or right end reach inwards, to stay on the chart.
 _EDGE = 0.1
 
@@ -172,8 +173,8 @@ def _whisker(kind: str, top: float, bottom: float) -> Html:
 
 def _label(mark: Mark, share: float, middle: float, top: float, bottom: float) -> Html:
     """Below the mark and its whisker, where other marks are rarely; above them near the bottom."""
-    below = max(_LABEL_BELOW, bottom + _LABEL_BELOW - _LABEL_ABOVE)
-    is_low = middle + below > _HEIGHT - _MARGIN
+    below = max(_LABEL_BELOW, bottom + 20)
+    is_low = middle + below > _LOWEST_LABEL * _HEIGHT
     anchor = "start" if share < _EDGE else "end" if share > 1 - _EDGE else "middle"
     return tag(
         "text",

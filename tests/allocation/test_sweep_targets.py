@@ -74,4 +74,5 @@ def test_network_that_nothing_can_go_from_cannot_be_swept() -> None:
 
 def test_a_closer_look_lies_between_neighbours_that_are_far_enough_apart() -> None:
     assert shares_between([0.5, 0.3, 0.29]) == (45.0, 40.0, 35.0)
+    assert shares_between([0.249, 0.128, 0.1]) == (22.0, 19.0, 16.0, 12.1, 11.4, 10.7)
     assert shares_between([0.5]) == ()
