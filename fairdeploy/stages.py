@@ -323,8 +323,7 @@ def recover(
     watch: Stopwatch,
 ) -> RecoverySummary | None:
     """Repair ``shrunk`` (changes it); noise teaches it nothing, so without images it stays."""
-    default: RecoveryMethod = "none" if data.calibration.is_synthetic else DEFAULT_RECOVERY
-    method = settings.recover or default
+    method = recovery_method(data, settings)
     if method == "none" or not removed.any():
         return None
     images = graph.inputs.arranged(data.calibration)
@@ -335,6 +334,12 @@ def recover(
             graph, shrunk, removed, images, seed=settings.model.seed,
             progress=lambda done, total: stage.note(f"layer {done} of {total}"),
         )  # fmt: skip
+
+
+def recovery_method(data: DataSplits, settings: RunSettings) -> RecoveryMethod:
+    """What the user chose; by default least squares, and nothing for noise."""
+    default: RecoveryMethod = "none" if data.calibration.is_synthetic else DEFAULT_RECOVERY
+    return settings.recover or default
 
 
 def make_plan(

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from fairdeploy.reporting.quantities import repaired
 from fairdeploy.summary import short, two_columns
 
 Document = Mapping[str, Any]
@@ -98,9 +99,15 @@ def _knee_lines(document: Document) -> Iterator[tuple[str, str]]:
 def _fact_lines(document: Document, folder: Path) -> Iterator[tuple[str, str]]:
     proofs = [point["proof"] for point in document["points"] if point["proof"]]
     largest = max((row["max_relative_error"] for row in proofs), default=0.0)
-    yield "proof", f"{len(proofs)} removals exact: relative error at most {largest:.1e}"
+    apart = sum(bool(row["num_coupled_norms"]) for row in proofs)
+    yield (
+        "proof",
+        f"{len(proofs)} removals exact: relative error at most {largest:.1e}"
+        + (f"; in {apart} of them layer norms apart, as allowed" if apart else ""),
+    )
     if document["num_test_images"]:
-        yield "accuracy", f"after repair, on {document['num_test_images']:,} test images"
+        how = repaired(document["recovery"])
+        yield "accuracy", f"{how}, on {document['num_test_images']:,} test images"
     races = [point["latency"] for point in document["points"] if point["latency"]]
     if races:
         target, noisy = document["target"], sum(race["is_noisy"] for race in races)

@@ -82,7 +82,7 @@ def test_file_has_every_promised_key(finished: SweepResult) -> None:
     assert document.keys() >= {
         "command", "seed", "created_at", "model", "metric", "reachable", "quality", "points",
         "knee", "notes", "data", "target", "warnings", "stage_seconds", "environment",
-        "num_test_images",
+        "num_test_images", "recovery",
     }  # fmt: skip
     for point in document["points"]:
         assert point.keys() == POINT_KEYS

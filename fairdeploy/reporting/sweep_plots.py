@@ -8,7 +8,7 @@ from typing import Any
 
 from fairdeploy.reporting.frontier_chart import Mark, MarkKind, axis_over, frontier_chart
 from fairdeploy.reporting.markup import Html, section, tag
-from fairdeploy.reporting.quantities import factor, metric_name, percent
+from fairdeploy.reporting.quantities import factor, metric_name, percent, repaired
 
 Row = Mapping[str, Any]
 
@@ -45,9 +45,9 @@ def quality_plots(document: Row) -> Html:
             if is_worth_it
             else ()
         ),
-        lead=f"Share of right answers on {document['num_test_images']:,} test images after repair "
-        f"without training, over the {_x_title(document)}. A network is on the frontier if "
-        "no cheaper one is as accurate.",
+        lead=f"Share of right answers on {document['num_test_images']:,} test images, "
+        f"{repaired(document['recovery'])}, over the {_x_title(document)}. A network is on the "
+        "frontier if no cheaper one is as accurate.",
     )
 
 

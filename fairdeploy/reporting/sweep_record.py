@@ -47,6 +47,7 @@ def build_sweep_document(
     graph: UnitGraph,
     data: DataSplits,
     profile: TargetProfile,
+    recovery: str,
     plans_folder: str,
     shrink_commands: Mapping[str, str],
     closer_command: str | None,
@@ -60,6 +61,7 @@ def build_sweep_document(
     Args:
         result: All points, the original first.
         profile: With the limits that the races really had.
+        recovery: How the networks were repaired; ``none`` if they were not.
         plans_folder: Name of the folder that holds a plan for each point but the original.
         shrink_commands: By point: what to type to make that network.
         closer_command: What to type to look closer at the knee; None where there is no more to see.
@@ -99,6 +101,7 @@ def build_sweep_document(
             "command": knee["command"] if knee else None,
             "closer_command": closer_command,
         },
+        "recovery": recovery,
         "notes": list(result.notes),
         "num_test_images": original.accuracy.num_images if original.accuracy else 0,
         "data": data_row(data),

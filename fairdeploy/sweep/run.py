@@ -46,6 +46,7 @@ from fairdeploy.stages import (
     load_images,
     load_network,
     make_plan,
+    recovery_method,
     score,
 )
 from fairdeploy.stopwatch import Stopwatch
@@ -106,6 +107,7 @@ def sweep(options: SweepOptions, progress: Progress | None = None) -> SweepResul
             graph=graph,
             data=data,
             profile=profile,
+            recovery=recovery_method(data, settings),
             plans_folder=PLANS_FOLDER,
             shrink_commands={
                 point.name: shrink_command(options, point.budget.text) for point in planned

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-EXACT: dict[str, Any] = {"max_relative_error": 3e-7, "limit": 1e-5, "passed": True}
+EXACT: dict[str, Any] = {
+    "max_relative_error": 3e-7,
+    "limit": 1e-5,
+    "passed": True,
+    "num_coupled_norms": 0,
+}
 LONG_COMMAND = "fairdeploy shrink m.pt --budget params=50% --data " + "a-folder-of-images/" * 5
 
 
@@ -41,6 +46,7 @@ def sweep_document(
             "command": LONG_COMMAND if knee else None,
             "closer_command": "fairdeploy sweep m.pt --at 69%,62%" if knee else None,
         },
+        "recovery": "least_squares",
         "notes": ["10% of the params is out of reach"],
         "num_test_images": 800 if has_accuracy else 0,
         "data": {"source": "images", "is_synthetic": False, "num_calibration": 60, "num_test": 60,

@@ -26,10 +26,10 @@ def test_page_tells_the_knee_and_the_main_numbers() -> None:
     for expected in (
         "tinynet: 3 smaller networks, down to 20.0 % of its parameters",
         "The knee is params=50%: farthest above the line.",
-        "of the parameters: 89.0 % accuracy after repair, 2.00× as fast",
-        "4.00× as fast with 20.0 % of the parameters: 40.0 % accuracy after repair",
+        "of the parameters: 89.0 % accuracy, 2.00× as fast",
+        "4.00× as fast with 20.0 % of the parameters: 40.0 % accuracy",
         "✓ proved 3.0e-07",
-        "800 test images",
+        "800 test images, after repair by least squares",
         "in races of at most 5 s, shorter than shrink's",
         "1 of 3 races were noisy",
         "10% of the params is out of reach",
@@ -94,8 +94,18 @@ def test_page_claims_nothing_that_was_not_measured() -> None:
     assert "Latency Not measured." in page.text
     assert "No knee: the line is straight." in page.text
     assert "as fast" not in page.text
-    assert "test images after repair" not in page.text
+    assert "right answers" not in page.text
     assert page.count("circle", "ring") == 0
+
+
+def test_page_tells_how_the_networks_were_repaired_and_what_is_not_exact() -> None:
+    document = sweep_document()
+    document["recovery"] = "none"
+    document["points"][2]["proof"] = {**document["points"][2]["proof"], "num_coupled_norms": 3}
+    text = Page(render_sweep(document)).text
+    assert "test images, without repair" in text
+    assert "after repair" not in text
+    assert "removed units at zero; in 1 of them layer norms apart" in text
 
 
 def test_every_text_of_the_user_is_escaped() -> None:
