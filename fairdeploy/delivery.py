@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, fx
 
 from fairdeploy.deployment.exporter_api import Exporter, Runner
-from fairdeploy.deployment.parity import check_parity, require_parity
+from fairdeploy.deployment.local_device import Device
+from fairdeploy.deployment.parity import check_parity, repeated, require_parity
+from fairdeploy.errors import DeviceLostError
 from fairdeploy.evaluation import Evaluation
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.input_specs import VaryingSize, sizes_text
-from fairdeploy.race import Race
 from fairdeploy.records import (
     Artifact,
     DataSplits,
@@ -45,6 +46,7 @@ def deliver(
     shrunk: fx.GraphModule,
     data: DataSplits,
     exporter: Exporter,
+    device: Device,
     profile: TargetProfile,
     evaluation: Evaluation,
     watch: Stopwatch,
@@ -52,8 +54,13 @@ def deliver(
     plan: Plan,
     seed: int,
     with_latency: bool,
+    original_file: Path | None = None,
 ) -> Delivery:
-    """Export, check parity and accuracy of the file, and race it against the original."""
+    """Export, check parity and accuracy of the file, and race it against the original.
+
+    Args:
+        original_file: The original, where it was exported before.
+    """
     names = tensor_names(graph, plan.is_input_named)
     inputs = graph.inputs.arranged(data.calibration)
     with watch.stage("export") as stage:
@@ -71,8 +78,24 @@ def deliver(
     if not with_latency:
         return Delivery(artifact, parity, None)
     with watch.stage("latency") as stage, tempfile.TemporaryDirectory() as scratch:
-        race = Race(graph, exporter, profile, inputs, names, seed=seed, folder=Path(scratch))
-        latency = race.against_file(folder / ONNX_FILE)
+        original = original_file or Path(scratch) / "original.onnx"
+        if original_file is None:
+            exporter.export(
+                graph.module, graph.example_inputs, original,
+                dynamic_batch=graph.has_dynamic_batch, metadata={}, names=names,
+            )  # fmt: skip
+        batch = profile.batch if graph.has_dynamic_batch else graph.inputs.batch
+        try:
+            latency = device.compare(
+                original,
+                folder / ONNX_FILE,
+                tuple(tensor.numpy() for tensor in repeated(inputs, 0, batch)),
+                profile,
+                seed=seed,
+            )
+        except DeviceLostError as error:
+            watch.warn(f"the file that is written was not measured: {error}")
+            return Delivery(artifact, parity, None)
         stage.note(f"{latency.speedup:.2f}x")
     return Delivery(artifact, parity, latency)
 

@@ -107,17 +107,17 @@ def refuse_unreachable(
 ) -> None:
     """Refuse an unreachable budget before any image is read."""
     relaxed = {
-        name: groups_without_scores(graph, channel_multiple, rest)
+        name: unscored_groups(graph, channel_multiple, rest)
         for name, rest in rules_without_an_option(rules).items()
     }
-    groups = groups_without_scores(graph, channel_multiple, rules)
+    groups = unscored_groups(graph, channel_multiple, rules)
     check_reachable(groups, costs.costs, budgets, relaxed)
 
 
-def groups_without_scores(
+def unscored_groups(
     graph: UnitGraph, channel_multiple: int, rules: Sequence[Rule] = ()
 ) -> tuple[GroupScores, ...]:
-    """Groups with their limits and blank scores, enough to tell what can be reached."""
+    """Groups with their limits and all scores 0."""
     blank = UnitScores(np.zeros(graph.num_units), np.zeros(graph.num_units), 0, 0)
     return group_scores(graph, blank, channel_multiple, rules)
 

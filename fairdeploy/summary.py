@@ -27,6 +27,7 @@ def shrink_summary(document: Document, folder: Path) -> RenderableType:
     facts = two_columns(
         [
             *_budget_lines(document["budget"]),
+            *latency_search_lines(document.get("latency_search")),
             *restriction_lines(document["restrictions"]),
             *_check_lines(document),
             *_accuracy_lines(document["accuracy"]),
@@ -94,9 +95,35 @@ def _size_table(model: Document) -> Table:
 
 def _budget_lines(rows: Sequence[Document]) -> Iterator[tuple[str, str]]:
     for row in rows:
-        share = f" ({row['got'] / row['original']:.2%})" if row["original"] else ""
         verdict = "[green]met[/]" if row["met"] else "[red]not met[/]"
-        yield "budget", f"{escape(row['asked'])}: got {short(row['got'])}{share}, {verdict}"
+        yield "budget", f"{escape(row['asked'])}: got {_got(row)}, {verdict}"
+
+
+def _got(row: Document) -> str:
+    if row["metric"] == "latency":
+        return (
+            f"{row['got']:.3g} of {row['original']:.3g} ms ({row['share']:.1%}, 95 % interval "
+            f"{row['share_low']:.1%} to {row['share_high']:.1%})"
+        )
+    share = f" ({row['got'] / row['original']:.2%})" if row["original"] else ""
+    return f"{short(row['got'])}{share}"
+
+
+def latency_search_lines(search: Document | None) -> Iterator[tuple[str, str]]:
+    """How many plans were measured, how long one took, and why the search ended."""
+    if search is None or not search["candidates"]:
+        return
+    timed = [candidate["timed"] for candidate in search["candidates"]]
+    made, measured = (
+        sum(row[key] for row in timed) / len(timed)
+        for key in ("seconds_to_make", "seconds_to_measure")
+    )
+    doubt = "" if search["is_confirmed"] else "; [yellow]not confirmed[/]"
+    yield (
+        "search",
+        f"{search['num_measured']} plans measured, each made in {made:.1f} s and timed in "
+        f"{measured:.1f} s; ended: {escape(search['ended_because'])}{doubt}",
+    )
 
 
 def _check_lines(document: Document) -> Iterator[tuple[str, str]]:
@@ -171,7 +198,7 @@ def targets_table(rows: Sequence[Document]) -> RenderableType:
     for title in ("target", "usable here", "description"):
         table.add_column(title)
     for row in rows:
-        usable = f"no: {escape(row['problem'])}" if row["problem"] else "yes"
+        usable = f"no, because {escape(row['problem'])}" if row["problem"] else "yes"
         table.add_row(f"[bold]{escape(row['name'])}[/]", usable, escape(row["description"]))
     return table
 

@@ -14,12 +14,15 @@ import pytest
 import torch
 
 import fairdeploy
-from fairdeploy import pipeline, race, stages
-from fairdeploy.errors import BudgetError, OutputError, ParityError
+from fairdeploy import pipeline, stages
+from fairdeploy.deployment import local_device
+from fairdeploy.errors import BudgetError, DeviceLostError, OutputError, ParityError
 from fairdeploy.options import ShrinkOptions, SweepOptions
 from fairdeploy.progress import Progress
 from fairdeploy.records import LatencyComparison, LatencyStats, ProofResult
 from fairdeploy.sweep import SweepResult, sweep
+from fairdeploy.sweep.races import shortened
+from tests.deployment.fakes import profile
 from tests.progress_recorder import RecordedProgress, RecordedStage
 from tests.reporting.test_html_report import Page
 from tests.tiny_project import network, write_project
@@ -208,8 +211,8 @@ def test_latency_is_a_share_of_the_original_with_its_interval(
 ) -> None:
     stats = LatencyStats(2.0, 2.5, 3.0, 30.0, (2.0, 2.1))
     monkeypatch.setattr(
-        race, "compare_latency",
-        lambda _a, _b, _inputs, profile, *, seed: LatencyComparison(
+        local_device, "compare_latency",
+        lambda _a, _b, _inputs, profile, **_: LatencyComparison(
             profile.name, 1, stats, stats, 2.0, 1.6, 2.5, "enough", ("CPU",), 0, 0.5, False
         ),
     )  # fmt: skip
@@ -220,7 +223,7 @@ def test_latency_is_a_share_of_the_original_with_its_interval(
     measured = point["latency"]
     assert (measured["left_low"], measured["left"], measured["left_high"]) == (0.4, 0.5, 0.625)
     assert measured["speedup"] == 2.0
-    assert "original_raw_ms" not in measured
+    assert measured["is_wide"]
     # The profile's 20 s, a quarter of it.
     assert result.document["target"]["max_seconds"] == 5.0
     assert progress.notes()["point 1 of 1"].endswith("%  2.00x")
@@ -230,6 +233,31 @@ def test_latency_is_a_share_of_the_original_with_its_interval(
         "point": None, "reason": "a knee needs 3 points, there are 2", "command": None,
         "closer_command": None,
     }  # fmt: skip
+
+
+def test_device_that_is_lost_costs_the_races_but_not_the_sweep(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    races: list[int] = []
+
+    def lose(*_: object, **__: object) -> None:
+        races.append(1)
+        raise DeviceLostError("the device stopped answering")
+
+    monkeypatch.setattr(local_device, "compare_latency", lose)
+    result = run(project, tmp_path / "out", at=(80.0, 60.0), with_latency=True, recover="none")
+    assert len(races) == 1
+    assert [point["latency"] for point in result.document["points"]] == [None] * 3
+    assert result.document["warnings"] == [
+        "this network and those after it were not raced: the device stopped answering"
+    ]
+
+
+def test_races_are_short_and_without_pauses() -> None:
+    given = profile(warmup_seconds=0.5, max_seconds=20.0, idle_gap_ms=33.0)
+    short = shortened(given)
+    assert (short.warmup_seconds, short.max_seconds, short.idle_gap_ms) == (0.125, 5.0, None)
+    assert (short.name, short.batch, short.min_pairs) == (given.name, given.batch, given.min_pairs)
 
 
 def test_without_labels_the_share_of_r_scores_that_stays_is_the_quality(

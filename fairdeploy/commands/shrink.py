@@ -9,6 +9,7 @@ import typer
 from fairdeploy.cli_options import Model
 from fairdeploy.cli_output import progress_for, show
 from fairdeploy.command_flags import RunFlags, with_flags
+from fairdeploy.errors import BudgetError
 from fairdeploy.option_values import given
 from fairdeploy.options import ShrinkOptions
 
@@ -22,7 +23,8 @@ def shrink(
         typer.Option(
             "--budget",
             "-b",
-            help="What may stay: 40% (of the parameters), macs=50%, params=1.2M, size=4MB. "
+            help="What may stay: 40% (of the parameters), latency=60%, latency=5ms, macs=50%, "
+            "params=1.2M, size=4MB. "
             "Give several to meet them all.",
         ),
     ] = None,
@@ -39,3 +41,5 @@ def shrink(
     result = pipeline.shrink(options, progress_for(flags.as_json or flags.quiet))
     if not flags.quiet or flags.as_json:
         show(result.document, shrink_summary(result.document, result.output), flags.as_json)
+    if not all(row["met"] for row in result.document["budget"]):
+        raise typer.Exit(BudgetError.exit_code)

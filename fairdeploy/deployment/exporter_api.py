@@ -12,6 +12,7 @@ into one ``ExportError``.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from fairdeploy.errors import ExportError, FairdeployError
-from fairdeploy.records import Artifact, TargetProfile, TensorNames
+from fairdeploy.records import Artifact, OperatorTime, TargetProfile, TensorNames
 
 ENTRY_POINT_GROUP = "fairdeploy.exporters"
 
@@ -100,6 +101,33 @@ class Exporter(Protocol):
         """
 
 
+@runtime_checkable
+class OperatorProfiler(Protocol):
+    """What an exporter may do besides: tell how long each operator takes."""
+
+    def operator_times(
+        self,
+        path: Path,
+        inputs: tuple[Array, ...],
+        profile: TargetProfile,
+        *,
+        num_runs: int = 20,
+    ) -> tuple[OperatorTime, ...]:
+        """Medians over ``num_runs`` runs of a file, in the order in which the operators run.
+
+        Raises:
+            ExportError: As from ``Exporter.open``, or the runtime fails to run it.
+        """
+
+
+@runtime_checkable
+class JudgesProfiles(Protocol):
+    """What an exporter may do besides: tell whether it can serve a target profile here."""
+
+    def unusable_because(self, profile: TargetProfile) -> str | None:
+        """None if files for this profile can be written and run here, else what is in the way."""
+
+
 @dataclass(frozen=True, slots=True)
 class GuardedRunner:
     """A plug-in's runner whose exceptions come out as ``ExportError``."""
@@ -119,12 +147,12 @@ class GuardedRunner:
 
     def run(self, inputs: tuple[Array, ...]) -> tuple[Array, ...]:
         """Outputs for one batch."""
-        with _guard(f"'{self.file_name}' failed to run"):
+        with guarded(f"'{self.file_name}' failed to run"):
             return self.runner.run(inputs)
 
     def close(self) -> None:
         """Give the runtime's memory and threads back."""
-        with _guard(f"'{self.file_name}' failed to close"):
+        with guarded(f"'{self.file_name}' failed to close"):
             self.runner.close()
 
 
@@ -146,8 +174,15 @@ class GuardedExporter:
 
     def is_available(self) -> str | None:
         """None if it can work here, else what is missing."""
-        with _guard(f"exporter '{self.name}' failed"):
+        with guarded(f"exporter '{self.name}' failed"):
             return self.exporter.is_available()
+
+    def unusable_because(self, profile: TargetProfile) -> str | None:
+        """None if the plug-in can serve ``profile`` here or does not say, else why not."""
+        if not isinstance(self.exporter, JudgesProfiles):
+            return None
+        with guarded(f"exporter '{self.name}' failed"):
+            return self.exporter.unusable_because(profile)
 
     def export(
         self,
@@ -160,7 +195,7 @@ class GuardedExporter:
         names: TensorNames | None = None,
     ) -> Artifact:
         """Write ``module`` to ``path``."""
-        with _guard(f"exporter '{self.name}' could not write '{path.name}'"):
+        with guarded(f"exporter '{self.name}' could not write '{path.name}'"):
             return self.exporter.export(
                 module,
                 example_inputs,
@@ -172,8 +207,27 @@ class GuardedExporter:
 
     def open(self, path: Path, profile: TargetProfile) -> GuardedRunner:
         """Open a file as a guarded runner."""
-        with _guard(f"exporter '{self.name}' could not open '{path.name}'"):
+        with guarded(f"exporter '{self.name}' could not open '{path.name}'"):
             return GuardedRunner(self.exporter.open(path, profile), path.name)
+
+
+@dataclass(frozen=True, slots=True)
+class GuardedProfiler:
+    """A plug-in's profiler whose exceptions come out as ``ExportError``."""
+
+    profiler: OperatorProfiler
+
+    def operator_times(
+        self,
+        path: Path,
+        inputs: tuple[Array, ...],
+        profile: TargetProfile,
+        *,
+        num_runs: int = 20,
+    ) -> tuple[OperatorTime, ...]:
+        """Medians over ``num_runs`` runs of a file."""
+        with guarded(f"'{path.name}' could not be timed by operator"):
+            return self.profiler.operator_times(path, inputs, profile, num_runs=num_runs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +265,23 @@ def load_exporters() -> dict[str, Exporter]:
     return {name: _load(entry) for name, entry in sorted(_entries().items())}
 
 
+def unusable_because(profile: TargetProfile, exporters: Mapping[str, Exporter]) -> str | None:
+    """Why ``profile`` cannot be served on this machine, None if it can."""
+    here = platform.machine()
+    if profile.machine not in (None, here):
+        return f"it is an {profile.machine} device and this is {here}; measure there, with --host"
+    exporter = exporters.get(profile.runtime)
+    if exporter is None:
+        return f"no exporter '{profile.runtime}' is installed"
+    try:
+        missing = exporter.is_available()
+        if missing is None and isinstance(exporter, JudgesProfiles):
+            return exporter.unusable_because(profile)
+    except ExportError as error:
+        return str(error)
+    return missing
+
+
 def get_exporter(name: str) -> Exporter:
     """The exporter of that name, ready to work.
 
@@ -231,13 +302,19 @@ def get_exporter(name: str) -> Exporter:
     return exporter
 
 
+def profiler_of(exporter: Exporter) -> OperatorProfiler | None:
+    """The exporter's way to time single operators, or None if it has none."""
+    plug_in = exporter.exporter if isinstance(exporter, GuardedExporter) else exporter
+    return GuardedProfiler(plug_in) if isinstance(plug_in, OperatorProfiler) else None
+
+
 def _entries() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
 
 
 def _load(entry: EntryPoint) -> Exporter:
     try:
-        with _guard(f"exporter '{entry.name}' ({entry.value}) cannot be loaded"):
+        with guarded(f"exporter '{entry.name}' ({entry.value}) cannot be loaded"):
             exporter = entry.load()()
     except ExportError as error:
         return BrokenExporter(entry.name, str(error))
@@ -248,7 +325,7 @@ def _load(entry: EntryPoint) -> Exporter:
 
 
 @contextmanager
-def _guard(what_failed: str) -> Iterator[None]:
+def guarded(what_failed: str) -> Iterator[None]:
     """Let our own errors pass; turn all others into an ``ExportError`` of one line."""
     try:
         yield

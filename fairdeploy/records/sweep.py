@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from fairdeploy.records.allocation import Allocation, Budget, MetricName
-from fairdeploy.records.deployment import LatencyComparison
+from fairdeploy.records.allocation import Allocation, Budget, MetricName, TimedPlan
 from fairdeploy.records.surgery import AccuracyEstimate, ProofResult
 
 
@@ -48,7 +47,7 @@ class SweepPoint:
     proof: ProofResult | None = None
     accuracy: AccuracyEstimate | None = None
     """After repair, on the test images."""
-    latency: LatencyComparison | None = None
+    latency: TimedPlan | None = None
     """Raced against the original."""
     seconds: float = 0.0
     """That it took to make and measure."""

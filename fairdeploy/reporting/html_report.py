@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from fairdeploy.records import RunRecord
-from fairdeploy.reporting import groups_section, measured_sections, run_section, summary_section
+from fairdeploy.reporting import (
+    groups_section,
+    latency_search_section,
+    measured_sections,
+    run_section,
+    summary_section,
+)
 from fairdeploy.reporting.markup import tag
 from fairdeploy.reporting.page import render_page
 
@@ -19,6 +25,7 @@ def render_html(record: RunRecord) -> str:
         summary_section.network_table(document),
         measured_sections.accuracy(document),
         measured_sections.latency(record.latency),
+        latency_search_section.latency_search(document["latency_search"]),
         groups_section.kept_units(groups),
         groups_section.tod_curves(groups, record.tod_curves, document["tolerance"]),
         groups_section.frozen_parts(

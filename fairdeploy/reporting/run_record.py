@@ -29,6 +29,7 @@ from fairdeploy.records import (
     GroupScores,
     ImageSet,
     LatencyComparison,
+    LatencySearch,
     LoadedModel,
     ParityResult,
     ProofResult,
@@ -36,6 +37,7 @@ from fairdeploy.records import (
     RestrictionOutcome,
     RunRecord,
     TargetProfile,
+    TimedPlan,
 )
 from fairdeploy.reporting.environment import describe_environment
 from fairdeploy.reporting.group_rows import freeze_rows, group_rows
@@ -69,6 +71,7 @@ def build_document(
     warnings: Sequence[str] = (),
     own_class_problem: str | None = None,
     restrictions: Sequence[RestrictionOutcome] = (),
+    latency_search: LatencySearch | None = None,
 ) -> dict[str, Any]:
     """Put a whole run into the tree of ``report.json``, version 1.
 
@@ -84,10 +87,12 @@ def build_document(
         own_class_problem: Why the user's own class could not be rebuilt; None or empty where it
             was.
         restrictions: What came of every restriction that the user gave.
+        latency_search: How a budget of latency was met, where there is one.
 
     Returns:
         Dictionaries, lists, strings, finite numbers, booleans and None.
     """
+    timed = _timed(latency, latency_search)
     document = {
         "schema_version": SCHEMA_VERSION,
         "command": shlex.join(command),
@@ -99,7 +104,15 @@ def build_document(
             "shrunk": costs_row(shrunk_costs),
             "own_class": {"rebuilt": not own_class_problem, "problem": own_class_problem or None},
         },
-        "budget": [budget_row(budget, original_costs, shrunk_costs) for budget in budgets],
+        "budget": [
+            _latency_budget_row(budget, timed)
+            if budget.metric == "latency" and timed
+            else budget_row(budget, original_costs, shrunk_costs)
+            for budget in budgets
+        ],
+        "latency_search": asdict(latency_search) | {"num_measured": latency_search.num_measured}
+        if latency_search
+        else None,
         "restrictions": [asdict(outcome) for outcome in restrictions],
         "tolerance": allocation.tolerance,
         "num_evaluations": allocation.num_evaluations,
@@ -114,7 +127,7 @@ def build_document(
         "artifacts": [asdict(artifact) for artifact in artifacts],
         "parity": [asdict(result) | {"passed": result.passed} for result in parity],
         "accuracy": _accuracy(accuracy),
-        "latency": latency_row(latency),
+        "latency": _latency(latency),
         "target": asdict(profile),
         "data": data_row(data),
         "warnings": list(dict.fromkeys(warnings)),
@@ -146,6 +159,29 @@ def budget_row(
         "original": original,
         "got": got,
         "met": got <= allowed,
+    }
+
+
+def _timed(latency: LatencyComparison | None, search: LatencySearch | None) -> TimedPlan | None:
+    """The last word on the plan's latency: of the file that is written, else of its search."""
+    if latency is not None:
+        return TimedPlan(
+            ratio=1 / latency.speedup,
+            ratio_low=1 / latency.speedup_high,
+            ratio_high=1 / latency.speedup_low,
+            original_ms=latency.original.median_ms,
+            shrunk_ms=latency.shrunk.median_ms,
+        )
+    return search.accepted if search else None
+
+
+def _latency_budget_row(budget: Budget, timed: TimedPlan) -> dict[str, Any]:
+    """A row like the others', in milliseconds, with the interval of the share of the original."""
+    row = budget_row(budget, {"latency": timed.original_ms}, {"latency": timed.shrunk_ms})
+    return row | {
+        "share": timed.ratio,
+        "share_low": timed.ratio_low,
+        "share_high": timed.ratio_high,
     }
 
 
@@ -201,8 +237,7 @@ def estimate_row(estimate: AccuracyEstimate | None) -> dict[str, float] | None:
     return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
 
 
-def latency_row(latency: LatencyComparison | None) -> dict[str, Any] | None:
-    """A race on one level, with all of its calls; None where there was none."""
+def _latency(latency: LatencyComparison | None) -> dict[str, Any] | None:
     if latency is None:
         return None
     row = asdict(latency)
@@ -212,6 +247,9 @@ def latency_row(latency: LatencyComparison | None) -> dict[str, Any] | None:
         row |= {f"{name}_{key}": value for key, value in stats.items()}
         row[f"{name}_raw_ms"] = [round(time, 6) for time in raw]
     row["num_pairs"] = len(latency.original.raw_ms)
+    for name in ("original", "shrunk") if latency.idle_gap else ():
+        times = row["idle_gap"][name]
+        times["raw_ms"] = [round(time, 6) for time in times["raw_ms"]]
     return row
 
 

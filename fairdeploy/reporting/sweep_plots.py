@@ -68,15 +68,15 @@ def latency_plots(document: Row) -> Html:
         level=1.0,
         has_diagonal=True,
     )
-    noisy = sum(point["latency"]["is_noisy"] for point in raced)
+    wide = sum(point["latency"]["is_wide"] for point in raced)
     return section(
         f"Latency against {metric}",
         _legend(marks, "latency", has_diagonal=True),
         chart,
         lead="Latency per call as a share of the original's, each network raced against it in turn "
-        f"on {target['name']}, batch {raced[0]['latency']['batch']}, in races of at most "
+        f"on {target['name']}, batch {target['batch']}, in races of at most "
         f"{target['max_seconds']:g} s, shorter than shrink's; the bar is the 95 % interval."
-        + (f" {noisy} of {len(raced)} races were noisy: take them with care." if noisy else ""),
+        + (f" {wide} of {len(raced)} are wider than 10 %: the machine was busy." if wide else ""),
     )
 
 

@@ -18,11 +18,11 @@ from fairdeploy.errors import OutputError
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import (
     DataSplits,
-    LatencyComparison,
     LoadedModel,
     Sweep,
     SweepPoint,
     TargetProfile,
+    TimedPlan,
 )
 from fairdeploy.reporting.environment import describe_environment
 from fairdeploy.reporting.run_record import (
@@ -30,7 +30,6 @@ from fairdeploy.reporting.run_record import (
     data_row,
     estimate_row,
     json_safe,
-    latency_row,
     model_row,
 )
 from fairdeploy.reporting.sweep_report import render_sweep
@@ -38,6 +37,8 @@ from fairdeploy.reporting.sweep_report import render_sweep
 SCHEMA_VERSION = 1
 SWEEP_FILE = "sweep.json"
 SWEEP_PAGE = "sweep.html"
+WIDE_INTERVAL = 0.1
+"""Of the ratio; a race with a wider interval is marked, for the machine was busy."""
 
 
 def build_sweep_document(
@@ -152,14 +153,18 @@ def _point_row(
     }
 
 
-def _race_row(latency: LatencyComparison | None) -> dict[str, Any] | None:
-    """Without the single calls; ``left`` is the latency as a share of the original's."""
-    row = latency_row(latency)
-    if row is None or latency is None:
+def _race_row(timed: TimedPlan | None) -> dict[str, Any] | None:
+    """``left`` is the latency as a share of the original's, ``speedup`` the other way round."""
+    if timed is None:
         return None
-    kept = {key: value for key, value in row.items() if not key.endswith("raw_ms")}
-    return kept | {
-        "left": 1 / latency.speedup,
-        "left_low": 1 / latency.speedup_high,
-        "left_high": 1 / latency.speedup_low,
+    return {
+        "left": timed.ratio,
+        "left_low": timed.ratio_low,
+        "left_high": timed.ratio_high,
+        "speedup": 1 / timed.ratio,
+        "speedup_low": 1 / timed.ratio_high,
+        "speedup_high": 1 / timed.ratio_low,
+        "original_ms": timed.original_ms,
+        "shrunk_ms": timed.shrunk_ms,
+        "is_wide": timed.ratio_high - timed.ratio_low > WIDE_INTERVAL * timed.ratio,
     }

@@ -171,8 +171,7 @@ def _latency(row: Row | None) -> Html | str:
     if row is None:
         return MISSING
     interval = f"{percent(row['left_low'])} to {percent(row['left_high'])}"
-    noisy = "; noisy" if row["is_noisy"] else ""
-    return join((percent(row["left"]), tag("span", f"{interval}{noisy}", class_="under")))
+    return join((percent(row["left"]), tag("span", interval, class_="under")))
 
 
 def _commands(document: Row) -> Html:

@@ -6,13 +6,23 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import fx
 
+from fairdeploy.errors import DeviceLostError
 from fairdeploy.evaluation import Evaluation
 from fairdeploy.graph.unit_graph import UnitGraph
+from fairdeploy.latency_trials import LatencyTrials
 from fairdeploy.progress import SilentStage, Stage
-from fairdeploy.race import Race
-from fairdeploy.records import AccuracyEstimate, DataSplits, GroupScores, PlannedPoint, SweepPoint
+from fairdeploy.records import (
+    AccuracyEstimate,
+    DataSplits,
+    GroupScores,
+    PlannedPoint,
+    SweepPoint,
+    TimedPlan,
+)
 from fairdeploy.settings import RunSettings
 from fairdeploy.stages import recover, remove_and_prove, removed_units
 from fairdeploy.stopwatch import Stopwatch
@@ -47,11 +57,11 @@ class PointMeter:
         groups: tuple[GroupScores, ...],
         data: DataSplits,
         settings: RunSettings,
-        race: Race | None,
+        trials: LatencyTrials | None,
         watch: Stopwatch,
     ) -> None:
         self._graph, self._groups = graph, groups
-        self._data, self._settings, self._race = data, settings, race
+        self._data, self._settings, self._trials = data, settings, trials
         self._watch = watch
 
     def original(self, costs: dict[str, float]) -> SweepPoint:
@@ -77,10 +87,7 @@ class PointMeter:
             shrunk, proof = remove_and_prove(self._graph, removed, self._settings.model.seed)
         recover(self._graph, shrunk, removed, self._data, self._settings, steps)
         accuracy = self._accuracy(shrunk, steps, plan.name)
-        latency = None
-        if self._race is not None:
-            with steps.stage("latency"):
-                latency = self._race.against_network(shrunk)
+        latency = self._latency(removed, steps)
         return SweepPoint(
             plan.name,
             plan,
@@ -91,6 +98,18 @@ class PointMeter:
             latency,
             time.perf_counter() - started,
         )
+
+    def _latency(self, removed: NDArray[np.bool_], steps: Stopwatch) -> TimedPlan | None:
+        """None without a device; one that was lost is not asked again."""
+        if self._trials is None:
+            return None
+        with steps.stage("latency"):
+            try:
+                return self._trials.time(removed)
+            except DeviceLostError as error:
+                self._trials = None
+                self._watch.warn(f"this network and those after it were not raced: {error}")
+                return None
 
     def _accuracy(
         self, network: fx.GraphModule, watch: Stopwatch, step: str
@@ -106,5 +125,5 @@ def _in_short(point: SweepPoint) -> str:
     if point.accuracy is not None:
         parts.append(f"{point.accuracy.value:.2%}")
     if point.latency is not None:
-        parts.append(f"{point.latency.speedup:.2f}x")
+        parts.append(f"{1 / point.latency.ratio:.2f}x")
     return "  ".join(parts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,17 +14,14 @@ from fairdeploy.allocation.search import reachable_range
 from fairdeploy.allocation.sweep_plans import plan_points, target_notes
 from fairdeploy.allocation.sweep_targets import capped_targets, shares_between, spread_targets
 from fairdeploy.allocation.trade_off import find_trade_off
-from fairdeploy.delivery import tensor_names
-from fairdeploy.deployment.exporter_api import Exporter, get_exporter
+from fairdeploy.deployment.exporter_api import get_exporter
 from fairdeploy.errors import OutputError
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.inputs.target_profiles import load_profile
 from fairdeploy.options import SweepOptions
 from fairdeploy.output_folder import appearing_folder, check_output_folder
 from fairdeploy.progress import Progress, SilentProgress
-from fairdeploy.race import Race, shortened
 from fairdeploy.records import (
-    DataSplits,
     GroupScores,
     LoadedModel,
     PlannedPoint,
@@ -33,8 +29,8 @@ from fairdeploy.records import (
     Sweep,
     SweepPoint,
     SweepTarget,
-    TargetProfile,
     TradeOff,
+    default_multiple,
 )
 from fairdeploy.reporting.sweep_record import build_sweep_document, write_sweep
 from fairdeploy.settings import SweepSettings, resolve_sweep
@@ -42,16 +38,17 @@ from fairdeploy.stages import (
     capture_network,
     group_scores,
     group_sizes,
-    groups_without_scores,
     load_images,
     load_network,
     make_plan,
     recovery_method,
     score,
+    unscored_groups,
 )
 from fairdeploy.stopwatch import Stopwatch
 from fairdeploy.sweep.next_commands import closer_command, shrink_command
 from fairdeploy.sweep.points import PointMeter
+from fairdeploy.sweep.races import latency_trials, shortened
 
 PLANS_FOLDER = "plans"
 
@@ -74,6 +71,7 @@ def sweep(options: SweepOptions, progress: Progress | None = None) -> SweepResul
     settings = resolve_sweep(options)
     check_output_folder(settings.output, force=options.force)
     profile = shortened(load_profile(settings.target))
+    multiple = default_multiple(profile)
     exporter = get_exporter(profile.runtime) if options.with_latency else None
     watch = Stopwatch(progress or SilentProgress())
 
@@ -81,12 +79,12 @@ def sweep(options: SweepOptions, progress: Progress | None = None) -> SweepResul
     graph = capture_network(model, settings.model, watch)
     costs = CostModel(graph.cost_terms, len(graph.groups))
     rules = rules_of(graph, settings.restrictions)
-    blank = groups_without_scores(graph, profile.channel_multiple, rules)
-    smallest, original = reachable_range(blank, costs.costs)[settings.metric]
+    unscored = unscored_groups(graph, multiple, rules)
+    smallest, original = reachable_range(unscored, costs.costs)[settings.metric]
     targets = _targets(settings, smallest, original)
     data = load_images(settings, model, graph, watch)
     scores = score(graph, model, data, settings, watch)
-    groups = group_scores(graph, scores, profile.channel_multiple, rules)
+    groups = group_scores(graph, scores, multiple, rules)
     with watch.stage("plan points") as stage:
         planned = plan_points(groups, costs.costs, targets)
         stage.note(f"{len(planned)} plans from one scoring")
@@ -95,8 +93,10 @@ def sweep(options: SweepOptions, progress: Progress | None = None) -> SweepResul
         watch.warn(text)
 
     with appearing_folder(settings.output, force=options.force) as folder, ExitStack() as stack:
-        race = _start_race(exporter, graph, model, data, profile, settings, watch, stack)
-        meter = PointMeter(graph, groups, data, settings, race, watch)
+        trials = stack.enter_context(latency_trials(
+            exporter, model, graph, unscored, profile, seed=settings.model.seed, watch=watch
+        ))  # fmt: skip
+        meter = PointMeter(graph, groups, data, settings, trials, watch)
         first = meter.original(costs.cost(group_sizes(graph)))
         points = (first, *_measure(planned, meter, watch))
         _write_plans(folder / PLANS_FOLDER, planned, model, graph, groups)
@@ -126,27 +126,6 @@ def _targets(settings: SweepSettings, smallest: float, original: float) -> tuple
     if settings.percents is None:
         return spread_targets(settings.metric, smallest, original, settings.num_points)
     return capped_targets(settings.metric, smallest, original, settings.percents)
-
-
-def _start_race(
-    exporter: Exporter | None,
-    graph: UnitGraph,
-    model: LoadedModel,
-    data: DataSplits,
-    profile: TargetProfile,
-    settings: SweepSettings,
-    watch: Stopwatch,
-    stack: ExitStack,
-) -> Race | None:
-    """The original's file lives as long as ``stack``."""
-    if exporter is None:
-        return None
-    with watch.stage("export original"):
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        return Race(
-            graph, exporter, profile, graph.inputs.arranged(data.calibration),
-            tensor_names(graph, bool(model.inputs)), seed=settings.model.seed, folder=scratch,
-        )  # fmt: skip
 
 
 def _measure(

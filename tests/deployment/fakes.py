@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor, fx
 
 from fairdeploy.errors import DataError
-from fairdeploy.records import Artifact, TargetProfile, TensorNames
+from fairdeploy.records import Artifact, OperatorTime, TargetProfile, TensorNames
 
 PROFILE = TargetProfile(
     name="test-target",
@@ -131,6 +131,15 @@ class UnavailableExporter(WorkingExporter):
         return "exporter 'unavailable' needs libfake; run pip install libfake"
 
 
+class PickyExporter(WorkingExporter):
+    """Says which precisions it can serve."""
+
+    name = "picky"
+
+    def unusable_because(self, profile: TargetProfile) -> str | None:
+        return {"fp32": None, "int8": "no int8 here"}[profile.precision]
+
+
 class FailingExporter(WorkingExporter):
     """Raises what a plug-in may raise."""
 
@@ -160,3 +169,16 @@ class CrashingExporter:
 
     def __init__(self) -> None:
         raise OSError("libfake.so: cannot open shared object file")
+
+
+class ProfilingExporter(WorkingExporter):
+    """Tells how long operators take, unless the file is called otherwise."""
+
+    name = "profiling"
+
+    def operator_times(
+        self, path: Path, inputs: tuple[Any, ...], profile: TargetProfile, *, num_runs: int = 20
+    ) -> tuple[OperatorTime, ...]:
+        if path.name == "bad":
+            raise KeyError("ts")
+        return (OperatorTime("a", "Conv", "conv2d", float(num_runs), (1, 4)),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -11,9 +12,14 @@ import torch
 from torch import nn
 
 from fairdeploy.deployment import exporter_api
-from fairdeploy.deployment.exporter_api import get_exporter, load_exporters
+from fairdeploy.deployment.exporter_api import (
+    get_exporter,
+    load_exporters,
+    profiler_of,
+    unusable_because,
+)
 from fairdeploy.errors import DataError, ExportError
-from tests.deployment.fakes import PROFILE
+from tests.deployment.fakes import PROFILE, ProfilingExporter, profile
 
 MODULE = torch.fx.symbolic_trace(nn.Identity())
 IMAGES = (torch.zeros(2, 3, 4, 4),)
@@ -21,7 +27,7 @@ IMAGES = (torch.zeros(2, 3, 4, 4),)
 
 @pytest.fixture(autouse=True)
 def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Six plug-ins: one good, the others bad in different ways."""
+    """Seven plug-ins: two good, the others bad in different ways."""
     classes = {
         "working": "WorkingExporter",
         "unavailable": "UnavailableExporter",
@@ -29,6 +35,8 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
         "incomplete": "IncompleteExporter",
         "crashing": "CrashingExporter",
         "absent": "NoSuchClass",
+        "profiling": "ProfilingExporter",
+        "picky": "PickyExporter",
     }
     group = exporter_api.ENTRY_POINT_GROUP
     entries = [
@@ -88,7 +96,8 @@ def test_get_exporter_says_why_a_plug_in_cannot_be_loaded(name: str, message: st
 def test_a_broken_plug_in_does_not_hide_the_others() -> None:
     exporters = load_exporters()
     assert list(exporters) == [
-        "absent", "crashing", "failing", "incomplete", "unavailable", "working",
+        "absent", "crashing", "failing", "incomplete", "picky", "profiling", "unavailable",
+        "working",
     ]  # fmt: skip
     problems = {name: exporter.is_available() for name, exporter in exporters.items()}
     assert problems["working"] is None
@@ -123,3 +132,47 @@ def test_a_runner_s_exception_becomes_one_line_with_the_file_s_name(tmp_path: Pa
 def test_an_error_of_our_own_passes_the_guard_unchanged(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^a message of our own$"):
         get_exporter("failing").open(tmp_path / "ours", PROFILE)
+
+
+def test_a_profiler_is_seen_through_the_guard_and_without_one(tmp_path: Path) -> None:
+    for exporter in (get_exporter("profiling"), ProfilingExporter()):
+        profiler = profiler_of(exporter)
+        assert profiler is not None
+        (time,) = profiler.operator_times(tmp_path / "m", (), PROFILE, num_runs=7)
+        assert (time.node, time.median_ms) == ("conv2d", 7.0)
+
+
+def test_an_exporter_without_a_profiler_has_none() -> None:
+    assert profiler_of(get_exporter("working")) is None
+    assert profiler_of(load_exporters()["crashing"]) is None
+
+
+def test_a_profiler_s_exception_becomes_one_line_with_the_file_s_name(tmp_path: Path) -> None:
+    profiler = profiler_of(get_exporter("profiling"))
+    assert profiler is not None
+    with pytest.raises(ExportError, match=r"^'bad' could not be timed by operator: KeyError: 'ts'"):
+        profiler.operator_times(tmp_path / "bad", (), PROFILE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"runtime": "tpu"}, "no exporter 'tpu' is installed"),
+        ({"runtime": "unavailable"}, "needs libfake"),
+        ({"runtime": "crashing"}, "cannot be loaded"),
+        ({"runtime": "picky", "precision": "int8"}, "no int8 here"),
+        ({"runtime": "picky", "precision": "fp16"}, "exporter 'picky' failed: KeyError: 'fp16'"),
+        ({"machine": "riscv64"}, "it is an riscv64 device and this is .*; measure there"),
+    ],
+)
+def test_why_a_profile_is_unusable_is_told_by_who_knows(
+    changes: dict[str, str], message: str
+) -> None:
+    problem = unusable_because(profile(**changes), load_exporters())
+    assert problem is not None
+    assert re.search(message, problem)
+
+
+def test_an_exporter_that_does_not_judge_profiles_can_serve_all() -> None:
+    assert unusable_because(profile(runtime="working"), load_exporters()) is None
+    assert unusable_because(profile(runtime="picky"), load_exporters()) is None

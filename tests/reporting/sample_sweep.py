@@ -51,7 +51,8 @@ def sweep_document(
         "num_test_images": 800 if has_accuracy else 0,
         "data": {"source": "images", "is_synthetic": False, "num_calibration": 60, "num_test": 60,
                  "label_source": "given"},
-        "target": {"name": "cpu", "description": "this machine", "max_seconds": 5.0},
+        "target": {"name": "cpu", "description": "this machine", "max_seconds": 5.0,
+                   "batch": 1},
         "warnings": ["no class names were given"],
         "stage_seconds": {"score units": 2.0, "point 1 of 3": 3.0},
         "environment": {"cpu": "a chip", "cores": 2, "platform": "an OS", "python": "3.11",
@@ -94,5 +95,6 @@ def _latency(speedup: float) -> dict[str, Any]:
     low, high = (0.95 * speedup, 1.05 * speedup) if speedup > 1.5 else (1.2, 1.3)
     return {
         "speedup": speedup, "speedup_low": low, "speedup_high": high, "left": 1 / speedup,
-        "left_low": 1 / high, "left_high": 1 / low, "is_noisy": speedup == 4.0, "batch": 1,
+        "left_low": 1 / high, "left_high": 1 / low, "is_wide": speedup == 4.0,
+        "original_ms": 2.0, "shrunk_ms": 2.0 / speedup,
     }  # fmt: skip

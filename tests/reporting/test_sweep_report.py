@@ -31,7 +31,7 @@ def test_page_tells_the_knee_and_the_main_numbers() -> None:
         "✓ proved 3.0e-07",
         "800 test images, after repair by least squares",
         "in races of at most 5 s, shorter than shrink's",
-        "1 of 3 races were noisy",
+        "1 of 3 are wider than 10 %: the machine was busy",
         "10% of the params is out of reach",
         "no class names were given",
         "fairdeploy shrink m.pt --budget params=50%",
