@@ -39,6 +39,14 @@ from fairdeploy.records.deployment import (
 )
 from fairdeploy.records.inputs import DataSplits, ImageSet, LabelSource, LoadedModel, Preprocessing
 from fairdeploy.records.surgery import AccuracyEstimate, LayerFit, ProofResult, RecoverySummary
+from fairdeploy.records.sweep import (
+    PlannedPoint,
+    Quality,
+    Sweep,
+    SweepPoint,
+    SweepTarget,
+    TradeOff,
+)
 
 __all__ = [
     "AccuracyByStage",
@@ -68,15 +76,21 @@ __all__ = [
     "NetworkDims",
     "OperatorTime",
     "ParityResult",
+    "PlannedPoint",
     "Preprocessing",
     "ProofResult",
+    "Quality",
     "RecoverySummary",
     "RestrictionOutcome",
     "Restrictions",
     "RunRecord",
+    "Sweep",
+    "SweepPoint",
+    "SweepTarget",
     "TargetProfile",
     "TensorNames",
     "TimedPlan",
+    "TradeOff",
     "UnitScores",
     "default_multiple",
 ]
