@@ -25,13 +25,20 @@ from fairdeploy.records.deployment import (
     LatencyComparison,
     LatencyStats,
     NetworkDims,
-    OperatorTime,
     ParityResult,
     RunRecord,
     TargetProfile,
     TensorNames,
 )
 from fairdeploy.records.inputs import DataSplits, ImageSet, LabelSource, LoadedModel, Preprocessing
+from fairdeploy.records.operators import (
+    Cause,
+    ModuleTime,
+    Obstacle,
+    OperatorComparison,
+    OperatorRow,
+    OperatorTime,
+)
 from fairdeploy.records.surgery import AccuracyEstimate, LayerFit, ProofResult, RecoverySummary
 
 __all__ = [
@@ -41,6 +48,7 @@ __all__ = [
     "AllocationDiagnostics",
     "Artifact",
     "Budget",
+    "Cause",
     "DataSplits",
     "GroupDiagnostics",
     "GroupRemark",
@@ -54,7 +62,11 @@ __all__ = [
     "LayerFit",
     "LoadedModel",
     "MetricName",
+    "ModuleTime",
     "NetworkDims",
+    "Obstacle",
+    "OperatorComparison",
+    "OperatorRow",
     "OperatorTime",
     "ParityResult",
     "Preprocessing",
