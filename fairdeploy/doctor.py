@@ -6,7 +6,7 @@ import platform
 from importlib import metadata
 from typing import Any
 
-from fairdeploy.deployment.exporter_api import load_exporters
+from fairdeploy.deployment.exporter_api import load_exporters, unusable_because
 from fairdeploy.errors import FairdeployError
 from fairdeploy.inputs.target_profiles import list_profiles
 from fairdeploy.torchvision_compat import ensure_torchvision
@@ -47,12 +47,7 @@ def target_rows() -> list[dict[str, Any]]:
     exporters = load_exporters()
     rows = []
     for profile in list_profiles():
-        exporter = exporters.get(profile.runtime)
-        problem = (
-            f"no exporter '{profile.runtime}' is installed"
-            if exporter is None
-            else exporter.is_available()
-        )
+        problem = unusable_because(profile, exporters)
         rows.append({"name": profile.name, "description": profile.description, "problem": problem})
     return rows
 

@@ -1,8 +1,9 @@
 """Files of candidate plans, raced against the original on the target.
 
 The original and the smallest plan are exported. All other plans are written by a width template
-made from these two (see ``deployment.resizing``); an exporter without one, or a network
-that has none, exports each plan.
+made from these two (see ``deployment.resizing``). Where they have different nodes, because tracing
+drops what does nothing at length 1, a plan halfway between is exported to make one. An exporter
+without templates, or a network that has none, exports each plan.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import fx
 
 from fairdeploy.deployment.exporter_api import Exporter, profiler_of
 from fairdeploy.deployment.local_device import Device
-from fairdeploy.deployment.resizing import WidthTemplate, width_template
+from fairdeploy.deployment.resizing import WidthTemplate, can_resize, width_template
 from fairdeploy.errors import ExportError
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import LatencyComparison, TargetProfile, TensorNames, TimedPlan
@@ -130,14 +131,31 @@ class LatencyTrials:
         return file
 
     def _width_template(self, smallest: Mask) -> WidthTemplate | None:
-        nothing = np.zeros_like(smallest)
+        template = self._template_from(self.smallest, smallest)
+        if template is None and can_resize(self._setting.exporter):
+            half = halfway(self._setting.graph, smallest)
+            file = self._export(remove_units(self._setting.graph, half).module, "halfway")
+            template = self._template_from(file, half)
+        return template
+
+    def _template_from(self, probe: Path, removed: Mask) -> WidthTemplate | None:
         return width_template(
             self._setting.exporter,
             self.original,
-            self.smallest,
+            probe,
             self._dims.network_dims(),
-            (self._dims.lengths(nothing), self._dims.lengths(smallest)),
+            (self._dims.lengths(np.zeros_like(removed)), self._dims.lengths(removed)),
         )
+
+
+def halfway(graph: UnitGraph, smallest: Mask) -> Mask:
+    """Half of the units that go in the smallest plan, from each block of each group."""
+    mask = np.zeros_like(smallest)
+    for group in graph.groups:
+        for block in group.blocks:
+            gone = block[smallest[block]]
+            mask[gone[: len(gone) // 2]] = True
+    return mask
 
 
 def timed_plan(race: LatencyComparison) -> TimedPlan:

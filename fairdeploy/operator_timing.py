@@ -15,7 +15,13 @@ from fairdeploy.deployment.operator_comparison import compare_operators
 from fairdeploy.errors import ExportError
 from fairdeploy.graph.layer_facts import layer_facts
 from fairdeploy.graph.unit_graph import UnitGraph
-from fairdeploy.records import LatencyComparison, OperatorComparison, OperatorTime, TargetProfile
+from fairdeploy.records import (
+    LatencyComparison,
+    OperatorComparison,
+    OperatorTime,
+    TargetProfile,
+    default_multiple,
+)
 from fairdeploy.stopwatch import Stopwatch
 
 ROUNDS = 2
@@ -71,7 +77,7 @@ def time_operators(
             original,
             shrunk,
             layer_facts(graph, removed),
-            Conditions(profile.channel_multiple, held),
+            Conditions(default_multiple(profile), held),
             num_runs=num_runs,
         )
 

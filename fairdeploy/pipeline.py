@@ -28,7 +28,7 @@ from fairdeploy.latency_budget import Chosen, latency_planner
 from fairdeploy.options import ShrinkOptions
 from fairdeploy.output_folder import appearing_folder, check_output_folder
 from fairdeploy.progress import Progress, SilentProgress
-from fairdeploy.records import AccuracyByStage, RunRecord
+from fairdeploy.records import AccuracyByStage, RunRecord, default_multiple
 from fairdeploy.reporting.run_record import build_document, write_report
 from fairdeploy.saving import write_network
 from fairdeploy.settings import resolve_shrink
@@ -74,6 +74,7 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
         )
     check_output_folder(settings.output, force=options.force)
     profile = load_profile(settings.target)
+    multiple = default_multiple(profile)
     exporter = get_exporter(profile.runtime)
     device = LocalDevice(exporter)
     watch = Stopwatch(progress or SilentProgress())
@@ -82,17 +83,17 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
     graph = capture_network(model, settings.model, watch)
     costs = CostModel(graph.cost_terms, len(graph.groups))
     rules = rules_of(graph, settings.restrictions)
-    refuse_unreachable(graph, costs, counted, profile.channel_multiple, rules)
+    refuse_unreachable(graph, costs, counted, multiple, rules)
     with ExitStack() as stack:
         planner = stack.enter_context(latency_planner(
             latency_budget,
-            unscored_groups(graph, profile.channel_multiple, rules),
+            unscored_groups(graph, multiple, rules),
             graph=graph, exporter=exporter, device=device, profile=profile,
             names=tensor_names(graph, bool(model.inputs)), seed=settings.model.seed, watch=watch,
         ))  # fmt: skip
         data = load_images(settings, model, graph, watch)
         scores = score(graph, model, data, settings, watch)
-        groups = group_scores(graph, scores, profile.channel_multiple, rules)
+        groups = group_scores(graph, scores, multiple, rules)
         if planner is None:
             chosen = Chosen(allocate(groups, costs, counted, watch), costs, counted)
         else:
@@ -131,7 +132,7 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
             restrictions=restriction_outcomes(
                 graph,
                 rules,
-                limits_of(graph, profile.channel_multiple, rules),
+                limits_of(graph, multiple, rules),
                 {name: len(units) for name, units in allocation.removed.items()},
             ),
             proof=proof,

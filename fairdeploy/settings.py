@@ -12,16 +12,16 @@ from typing import TypeVar
 from fairdeploy.errors import UsageError
 from fairdeploy.input_specs import InputSpec, parse_inputs
 from fairdeploy.inputs.project_file import ProjectFile, load_project_file
+from fairdeploy.inputs.target_profiles import load_profile
 from fairdeploy.options import (
     RECOVERY_METHODS,
     AttentionOption,
     ControlOptions,
     InputShape,
-    ModelOptions,
     RecoveryMethod,
     ShrinkOptions,
 )
-from fairdeploy.records import Restrictions
+from fairdeploy.records import Restrictions, TargetProfile
 
 DEFAULT_CALIBRATION_IMAGES = 512
 DEFAULT_TEST_IMAGES = 2000
@@ -78,13 +78,14 @@ def project_of(model: str) -> ProjectFile:
     return load_project_file(path.parent if path.is_file() else Path())
 
 
-def resolve_model(options: ModelOptions, project: ProjectFile) -> ModelSettings:
-    """Settings for loading the network."""
+def resolve_model(options: ControlOptions, project: ProjectFile) -> ModelSettings:
+    """Settings for loading the network; the image size may come from the target profile."""
+    profile = load_profile(resolve_target(options, project))
     return ModelSettings(
         source=options.model,
         arch=first_given(options.arch, project.arch),
         num_classes=first_given(options.num_classes, project.num_classes),
-        input_shape=options.input_shape if options.input_shape is not None else project.input_size,
+        input_shape=_input_shape(options, project, profile),
         inputs=parse_inputs(first_given(options.inputs, project.inputs) or ()),
         main_output=first_given(options.main_output, project.main_output),
         fixed_batch=first_given(options.fixed_batch, project.fixed_batch),
@@ -95,6 +96,14 @@ def resolve_model(options: ModelOptions, project: ProjectFile) -> ModelSettings:
         attention=first_given(options.attention, project.attention) or "heads",
         allow_norm_coupled=options.allow_norm_coupled or bool(project.allow_norm_coupled),
     )
+
+
+def _input_shape(
+    options: ControlOptions, project: ProjectFile, profile: TargetProfile
+) -> InputShape | None:
+    if options.input_shape is not None:
+        return options.input_shape
+    return project.input_size if project.input_size is not None else profile.input_size
 
 
 def resolve_target(options: ControlOptions, project: ProjectFile) -> str:

@@ -215,7 +215,7 @@ def targets_table(rows: Sequence[Document]) -> RenderableType:
     for title in ("target", "usable here", "description"):
         table.add_column(title)
     for row in rows:
-        usable = f"no: {escape(row['problem'])}" if row["problem"] else "yes"
+        usable = f"no, because {escape(row['problem'])}" if row["problem"] else "yes"
         table.add_row(f"[bold]{escape(row['name'])}[/]", usable, escape(row["description"]))
     return table
 

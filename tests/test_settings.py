@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,20 @@ def test_defaults_hold_without_a_project_file(
     assert settings.num_calibration == DEFAULT_CALIBRATION_IMAGES
     assert settings.target == "cpu"
     assert settings.output == Path("resnet18-shrunk")
+
+
+def test_the_image_size_of_the_target_holds_unless_another_is_given(model: Path) -> None:
+    board = model.parent / "board.toml"
+    board.write_text(
+        'description = "a board"\nruntime = "onnx"\nproviders = ["CPUExecutionProvider"]\n'
+        'precision = "fp32"\nbatch = 1\nthreads = 1\nchannel_multiple = 4\nwarmup_seconds = 1\n'
+        "min_pairs = 20\nmax_seconds = 9\nratio_interval = 0.1\nparity_limit = 1e-4\n"
+        "input_size = [3, 96, 64]\n"
+    )
+    options = ShrinkOptions(model=str(model), target=str(board))
+    assert resolve_shrink(options).model.input_shape == (3, 96, 64)
+    assert resolve_shrink(replace(options, input_shape=32)).model.input_shape == 32
+    assert resolve_shrink(ShrinkOptions(model=str(model))).model.input_shape is None
 
 
 def test_each_restriction_on_the_command_line_replaces_the_project_file_s(model: Path) -> None:

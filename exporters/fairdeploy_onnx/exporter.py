@@ -23,7 +23,7 @@ from fairdeploy.records import Artifact, NetworkDims, OperatorTime, TargetProfil
 from fairdeploy_onnx.attention import prepare_attention
 from fairdeploy_onnx.node_sources import SOURCE_KEY, source_names
 from fairdeploy_onnx.operator_times import operator_times
-from fairdeploy_onnx.runner import OnnxRunner
+from fairdeploy_onnx.runner import OnnxRunner, missing_providers
 
 if TYPE_CHECKING:
     from torch.onnx import ONNXProgram
@@ -54,6 +54,28 @@ class OnnxExporter:
             f"exporter 'onnx' needs {' and '.join(missing)}; run pip install 'fairdeploy[cpu]', "
             "or 'fairdeploy[gpu]' beside CUDA"
         )
+
+    def unusable_because(self, profile: TargetProfile) -> str | None:
+        """None if a small file opens on the profile's providers, else what is in the way."""
+        if profile.precision != PRECISION:
+            return f"the exporter 'onnx' does not write precision '{profile.precision}'"
+        missing = missing_providers(profile)
+        if missing:
+            return (
+                f"ONNX Runtime has no {' and no '.join(missing)} here; install the onnxruntime "
+                "build for that device"
+            )
+        try:
+            with tempfile.TemporaryDirectory() as scratch:
+                path = Path(scratch) / "probe.onnx"
+                _write_probe(path)
+                self.open(path, profile).close()
+        except ExportError:
+            return (
+                f"ONNX Runtime lists {', '.join(profile.providers)} but cannot use it; its device, "
+                "driver or libraries are missing"
+            )
+        return None
 
     def export(
         self,
@@ -131,6 +153,21 @@ def _require_precision(profile: TargetProfile) -> None:
             f"target '{profile.name}' asks for precision '{profile.precision}', which the "
             f"exporter 'onnx' does not write; set precision = \"{PRECISION}\" in the profile"
         )
+
+
+def _write_probe(path: Path) -> None:
+    """The smallest network: ONNX Runtime tells only on opening one where it would run it."""
+    import onnx  # optional library: imported when an exporter is really used
+
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["x"], ["y"])],
+        "probe",
+        [value("x", onnx.TensorProto.FLOAT, [1])],
+        [value("y", onnx.TensorProto.FLOAT, [1])],
+    )
+    opset = onnx.helper.make_opsetid("", 17)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8), path)
 
 
 def _onnx_program(

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
+from fairdeploy.device_facts import usable_cores
 from fairdeploy.errors import ExportError
-from fairdeploy.records import TargetProfile
+from fairdeploy.records import InputSignature, TargetProfile
 
 _SILENT = 4
 """ONNX Runtime's log level 'fatal': errors come as exceptions, nothing is printed."""
+
+
+_NUMPY_TYPES = {"float": "float32", "double": "float64"}
+"""Types that ONNX Runtime calls otherwise than NumPy."""
 
 
 class OnnxRunner:
@@ -33,11 +37,14 @@ class OnnxRunner:
         """
         if not path.is_file():
             raise ExportError(f"no ONNX file '{path}'")
-        self.threads = profile.threads or _usable_cores()
+        # ONNX Runtime's own default counts all of the machine's.
+        self.threads = profile.threads or usable_cores()
         self._session: Any = _open_session(path, profile, self.threads, configure)
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
         self._require_providers(path, profile)
-        self._input_names = tuple(node.name for node in self._session.get_inputs())
+        self.input_signature = tuple(_signature(node) for node in self._session.get_inputs())
+        self.versions = _versions(self.providers)
+        self._input_names = tuple(one.name for one in self.input_signature)
 
     def run(self, inputs: tuple[NDArray[Any], ...]) -> tuple[NDArray[Any], ...]:
         """Outputs for one batch.
@@ -68,22 +75,39 @@ class OnnxRunner:
 
     def _require_providers(self, path: Path, profile: TargetProfile) -> None:
         """ONNX Runtime falls back to the CPU without an error; that would be a false claim."""
-        missing = [name for name in profile.providers if name not in self.providers]
+        missing = tuple(name for name in profile.providers if name not in self.providers)
         if missing:
             self.close()
             raise _wrong_provider(path, profile, missing, self.providers)
 
 
-def _usable_cores() -> int:
-    """Cores that this process may use; ONNX Runtime's own default counts all of the machine's."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _signature(node: Any) -> InputSignature:
+    """Name, type and sizes of an input node; ``tensor(float)`` is NumPy's float32."""
+    element = str(node.type).removeprefix("tensor(").removesuffix(")")
+    sizes = tuple(size if isinstance(size, int | str) else None for size in node.shape)
+    return InputSignature(node.name, _NUMPY_TYPES.get(element, element), sizes)
 
 
-def _open_session(
-    path: Path, profile: TargetProfile, threads: int, configure: Callable[[Any], None] | None
-) -> Any:
+def _versions(providers: tuple[str, ...]) -> dict[str, str]:
+    """Of ONNX Runtime, and of CUDA where it is used and the build tells."""
+    onnxruntime = _onnxruntime()
+    cuda = getattr(onnxruntime, "cuda_version", "")
+    uses_gpu = any(name.startswith(("CUDA", "Tensorrt")) for name in providers)
+    versions = {"onnxruntime": str(onnxruntime.__version__)}
+    return versions | {"cuda": str(cuda)} if cuda and uses_gpu else versions
+
+
+def missing_providers(profile: TargetProfile) -> tuple[str, ...]:
+    """The profile's providers that this build of ONNX Runtime lacks.
+
+    Raises:
+        ExportError: ONNX Runtime cannot be imported.
+    """
+    known = _onnxruntime().get_available_providers()
+    return tuple(name for name in profile.providers if name not in known)
+
+
+def _onnxruntime() -> Any:
     try:
         import onnxruntime  # optional library
     except ImportError as error:
@@ -91,10 +115,17 @@ def _open_session(
             f"onnxruntime cannot be imported ({error}); run pip install 'fairdeploy[cpu]', "
             "or 'fairdeploy[gpu]' beside CUDA"
         ) from error
-    known = onnxruntime.get_available_providers()
-    missing = [name for name in profile.providers if name not in known]
+    return onnxruntime
+
+
+def _open_session(
+    path: Path, profile: TargetProfile, threads: int, configure: Callable[[Any], None] | None
+) -> Any:
+    onnxruntime = _onnxruntime()
+    missing = missing_providers(profile)
     if missing:
-        raise _wrong_provider(path, profile, missing, tuple(known))
+        known = tuple(onnxruntime.get_available_providers())
+        raise _wrong_provider(path, profile, missing, known)
     options = _session_options(onnxruntime, threads)
     if configure is not None:
         configure(options)
@@ -121,7 +152,7 @@ def _session_options(onnxruntime: Any, threads: int) -> Any:
 
 
 def _wrong_provider(
-    path: Path, profile: TargetProfile, missing: list[str], found: tuple[str, ...]
+    path: Path, profile: TargetProfile, missing: tuple[str, ...], found: tuple[str, ...]
 ) -> ExportError:
     return ExportError(
         f"ONNX Runtime cannot run '{path.name}' on {', '.join(missing)}, which target "

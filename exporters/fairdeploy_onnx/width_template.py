@@ -23,9 +23,7 @@ import onnx
 from numpy.typing import NDArray
 
 from fairdeploy.records import NetworkDims
-
-NODE_KEY = "fairdeploy.node"
-"""Metadata of an ONNX node: the node of the exported network that it came from."""
+from fairdeploy_onnx.node_sources import SOURCE_KEY
 
 Lengths = NDArray[np.int64]
 _Number = tuple[int, int]
@@ -183,7 +181,7 @@ class _Tracer:
 
     def in_node(self, node: Any, pair: tuple[int, int]) -> _Number:
         """The dimension behind a number of a node, from those that it deals with."""
-        source = next((entry.value for entry in node.metadata_props if entry.key == NODE_KEY), "")
+        source = next((entry.value for entry in node.metadata_props if entry.key == SOURCE_KEY), "")
         around = self._dims.nodes.get(source, ())
         for times in range(1, _MAX_MULTIPLE + 1):
             for dim in around:

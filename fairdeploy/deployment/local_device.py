@@ -54,4 +54,5 @@ class LocalDevice:
             inputs,
             profile,
             seed=seed,
+            decide_ratio=decide_ratio,
         )

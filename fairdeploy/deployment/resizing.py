@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,11 @@ class Resizer(Protocol):
         """
 
 
+def can_resize(exporter: Exporter) -> bool:
+    """Whether the exporter makes templates at all."""
+    return isinstance(_inner(exporter), Resizer)
+
+
 def width_template(
     exporter: Exporter,
     original: Path,
@@ -54,8 +59,12 @@ def width_template(
     Raises:
         ExportError: The exporter failed.
     """
-    resizer: Any = exporter.exporter if isinstance(exporter, GuardedExporter) else exporter
+    resizer = _inner(exporter)
     if not isinstance(resizer, Resizer):
         return None
     with guarded(f"exporter '{exporter.name}' could not make a template"):
         return resizer.width_template(original, probe, dims, lengths)
+
+
+def _inner(exporter: Exporter) -> object:
+    return exporter.exporter if isinstance(exporter, GuardedExporter) else exporter

@@ -16,10 +16,12 @@ from fairdeploy.inputs.toml_tables import (
     text,
     texts,
     whole_number,
+    whole_numbers,
 )
 from fairdeploy.records import TargetProfile
 
 _SUFFIX = ".toml"
+AUTO = "auto"
 _PRECISIONS = ("fp32", "fp16", "int8")
 
 
@@ -51,6 +53,22 @@ def _precision(value: object) -> str:
     return str(value)
 
 
+def _channel_multiple(value: object) -> int | str:
+    if value == AUTO:
+        return AUTO
+    try:
+        return whole_number(1)(value)
+    except ValueError as error:
+        raise ValueError(f'{error}, or "{AUTO}"') from error
+
+
+def _image_shape(value: object) -> tuple[int, ...]:
+    shape = whole_numbers(1)(value)
+    if len(shape) != 3:
+        raise ValueError("three whole numbers: [channels, height, width]")
+    return shape
+
+
 _READERS: dict[str, Reader] = {
     "description": text,
     "runtime": text,
@@ -58,17 +76,24 @@ _READERS: dict[str, Reader] = {
     "precision": _precision,
     "batch": whole_number(1),
     "threads": whole_number(0),
-    "channel_multiple": whole_number(1),
+    "channel_multiple": _channel_multiple,
     "warmup_seconds": not_negative_number,
     "min_pairs": whole_number(20),
     "max_seconds": positive_number,
     "ratio_interval": positive_number,
     "parity_limit": positive_number,
 }
+_OPTIONAL_READERS: dict[str, Reader] = {
+    "input_size": _image_shape,
+    "affinity": whole_numbers(0),
+    "idle_gap_ms": positive_number,
+    "power": text,
+    "machine": text,
+}
 
 
 def _parse(content: str, source: str, name: str) -> TargetProfile:
-    values = read_toml_table(content, source, _READERS)
+    values = read_toml_table(content, source, _READERS | _OPTIONAL_READERS)
     missing = [key for key in _READERS if key not in values]
     if missing:
         raise ProjectFileError(f"'{source}' lacks {', '.join(missing)}; see profiles/cpu.toml")

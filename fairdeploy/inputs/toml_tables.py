@@ -100,6 +100,22 @@ def whole_number(minimum: int) -> Callable[[object], int]:
     return read
 
 
+def whole_numbers(minimum: int) -> Callable[[object], tuple[int, ...]]:
+    """Reader of lists of integers from ``minimum`` up, with at least one."""
+    read_one = whole_number(minimum)
+
+    def read(value: object) -> tuple[int, ...]:
+        try:
+            items = tuple(read_one(item) for item in value) if isinstance(value, list) else ()
+        except ValueError:
+            items = ()
+        if not items:
+            raise ValueError(f"a list of whole numbers from {minimum}")
+        return items
+
+    return read
+
+
 def positive_number(value: object) -> float:
     """A finite number above 0."""
     number = _number(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fairdeploy.records.surgery import AccuracyEstimate
 
@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fairdeploy.input_specs import VaryingSize
+
+
+UNMEASURED_MULTIPLE = 8
+"""Vector units of CPUs and tensor cores of GPUs take eight channels at a time, or a multiple."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +32,31 @@ class TargetProfile:
     batch: int
     threads: int
     """0: all cores."""
-    channel_multiple: int
-    """Channel counts that are multiples of this run faster; 1: any count."""
+    channel_multiple: int | Literal["auto"]
+    """Channel counts that are multiples of this run faster; 1: any count; ``auto``: measured."""
     warmup_seconds: float
     min_pairs: int
     max_seconds: float
     ratio_interval: float
     """Stop once the 95 % interval of the ratio is narrower than this share of it."""
     parity_limit: float
+    input_size: tuple[int, int, int] | None = None
+    """[C, H, W] of the images; None: the model's own."""
+    affinity: tuple[int, ...] = ()
+    """Cores that the threads may use; empty: all that the process may."""
+    idle_gap_ms: float | None = None
+    """If given, calls this far apart are timed too, as a camera makes them."""
+    power: str = "as found"
+    """In what clock and power mode it is measured; recorded, not set."""
+    machine: str | None = None
+    """The architecture (``aarch64``) of a device that this machine cannot stand for."""
+
+
+def default_multiple(profile: TargetProfile) -> int:
+    """The profile's channel multiple; 8 where it is to be measured and has not been."""
+    if profile.channel_multiple == "auto":
+        return UNMEASURED_MULTIPLE
+    return profile.channel_multiple
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +109,52 @@ class ParityResult:
 
 
 @dataclass(frozen=True, slots=True)
-class LatencyStats:
+class InputSignature:
+    """An input as an opened file declares it."""
+
+    name: str
+    dtype: str
+    """As NumPy calls it: ``float32``, ``int64``, ``bool``."""
+    sizes: tuple[int | str | None, ...]
+    """A number, the name of a size that varies, or None for one without a name."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRecord:
+    """The machine that measured, and how it was then; None where it does not tell."""
+
+    cpu: str
+    machine: str
+    """The architecture: ``x86_64``, ``aarch64``."""
+    system: str
+    python: str
+    cores: int
+    """That the process may use."""
+    governor: str | None
+    clock_mhz: float | None
+    max_clock_mhz: float | None
+    surroundings: str
+    """Whether it looks like a container or a virtual machine."""
+    load_before: float | None
+    """Processes that wanted a core in the minute before."""
+    load_after: float | None
+    versions: Mapping[str, str]
+    """Of the runtime and what it runs on."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallTimes:
     """Milliseconds per call (not per image) of one network."""
+
+    median_ms: float
+    p90_ms: float
+    p99_ms: float
+    raw_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyStats:
+    """Milliseconds per call (not per image) of one network, calls back to back."""
 
     median_ms: float
     p90_ms: float
@@ -97,6 +162,18 @@ class LatencyStats:
     cold_start_ms: float
     """Opening the file and the first call."""
     raw_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class IdleGapComparison:
+    """Original and shrunk with a pause before each call, as a camera makes them."""
+
+    gap_ms: float
+    original: CallTimes
+    shrunk: CallTimes
+    speedup: float
+    speedup_low: float
+    speedup_high: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +192,26 @@ class LatencyComparison:
     threads: int
     load_average: float
     is_noisy: bool
+    idle_gap: IdleGapComparison | None = None
+    device: DeviceRecord | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyMeasurement:
+    """One network alone; low and high are the 95 % interval of its median."""
+
+    target: str
+    batch: int
+    stats: LatencyStats
+    median_low_ms: float
+    median_high_ms: float
+    stopped_because: str
+    providers: tuple[str, ...]
+    threads: int
+    is_noisy: bool
+    idle_gap_ms: float | None
+    idle_gap: CallTimes | None
+    device: DeviceRecord
 
 
 @dataclass(frozen=True, slots=True)

@@ -242,6 +242,9 @@ def _latency(latency: LatencyComparison | None) -> dict[str, Any] | None:
         row |= {f"{name}_{key}": value for key, value in stats.items()}
         row[f"{name}_raw_ms"] = [round(time, 6) for time in raw]
     row["num_pairs"] = len(latency.original.raw_ms)
+    for name in ("original", "shrunk") if latency.idle_gap else ():
+        times = row["idle_gap"][name]
+        times["raw_ms"] = [round(time, 6) for time in times["raw_ms"]]
     return row
 
 

@@ -29,7 +29,7 @@ from fairdeploy.allocation.search import search
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.inputs.target_profiles import load_profile
-from fairdeploy.records import GroupScores, ImageSet, RecoverySummary
+from fairdeploy.records import GroupScores, ImageSet, RecoverySummary, default_multiple
 from fairdeploy.recovery.batchnorm import reestimate_batchnorm
 from fairdeploy.recovery.least_squares import fit_least_squares
 from fairdeploy.scoring import score_units
@@ -90,7 +90,7 @@ def _print_layers(summary: RecoverySummary) -> None:
 
 def _scored_groups(graph: UnitGraph, calibration: ImageSet) -> tuple[GroupScores, ...]:
     scores = score_units(graph, calibration, seed=0)
-    return group_scores(graph, scores, load_profile("cpu").channel_multiple)
+    return group_scores(graph, scores, default_multiple(load_profile("cpu")))
 
 
 def _removed_units(

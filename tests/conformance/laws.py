@@ -28,7 +28,7 @@ from fairdeploy.graph.capture import capture
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import unit_graph_from_capture
 from fairdeploy.inputs.target_profiles import load_profile
-from fairdeploy.records import Allocation, GroupScores, UnitScores
+from fairdeploy.records import Allocation, GroupScores, UnitScores, default_multiple
 from fairdeploy.stages import group_scores, removed_units
 from fairdeploy.surgery.equivalence import PROOF_LIMIT, prove, relative_error
 from fairdeploy.surgery.graph_part import graph_parts
@@ -176,7 +176,7 @@ def _choose_units(graph: UnitGraph, seed: int, course: Course) -> tuple[NDArray[
         costs = CostModel(graph.cost_terms, len(graph.groups))
         random = np.random.default_rng(seed)
         scores = UnitScores(random.random(graph.num_units), random.random(graph.num_units), 2, 0)
-        groups = group_scores(graph, scores, load_profile("cpu").channel_multiple)
+        groups = group_scores(graph, scores, default_multiple(load_profile("cpu")))
         if not groups:
             raise BrokenLawError("nothing can be removed")
         smallest, original = reachable_range(groups, costs.costs)["params"]

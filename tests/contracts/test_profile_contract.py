@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +10,12 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from fairdeploy.deployment.latency import MIN_PAIRS, compare_latency
+from fairdeploy.deployment.exporter_api import get_exporter, load_exporters, unusable_because
+from fairdeploy.deployment.latency import compare_latency
+from fairdeploy.deployment.race import MIN_PAIRS
+from fairdeploy.errors import ExportError
 from fairdeploy.inputs.target_profiles import list_profiles, load_profile
-from fairdeploy.records import TargetProfile
+from fairdeploy.records import TargetProfile, default_multiple
 from fairdeploy_onnx import OnnxExporter
 from tests.exporters.captured_networks import EXAMPLE, captured
 
@@ -31,8 +35,11 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_there_are_profiles() -> None:
-    assert "cpu" in [profile.name for profile in PROFILES]
+def test_every_promised_device_has_a_profile() -> None:
+    assert {profile.name for profile in PROFILES} >= {
+        "cpu", "cpu-1thread", "cpu-throughput", "cuda", "cuda-fp16", "tensorrt-fp16",
+        "jetson-orin", "raspberry-pi", "openvino-cpu",
+    }  # fmt: skip
 
 
 def test_a_profile_asks_for_a_measurement_that_means_something(profile: TargetProfile) -> None:
@@ -42,6 +49,26 @@ def test_a_profile_asks_for_a_measurement_that_means_something(profile: TargetPr
     assert 0 < profile.ratio_interval <= 0.1
     assert 0 < profile.parity_limit <= 1e-2
     assert profile.warmup_seconds < profile.max_seconds
+    assert profile.idle_gap_ms is None or profile.idle_gap_ms <= 100
+    assert default_multiple(profile) >= 1
+
+
+def test_whether_a_profile_is_usable_is_what_opening_a_file_shows(
+    profile: TargetProfile, file: Path
+) -> None:
+    problem = unusable_because(profile, load_exporters())
+    if profile.machine not in (None, platform.machine()):
+        assert problem == (
+            f"it is an {profile.machine} device and this is {platform.machine()}; measure there, "
+            "with --host"
+        )
+        return
+    try:
+        get_exporter(profile.runtime).open(file, profile).close()
+    except ExportError:
+        assert problem
+    else:
+        assert problem is None
 
 
 def test_a_profile_opens_and_races_a_network_where_its_provider_exists(
@@ -49,6 +76,8 @@ def test_a_profile_opens_and_races_a_network_where_its_provider_exists(
 ) -> None:
     if profile.runtime != "onnx" or profile.precision != "fp32":
         pytest.skip("needs another exporter")
+    if profile.machine not in (None, platform.machine()):
+        pytest.skip(f"needs an {profile.machine} device")
     if not set(profile.providers) <= set(onnxruntime.get_available_providers()):
         pytest.skip(f"needs {', '.join(profile.providers)}")
     profile = replace(profile, warmup_seconds=0.1, max_seconds=0.5)

@@ -131,6 +131,15 @@ class UnavailableExporter(WorkingExporter):
         return "exporter 'unavailable' needs libfake; run pip install libfake"
 
 
+class PickyExporter(WorkingExporter):
+    """Says which precisions it can serve."""
+
+    name = "picky"
+
+    def unusable_because(self, profile: TargetProfile) -> str | None:
+        return {"fp32": None, "int8": "no int8 here"}[profile.precision]
+
+
 class FailingExporter(WorkingExporter):
     """Raises what a plug-in may raise."""
 

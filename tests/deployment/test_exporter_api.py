@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -11,9 +12,14 @@ import torch
 from torch import nn
 
 from fairdeploy.deployment import exporter_api
-from fairdeploy.deployment.exporter_api import get_exporter, load_exporters, profiler_of
+from fairdeploy.deployment.exporter_api import (
+    get_exporter,
+    load_exporters,
+    profiler_of,
+    unusable_because,
+)
 from fairdeploy.errors import DataError, ExportError
-from tests.deployment.fakes import PROFILE, ProfilingExporter
+from tests.deployment.fakes import PROFILE, ProfilingExporter, profile
 
 MODULE = torch.fx.symbolic_trace(nn.Identity())
 IMAGES = (torch.zeros(2, 3, 4, 4),)
@@ -30,6 +36,7 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
         "crashing": "CrashingExporter",
         "absent": "NoSuchClass",
         "profiling": "ProfilingExporter",
+        "picky": "PickyExporter",
     }
     group = exporter_api.ENTRY_POINT_GROUP
     entries = [
@@ -89,7 +96,8 @@ def test_get_exporter_says_why_a_plug_in_cannot_be_loaded(name: str, message: st
 def test_a_broken_plug_in_does_not_hide_the_others() -> None:
     exporters = load_exporters()
     assert list(exporters) == [
-        "absent", "crashing", "failing", "incomplete", "profiling", "unavailable", "working",
+        "absent", "crashing", "failing", "incomplete", "picky", "profiling", "unavailable",
+        "working",
     ]  # fmt: skip
     problems = {name: exporter.is_available() for name, exporter in exporters.items()}
     assert problems["working"] is None
@@ -144,3 +152,27 @@ def test_a_profiler_s_exception_becomes_one_line_with_the_file_s_name(tmp_path: 
     assert profiler is not None
     with pytest.raises(ExportError, match=r"^'bad' could not be timed by operator: KeyError: 'ts'"):
         profiler.operator_times(tmp_path / "bad", (), PROFILE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"runtime": "tpu"}, "no exporter 'tpu' is installed"),
+        ({"runtime": "unavailable"}, "needs libfake"),
+        ({"runtime": "crashing"}, "cannot be loaded"),
+        ({"runtime": "picky", "precision": "int8"}, "no int8 here"),
+        ({"runtime": "picky", "precision": "fp16"}, "exporter 'picky' failed: KeyError: 'fp16'"),
+        ({"machine": "riscv64"}, "it is an riscv64 device and this is .*; measure there"),
+    ],
+)
+def test_why_a_profile_is_unusable_is_told_by_who_knows(
+    changes: dict[str, str], message: str
+) -> None:
+    problem = unusable_because(profile(**changes), load_exporters())
+    assert problem is not None
+    assert re.search(message, problem)
+
+
+def test_an_exporter_that_does_not_judge_profiles_can_serve_all() -> None:
+    assert unusable_because(profile(runtime="working"), load_exporters()) is None
+    assert unusable_because(profile(runtime="picky"), load_exporters()) is None

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gc
+import os
+import platform
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from fairdeploy.deployment.latency import bootstrap_speedup, compare_latency
+from fairdeploy.deployment.latency import compare_latency, measure_latency
 from fairdeploy.errors import ExportError, MeasurementError
 from fairdeploy.records import LatencyComparison
 from tests.deployment.fakes import FakeClock, FakeRunner, profile
@@ -130,7 +133,9 @@ def test_both_networks_run_in_turn_in_random_order() -> None:
 def test_the_same_seed_gives_the_same_comparison() -> None:
     first = race(lognormal(5.0, 0.2, 1), lognormal(4.0, 0.2, 2))
     second = race(lognormal(5.0, 0.2, 1), lognormal(4.0, 0.2, 2))
-    assert first == second
+    assert replace(first, device=None, load_average=0.0) == replace(
+        second, device=None, load_average=0.0
+    )
 
 
 def test_it_stops_when_time_is_up_and_says_so() -> None:
@@ -205,32 +210,81 @@ def test_both_runners_are_closed_and_collection_is_on_again_when_a_call_fails() 
     assert gc.isenabled()
 
 
-def test_bootstrap_interval_agrees_with_the_theory_for_the_median() -> None:
-    # The log of a lognormal median has standard error spread * sqrt(pi / 2n); two networks add.
-    rng, count, spread = np.random.default_rng(0), 2000, 0.2
-    original, shrunk = (rng.lognormal(0.0, spread, count) for _ in range(2))
-    interval = bootstrap_speedup(original, shrunk, rng)
-    expected = 2 * 1.96 * spread * np.sqrt(np.pi / (2 * count)) * np.sqrt(2)
-    assert np.log(interval.high / interval.low) == pytest.approx(expected, rel=0.25)
+def test_with_an_idle_gap_calls_after_a_pause_are_reported_beside() -> None:
+    # A call within 10 ms of the one before takes 2 ms, after a pause 5 ms; shrunk: 1 and 4 ms.
+    clock, ends = FakeClock(), [0]
+
+    def waking(busy_ms: float) -> Duration:
+        def duration(_: int) -> float:
+            is_awake = clock.now_ns - ends[0] < 10e6
+            milliseconds = busy_ms if is_awake else busy_ms + 3.0
+            ends[0] = clock.now_ns + int(milliseconds * 1e6)
+            return milliseconds
+
+        return duration
+
+    result = compare_latency(
+        lambda: FakeRunner(clock, waking(2.0)), lambda: FakeRunner(clock, waking(1.0)),
+        IMAGES, profile(idle_gap_ms=33.0), seed=0, clock=clock,
+        sleep=lambda seconds: clock.advance_ms(seconds * 1e3),
+    )  # fmt: skip
+    assert result.speedup == pytest.approx(2.0)
+    assert result.idle_gap is not None
+    assert result.idle_gap.gap_ms == 33.0
+    assert result.idle_gap.original.median_ms == pytest.approx(5.0)
+    assert result.idle_gap.shrunk.p99_ms == pytest.approx(4.0)
+    assert result.idle_gap.speedup == pytest.approx(1.25)
+    assert len(result.idle_gap.original.raw_ms) == 20
 
 
-def test_bootstrap_keeps_pairs_together() -> None:
-    # A slow spell hits both networks of a pair: the ratio is 2 in each resample.
-    rng = np.random.default_rng(0)
-    shrunk = rng.lognormal(0.0, 0.5, 200)
-    interval = bootstrap_speedup(2.0 * shrunk, shrunk, rng)
-    assert interval.low == pytest.approx(2.0)
-    assert interval.high == pytest.approx(2.0)
+def test_without_an_idle_gap_nothing_waits() -> None:
+    assert race(always(2.0), always(1.0)).idle_gap is None
 
 
-def test_bootstrap_interval_grows_when_slow_spells_last_for_many_calls() -> None:
-    rng = np.random.default_rng(0)
-    together, shuffled = [], []
-    for _ in range(20):
-        is_slow = np.repeat(rng.random(40) < 0.4, 10)
-        original = 1.0 + is_slow + 0.5 * rng.random(400)
-        shrunk = 1.0 + 0.5 * rng.random(400)
-        together.append(bootstrap_speedup(original, shrunk, rng).relative_width)
-        order = rng.permutation(400)
-        shuffled.append(bootstrap_speedup(original[order], shrunk, rng).relative_width)
-    assert np.mean(together) > 1.5 * np.mean(shuffled)
+def test_one_network_alone_has_an_interval_of_its_median_and_its_cold_start() -> None:
+    clock = FakeClock()
+
+    def duration(call: int) -> float:
+        return 50.0 if call == 0 else lognormal_ms(call)
+
+    lognormal_ms = lognormal(4.0, 0.1, 1)
+    result = measure_latency(
+        lambda: FakeRunner(clock, duration), IMAGES, profile(), seed=0, clock=clock
+    )
+    assert result.stats.cold_start_ms == pytest.approx(50.0)
+    assert result.median_low_ms < 4.0 < result.median_high_ms
+    assert result.stopped_because.startswith("interval narrower than 5%")
+    assert (result.batch, result.threads, result.providers) == (2, 1, ("FakeProvider",))
+
+
+def test_the_device_and_the_runtime_s_versions_are_recorded() -> None:
+    clock = FakeClock()
+    runner = FakeRunner(clock, always(1.0))
+    runner.versions = {"fakeruntime": "1.2"}  # type: ignore[attr-defined]
+    result = measure_latency(lambda: runner, IMAGES, profile(), seed=0, clock=clock)
+    assert result.device.versions == {"fakeruntime": "1.2"}
+    assert result.device.machine == platform.machine()
+    assert result.device.cores >= 1
+    assert result.device.load_after is None or result.device.load_after >= 0
+
+
+def test_a_profile_of_another_machine_is_refused_before_anything_is_opened() -> None:
+    with pytest.raises(
+        MeasurementError, match=r"is an riscv64 device and this machine is .*--host"
+    ):
+        race(always(1.0), always(1.0), machine="riscv64")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be chosen here")
+def test_threads_start_on_the_cores_of_the_profile() -> None:
+    clock, seen = FakeClock(), []
+    core = min(os.sched_getaffinity(0))
+
+    def open_runner() -> FakeRunner:
+        seen.append(os.sched_getaffinity(0))
+        return FakeRunner(clock, always(1.0))
+
+    measure_latency(open_runner, IMAGES, profile(affinity=(core,)), seed=0, clock=clock)
+    assert seen == [{core}]
+    with pytest.raises(MeasurementError, match=r"target 'test-target': affinity names core 9999"):
+        race(always(1.0), always(1.0), affinity=(9999,))

@@ -9,7 +9,9 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from fairdeploy.deployment.runner_facts import input_signature, runtime_versions
 from fairdeploy.errors import ExportError
+from fairdeploy.records import InputSignature
 from fairdeploy_onnx import OnnxExporter, OnnxRunner
 from tests.deployment.fakes import PROFILE, profile
 from tests.exporters.captured_networks import EXAMPLE, captured
@@ -30,6 +32,12 @@ def test_it_reports_the_provider_and_the_threads_that_the_session_has(path: Path
     assert runner.threads == 2
     options = runner._session.get_session_options()
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (2, 1)
+
+
+def test_it_tells_what_the_file_takes_and_what_runs_it(path: Path) -> None:
+    runner = OnnxRunner(path, PROFILE)
+    assert input_signature(runner) == (InputSignature("input", "float32", ("batch", 3, 8, 8)),)
+    assert runtime_versions(runner) == {"onnxruntime": onnxruntime.__version__}
 
 
 def test_zero_threads_are_all_the_cores_that_the_process_may_use(path: Path) -> None:
@@ -61,6 +69,29 @@ def test_a_silent_fall_back_to_the_cpu_is_refused(
         "ONNX Runtime cannot run 'model.onnx' on CUDAExecutionProvider, which target 'cuda' asks "
         "for; it has CPUExecutionProvider;"
     )
+
+
+def test_a_provider_is_unusable_when_its_sessions_fall_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cuda = profile(providers=("CUDAExecutionProvider",))
+    assert OnnxExporter().unusable_because(cuda) == (
+        "ONNX Runtime has no CUDAExecutionProvider here; install the onnxruntime build for that "
+        "device"
+    )
+    real_session = onnxruntime.InferenceSession
+
+    def session_that_falls_back(path: Path, options: object, **arguments: object) -> object:
+        return real_session(path, options, providers=["CPUExecutionProvider"])
+
+    listed = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session_that_falls_back)
+    assert OnnxExporter().unusable_because(cuda) == (
+        "ONNX Runtime lists CUDAExecutionProvider but cannot use it; its device, driver or "
+        "libraries are missing"
+    )
+    assert OnnxExporter().unusable_because(PROFILE) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"not ONNX at all", b"\x08\x08" * 50])

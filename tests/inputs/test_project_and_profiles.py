@@ -10,6 +10,7 @@ import pytest
 from fairdeploy.errors import ProjectFileError
 from fairdeploy.inputs.project_file import ProjectFile, load_project_file
 from fairdeploy.inputs.target_profiles import list_profiles, load_profile
+from fairdeploy.records import default_multiple
 
 WHOLE = """
 arch = "nets.py:make"
@@ -172,7 +173,7 @@ def own_profile(folder: Path, change: tuple[str, str]) -> str:
     lines = [
         f"{field.name} = {_toml(getattr(profile, field.name))}"
         for field in fields(profile)
-        if field.name != "name"
+        if field.name not in ("name", "affinity") and getattr(profile, field.name) is not None
     ]
     text = "\n".join(lines)
     assert change[0] in text
@@ -192,6 +193,23 @@ def test_own_profile_is_named_after_its_file(tmp_path: Path) -> None:
     assert profile.threads == 2
 
 
+def test_optional_keys_are_read_and_have_defaults(tmp_path: Path) -> None:
+    plain = load_profile(own_profile(tmp_path, ("threads = 0", "threads = 2")))
+    assert (plain.input_size, plain.affinity, plain.idle_gap_ms) == (None, (), None)
+    assert (plain.power, plain.machine) == ("as found", None)
+    more = 'input_size = [3, 64, 32]\naffinity = [2, 3]\nidle_gap_ms = 33\nmachine = "riscv64"'
+    profile = load_profile(own_profile(tmp_path, ("threads = 0", f"threads = 2\n{more}")))
+    assert (profile.input_size, profile.affinity) == ((3, 64, 32), (2, 3))
+    assert (profile.idle_gap_ms, profile.machine) == (33.0, "riscv64")
+
+
+def test_a_multiple_that_is_not_measured_yet_is_eight(tmp_path: Path) -> None:
+    measured = ('channel_multiple = "auto"', "channel_multiple = 4")
+    assert default_multiple(load_profile(own_profile(tmp_path, measured))) == 4
+    assert load_profile("cpu").channel_multiple == "auto"
+    assert default_multiple(load_profile("cpu")) == 8
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -199,6 +217,20 @@ def test_own_profile_is_named_after_its_file(tmp_path: Path) -> None:
         (("threads = 0", ""), r"board\.toml' lacks threads"),
         (("threads = 0", "threads = -1"), "is -1; give a whole number from 0"),
         (('precision = "fp32"', 'precision = "fp8"'), "is 'fp8'; give one of fp32, fp16, int8"),
+        (
+            ('channel_multiple = "auto"', 'channel_multiple = "any"'),
+            "is 'any'; give a whole number from 1, or \"auto\"",
+        ),
+        (
+            ("threads = 0", "threads = 0\ninput_size = [224, 224]"),
+            r"is \[224, 224\]; give three whole numbers: \[channels, height, width\]",
+        ),
+        (
+            ("threads = 0", "threads = 0\naffinity = 2"),
+            "is 2; give a list of whole numbers from 0",
+        ),
+        (("threads = 0", "threads = 0\nidle_gap_ms = 0"), "is 0; give a number above 0"),
+        (("threads = 0", "threads = 0\nidle_gap = 3"), "did you mean 'idle_gap_ms'"),
     ],
 )
 def test_bad_profiles_say_what_would_be_right(
