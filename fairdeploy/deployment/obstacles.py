@@ -23,6 +23,9 @@ first cause that holds:
    included. A core with AVX-512 does 50 to 100 G MACs a second and reads 10 to 20 GB from memory.
 9. ``unexplained``: its MACs fell as promised, its time did not.
 
+What is within a tenth of its share (MACs fell by 0.9 P or more, time by 0.9 times its MACs) has no
+cause.
+
 These are rules of thumb about causes; the times are measured.
 """
 
@@ -58,8 +61,8 @@ class Conditions:
 
 def cause_of(
     row: OperatorRow, facts: LayerFacts | None, promised: float, conditions: Conditions
-) -> tuple[Cause, str]:
-    """The first cause that holds, and the numbers behind it.
+) -> tuple[Cause | None, str]:
+    """The first cause that holds, and the numbers behind it; None if it is about as promised.
 
     Args:
         row: With its times.
@@ -78,7 +81,7 @@ def cause_of(
 
 def _cause_of_product(
     row: OperatorRow, facts: LayerFacts, promised: float, conditions: Conditions
-) -> tuple[Cause, str]:
+) -> tuple[Cause | None, str]:
     """Of a convolution, linear layer or matrix product."""
     before, after = facts.macs
     fall = before / after if after else promised
@@ -96,6 +99,8 @@ def _cause_of_product(
         return "depthwise", "one kernel a channel: MACs fall with the width, not with its square"
     if is_whole or fall < NEARLY * promised:
         return "kept", f"the plan left {after / before:.0%} of the MACs here"
+    if speedup >= NEARLY * fall:
+        return None, ""
     if intensity < LOW_INTENSITY:
         return "memory-bound", f"only {intensity:.2g} MACs for each number read or written"
     return "unexplained", f"its MACs fell {fall:.2g} times, its time {speedup:.2g} times"

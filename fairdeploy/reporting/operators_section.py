@@ -11,6 +11,7 @@ from fairdeploy.reporting.quantities import factor, milliseconds, percent, plura
 Row = Mapping[str, Any]
 
 _MAX_ROWS = 60
+_MAX_PLACES = 2
 _HEADERS = ("original", "shrunk", "share", "faster")
 
 
@@ -37,7 +38,12 @@ def _verdict(why: Row) -> Html:
     if why["is_slower"]:
         text = f"The shrunk network is slower than the original: {got} its speed"
         return tag("p", tag("b", f"{text}, although its MACs promised {promised}."))
-    return tag("p", f"Its MACs promised {promised} the speed of the original; it runs at {got}.")
+    profiled = factor(why["profiled_speedup"])
+    return tag(
+        "p",
+        f"Its MACs promised {promised} the speed of the original; it runs at {got} in turn with "
+        f"it, and at {profiled} by the sum of its operators, profiled on their own.",
+    )
 
 
 def _obstacles(obstacles: Sequence[Row], shrunk_ms: float) -> Html:
@@ -60,10 +66,11 @@ def _obstacles(obstacles: Sequence[Row], shrunk_ms: float) -> Html:
 
 
 def _places(modules: Sequence[str]) -> Html:
-    names = [dotted(module) if module else "the network itself" for module in modules[:2]]
-    more = len(modules) - len(names)
-    shown = join(part for name in names for part in (name, ", "))[:-2]
-    return join((Html(shown), f" and {more} more" if more else ""))
+    shown = modules[:_MAX_PLACES]
+    first, *others = [dotted(module) if module else "the network itself" for module in shown]
+    more = len(modules) - _MAX_PLACES
+    names = [first, *(part for name in others for part in (", ", name))]
+    return join((*names, f" and {more} more" if more > 0 else ""))
 
 
 def _modules(rows: Sequence[Row]) -> Html:

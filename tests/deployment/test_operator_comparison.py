@@ -112,8 +112,11 @@ BUSY = {"elements": (2.0, 1.0)}
             "misaligned", "20 channels, while this target likes multiples of 16",
         ),
         (
-            row(4, 2.1), facts("a", channels=(32, 20)), Conditions(16),
-            "unexplained", "its MACs fell 2 times, its time 1.9 times",
+            row(4, 3), facts("a", channels=(32, 16)), Conditions(16),
+            "unexplained", "its MACs fell 2 times, its time 1.3 times",
+        ),
+        (
+            row(4, 2.1), facts("a", channels=(32, 20)), Conditions(16), None, "",
         ),
         (
             row(4, 4), facts("a", (100.0, 99.0), groups=(), frozen_reason="softmax: mixes"),
@@ -149,7 +152,11 @@ BUSY = {"elements": (2.0, 1.0)}
     ],
 )  # fmt: skip
 def test_the_first_cause_that_holds_is_given_with_its_numbers(
-    measured: OperatorRow, layer: LayerFacts | None, conditions: Conditions, cause: str, detail: str
+    measured: OperatorRow,
+    layer: LayerFacts | None,
+    conditions: Conditions,
+    cause: str | None,
+    detail: str,
 ) -> None:
     found, why = cause_of(measured, layer, promised=2.0, conditions=conditions)
     assert found == cause
