@@ -37,6 +37,13 @@ from fairdeploy.records.deployment import (
     default_multiple,
 )
 from fairdeploy.records.inputs import DataSplits, ImageSet, LabelSource, LoadedModel, Preprocessing
+from fairdeploy.records.multiples import (
+    GroupRounding,
+    MultipleChoice,
+    MultipleCost,
+    Rounding,
+    WidthTime,
+)
 from fairdeploy.records.operators import (
     Cause,
     ModuleTime,
@@ -60,6 +67,7 @@ __all__ = [
     "DeviceRecord",
     "GroupDiagnostics",
     "GroupRemark",
+    "GroupRounding",
     "GroupScores",
     "IdleGapComparison",
     "ImageSet",
@@ -74,6 +82,8 @@ __all__ = [
     "LoadedModel",
     "MetricName",
     "ModuleTime",
+    "MultipleChoice",
+    "MultipleCost",
     "NetworkDims",
     "Obstacle",
     "OperatorComparison",
@@ -85,10 +95,12 @@ __all__ = [
     "RecoverySummary",
     "RestrictionOutcome",
     "Restrictions",
+    "Rounding",
     "RunRecord",
     "TargetProfile",
     "TensorNames",
     "TimedPlan",
     "UnitScores",
+    "WidthTime",
     "default_multiple",
 ]
