@@ -21,6 +21,10 @@ ATTENTION_OPTIONS: tuple[AttentionOption, ...] = ("heads", "channels", "both", "
 SWEEP_METRICS: tuple[MetricName, ...] = ("params", "macs", "size")
 """What a sweep can go along: costs that follow from the plan alone."""
 
+Objective = Literal["tolerance", "latency"]
+"""``latency``: blocks are traded between groups where that is faster and loses no R-mass."""
+OBJECTIVES: tuple[Objective, ...] = ("tolerance", "latency")
+
 _Choice = TypeVar("_Choice")
 
 
@@ -105,6 +109,11 @@ class ShrinkOptions(RunOptions):
 
     budgets: tuple[str, ...] | None = None
     """As typed: ``40%``, ``macs=50%,size=4MB``; see ``allocation.budget``."""
+    objective: Objective = "tolerance"
+    host: str | None = None
+    """``user@device`` that measures, reached by ssh; None: this machine."""
+    port: int | None = None
+    remote_python: str = "python3"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -88,7 +88,8 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
         planner = stack.enter_context(latency_planner(
             latency_budget,
             unscored_groups(graph, multiple, rules),
-            graph=graph, exporter=exporter, device=device, profile=profile,
+            objective=options.objective, graph=graph, exporter=exporter, device=device,
+            profile=profile,
             names=tensor_names(graph, bool(model.inputs)), seed=settings.model.seed, watch=watch,
         ))  # fmt: skip
         data = load_images(settings, model, graph, watch)
