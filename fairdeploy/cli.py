@@ -18,6 +18,7 @@ from fairdeploy.commands.demo import demo
 from fairdeploy.commands.inspect import inspect
 from fairdeploy.commands.shrink import shrink
 from fairdeploy.commands.standing import doctor, targets
+from fairdeploy.commands.sweep import sweep
 from fairdeploy.errors import FairdeployError
 
 EXIT_CODES = (
@@ -39,7 +40,7 @@ app = typer.Typer(
 )
 
 
-for command in (shrink, inspect, targets, doctor, demo):
+for command in (shrink, sweep, inspect, targets, doctor, demo):
     app.command()(command)
 
 

@@ -53,6 +53,14 @@ from fairdeploy.records.operators import (
     OperatorTime,
 )
 from fairdeploy.records.surgery import AccuracyEstimate, LayerFit, ProofResult, RecoverySummary
+from fairdeploy.records.sweep import (
+    PlannedPoint,
+    Quality,
+    Sweep,
+    SweepPoint,
+    SweepTarget,
+    TradeOff,
+)
 
 __all__ = [
     "AccuracyByStage",
@@ -90,16 +98,22 @@ __all__ = [
     "OperatorRow",
     "OperatorTime",
     "ParityResult",
+    "PlannedPoint",
     "Preprocessing",
     "ProofResult",
+    "Quality",
     "RecoverySummary",
     "RestrictionOutcome",
     "Restrictions",
     "Rounding",
     "RunRecord",
+    "Sweep",
+    "SweepPoint",
+    "SweepTarget",
     "TargetProfile",
     "TensorNames",
     "TimedPlan",
+    "TradeOff",
     "UnitScores",
     "WidthTime",
     "default_multiple",

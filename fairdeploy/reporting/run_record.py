@@ -20,6 +20,7 @@ import numpy as np
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import (
     AccuracyByStage,
+    AccuracyEstimate,
     Allocation,
     AllocationDiagnostics,
     Artifact,
@@ -104,16 +105,10 @@ def build_document(
         "command": shlex.join(command),
         "seed": seed,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "model": {
-            "name": model.name,
-            "source": model.source,
-            "sha256": model.sha256,
-            "input_shape": list(model.preprocessing.shape),
-            "inputs": [str(spec) for spec in graph.inputs.specs],
-            "outputs": list(graph.outputs.names),
-            "fixed_batch": None if graph.has_dynamic_batch else graph.inputs.batch,
-            "original": _costs(original_costs),
-            "shrunk": _costs(shrunk_costs),
+        "model": model_row(model, graph)
+        | {
+            "original": costs_row(original_costs),
+            "shrunk": costs_row(shrunk_costs),
             "own_class": {"rebuilt": not own_class_problem, "problem": own_class_problem or None},
         },
         "budget": [
@@ -144,7 +139,7 @@ def build_document(
         "rounding": asdict(rounding) if rounding else None,
         "why_not_faster": why_not_faster(latency, operators),
         "target": asdict(profile),
-        "data": _data(data),
+        "data": data_row(data),
         "warnings": list(dict.fromkeys(warnings)),
         "stage_seconds": dict(stage_seconds),
         "environment": describe_environment(),
@@ -215,7 +210,21 @@ def json_safe(value: object) -> object:
     return str(value)
 
 
-def _costs(costs: Mapping[str, float]) -> dict[str, int]:
+def model_row(model: LoadedModel, graph: UnitGraph) -> dict[str, Any]:
+    """What the network is called, where it came from, and what it takes and gives."""
+    return {
+        "name": model.name,
+        "source": model.source,
+        "sha256": model.sha256,
+        "input_shape": list(model.preprocessing.shape),
+        "inputs": [str(spec) for spec in graph.inputs.specs],
+        "outputs": list(graph.outputs.names),
+        "fixed_batch": None if graph.has_dynamic_batch else graph.inputs.batch,
+    }
+
+
+def costs_row(costs: Mapping[str, float]) -> dict[str, int]:
+    """Parameters, MACs per image and bytes, each under its key."""
     return {key: round(costs[metric]) for metric, key in _MODEL_COSTS.items()}
 
 
@@ -227,13 +236,15 @@ def _accuracy(accuracy: AccuracyByStage) -> dict[str, Any]:
         "exported": accuracy.exported,
     }
     sizes = [estimate.num_images for estimate in estimates.values() if estimate]
-    row: dict[str, Any] = {
-        stage: {"value": estimate.value, "low": estimate.low, "high": estimate.high}
-        if estimate
-        else None
-        for stage, estimate in estimates.items()
-    }
+    row: dict[str, Any] = {stage: estimate_row(x) for stage, x in estimates.items()}
     return row | {"num_images": max(sizes, default=0)}
+
+
+def estimate_row(estimate: AccuracyEstimate | None) -> dict[str, float] | None:
+    """An accuracy and its interval; None where it was not measured."""
+    if estimate is None:
+        return None
+    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
 
 
 def _latency(latency: LatencyComparison | None) -> dict[str, Any] | None:
@@ -252,7 +263,8 @@ def _latency(latency: LatencyComparison | None) -> dict[str, Any] | None:
     return row
 
 
-def _data(data: DataSplits | None) -> dict[str, Any] | None:
+def data_row(data: DataSplits | None) -> dict[str, Any] | None:
+    """Where the images came from, how many, and who labelled them."""
     if data is None:
         return None
     return {
