@@ -28,10 +28,11 @@ from fairdeploy.latency_budget import Chosen, latency_planner
 from fairdeploy.options import ShrinkOptions
 from fairdeploy.output_folder import appearing_folder, check_output_folder
 from fairdeploy.progress import Progress, SilentProgress
-from fairdeploy.records import AccuracyByStage, RunRecord, default_multiple
+from fairdeploy.records import AccuracyByStage, RunRecord
 from fairdeploy.reporting.run_record import build_document, write_report
+from fairdeploy.rounding import resolve_multiple, rounding_outcome, with_multiple
 from fairdeploy.saving import write_network
-from fairdeploy.settings import resolve_shrink
+from fairdeploy.settings import cache_folder, resolve_shrink
 from fairdeploy.stages import (
     allocate,
     capture_network,
@@ -74,13 +75,17 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
         )
     check_output_folder(settings.output, force=options.force)
     profile = load_profile(settings.target)
-    multiple = default_multiple(profile)
     exporter = get_exporter(profile.runtime)
     device = LocalDevice(exporter)
     watch = Stopwatch(progress or SilentProgress())
 
     model = load_network(settings.model, watch)
     graph = capture_network(model, settings.model, watch)
+    channels = resolve_multiple(
+        profile, settings.restrictions.round_to, exporter, cache_folder(), watch,
+        may_measure=options.with_latency,
+    )  # fmt: skip
+    multiple, profile = channels.number, with_multiple(profile, channels)
     costs = CostModel(graph.cost_terms, len(graph.groups))
     rules = rules_of(graph, settings.restrictions)
     refuse_unreachable(graph, costs, counted, multiple, rules)
@@ -143,6 +148,9 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
             accuracy=AccuracyByStage(**evaluation.estimates),
             latency=deployed.latency,
             operators=deployed.operators,
+            rounding=rounding_outcome(
+                channels, graph, scores, rules, groups, allocation, chosen.costs, chosen.budgets
+            ),
             profile=profile,
             seed=settings.model.seed,
             command=options.command,

@@ -8,6 +8,7 @@ from fairdeploy.reporting import (
     latency_search_section,
     measured_sections,
     operators_section,
+    rounding_section,
     run_section,
     summary_section,
 )
@@ -28,6 +29,7 @@ def render_html(record: RunRecord) -> str:
         measured_sections.latency(record.latency),
         latency_search_section.latency_search(document["latency_search"]),
         operators_section.why_not_faster(document),
+        rounding_section.rounding(document["rounding"]),
         groups_section.kept_units(groups),
         groups_section.tod_curves(groups, record.tod_curves, document["tolerance"]),
         groups_section.frozen_parts(

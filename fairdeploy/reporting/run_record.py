@@ -36,6 +36,7 @@ from fairdeploy.records import (
     ProofResult,
     RecoverySummary,
     RestrictionOutcome,
+    Rounding,
     RunRecord,
     TargetProfile,
     TimedPlan,
@@ -75,6 +76,7 @@ def build_document(
     restrictions: Sequence[RestrictionOutcome] = (),
     latency_search: LatencySearch | None = None,
     operators: OperatorComparison | None = None,
+    rounding: Rounding | None = None,
 ) -> dict[str, Any]:
     """Put a whole run into the tree of ``report.json``, version 1.
 
@@ -92,6 +94,7 @@ def build_document(
         restrictions: What came of every restriction that the user gave.
         latency_search: How a budget of latency was met, where there is one.
         operators: Single operators before and after, where they were timed.
+        rounding: What rounding channel counts did, where they were rounded.
 
     Returns:
         Dictionaries, lists, strings, finite numbers, booleans and None.
@@ -133,6 +136,7 @@ def build_document(
         "accuracy": _accuracy(accuracy),
         "latency": _latency(latency),
         "operators": operator_rows(operators),
+        "rounding": asdict(rounding) if rounding else None,
         "why_not_faster": why_not_faster(latency, operators),
         "target": asdict(profile),
         "data": data_row(data),
