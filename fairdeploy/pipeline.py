@@ -16,7 +16,7 @@ from fairdeploy.allocation.budget import latency_apart, parse_budgets
 from fairdeploy.allocation.cost import CostModel
 from fairdeploy.allocation.diagnostics import diagnose
 from fairdeploy.allocation.restriction_outcomes import restriction_outcomes
-from fairdeploy.allocation.restrictions import rules_of
+from fairdeploy.allocation.restrictions import held_groups, rules_of
 from fairdeploy.allocation.tolerance import tod_curve
 from fairdeploy.delivery import deliver, tensor_names
 from fairdeploy.deployment.exporter_api import get_exporter
@@ -115,6 +115,7 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
             folder, graph, shrunk, data, exporter, device, profile, evaluation, watch,
             plan=plan, seed=settings.model.seed, with_latency=options.with_latency,
             original_file=planner.original_file if planner else None,
+            held=held_groups(graph.groups, rules),
         )  # fmt: skip
         curves = {group.name: tod_curve(group.u, group.r) for group in groups}
         document = build_document(
@@ -140,6 +141,7 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
             parity=deployed.parity,
             accuracy=AccuracyByStage(**evaluation.estimates),
             latency=deployed.latency,
+            operators=deployed.operators,
             profile=profile,
             seed=settings.model.seed,
             command=options.command,

@@ -19,6 +19,7 @@ Document = Mapping[str, Any]
 _SIZE_NAMES = {"params": "parameters", "macs": "MACs per image", "size_bytes": "bytes"}
 _ACCURACY_STAGES = ("original", "pruned", "recovered", "exported")
 _MAX_REMARKS = 2
+_MAX_OBSTACLES = 3
 _PREFIXES = ((1e9, " G"), (1e6, " M"), (1e3, " k"))
 
 
@@ -32,6 +33,7 @@ def shrink_summary(document: Document, folder: Path) -> RenderableType:
             *_check_lines(document),
             *_accuracy_lines(document["accuracy"]),
             *_latency_lines(document["latency"]),
+            *why_not_faster_lines(document["latency"], document.get("why_not_faster")),
             *_file_lines(document["artifacts"], folder),
         ]
     )
@@ -184,6 +186,21 @@ def _latency_lines(latency: Document | None) -> Iterator[tuple[str, str]]:
         f"{escape(latency['target'])}: {latency['speedup']:.2f} times as fast "
         f"[dim]({latency['speedup_low']:.2f} to {latency['speedup_high']:.2f})[/]{noisy}",
     )
+
+
+def why_not_faster_lines(
+    latency: Document | None, why: Document | None
+) -> Iterator[tuple[str, str]]:
+    """Only where the speed-up is well below what the MACs promise: what holds most of the time."""
+    if latency is not None and latency["speedup"] < 1:
+        yield "SLOWER", "[bold red]the shrunk network is slower than the original[/]"
+    if why is None or not why["is_short"]:
+        return
+    first, *more = why["obstacles"][:_MAX_OBSTACLES] or [{"text": "no operator stands out"}]
+    promise = f"MACs promised {why['promised_speedup']:.2f} times as fast; what holds it back: "
+    yield "why", promise + escape(first["text"])
+    for row in more:
+        yield "", escape(row["text"])
 
 
 def _file_lines(artifacts: Sequence[Document], folder: Path) -> Iterator[tuple[str, str]]:

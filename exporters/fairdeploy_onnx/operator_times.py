@@ -23,7 +23,7 @@ from fairdeploy.records import OperatorTime, TargetProfile
 from fairdeploy_onnx.operator_origins import operator_origins, origin_by_name
 from fairdeploy_onnx.runner import OnnxRunner
 
-NUM_WARMUP_RUNS = 5
+MAX_WARMUP_RUNS = 5
 """The first runs allocate and page in."""
 
 _EVENT_ENDING = "_kernel_time"
@@ -54,7 +54,7 @@ def operator_times(
     with tempfile.TemporaryDirectory(prefix="operator-times-") as scratch:
         folder = Path(scratch)
         runner, optimized = _open(path, profile, folder)
-        for _ in range(NUM_WARMUP_RUNS + num_runs):
+        for _ in range(min(MAX_WARMUP_RUNS, num_runs) + num_runs):
             runner.run(inputs)
         events = json.loads(runner.end_profiling().read_text(encoding="utf-8"))
         runner.close()

@@ -13,7 +13,8 @@ template, and the caller exports.
 
 from __future__ import annotations
 
-from collections import defaultdict
+import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,9 @@ from fairdeploy.records import NetworkDims
 from fairdeploy_onnx.node_sources import SOURCE_KEY
 
 Lengths = NDArray[np.int64]
-_Number = tuple[int, int]
-"""Which dimension, and how many times its length."""
-_MAX_MULTIPLE = 4
+_Number = tuple[int, int, int]
+"""Which dimension, and a fraction of its length: ``length * times // parts``."""
+_COPY = "~"
 _NO_LENGTHS = (onnx.AttributeProto.FLOAT, onnx.AttributeProto.FLOATS)
 
 
@@ -55,8 +56,9 @@ class WidthTemplate:
         """
         self._model = onnx.load(original)
         other = onnx.load(probe)
-        self._trace = _Tracer(self._model.graph, dims, lengths)
         _require_same_nodes(self._model.graph, other.graph)
+        _give_each_reader_its_own(self._model.graph)
+        self._trace = _Tracer(dims, lengths)
         self._cuts = dict(self._traced_tensors(other.graph))
         self._attributes = list(self._traced_attributes(other.graph))
 
@@ -80,23 +82,27 @@ class WidthTemplate:
         return bare
 
     def _traced_tensors(self, other: Any) -> Iterator[tuple[str, Callable[[Lengths], Any]]]:
+        ours = {tensor.name: tensor for tensor in self._model.graph.initializer}
         theirs = {tensor.name: tensor for tensor in other.initializer}
-        if set(theirs) != {tensor.name for tensor in self._model.graph.initializer}:
-            raise Untraceable("other constants")
-        for ours in self._model.graph.initializer:
-            changed = theirs[ours.name]
-            if list(ours.dims) != list(changed.dims):
-                yield ours.name, self._cut(ours, changed)
-            elif ours.data_type == onnx.TensorProto.INT64 and ours != changed:
-                yield ours.name, self._recount(ours, changed)
+        for node, twin in zip(self._model.graph.node, other.node, strict=True):
+            for name, twin_name in zip(node.input, twin.input, strict=True):
+                if name not in ours:
+                    continue
+                one, two = ours[name], theirs.get(twin_name)
+                if two is None:
+                    raise Untraceable(f"no constant like {name}")
+                if list(one.dims) != list(two.dims):
+                    yield name, self._cut(node, one, two)
+                elif one.data_type == onnx.TensorProto.INT64 and one.raw_data != two.raw_data:
+                    yield name, self._recount(node, one, two)
 
-    def _cut(self, ours: Any, changed: Any) -> Callable[[Lengths], Any]:
+    def _cut(self, node: Any, ours: Any, changed: Any) -> Callable[[Lengths], Any]:
         """Cuts a weight along the dimensions that differ."""
         if ours.data_type == onnx.TensorProto.INT64:
             raise Untraceable(f"a table of places ({ours.name})")
         array = onnx.numpy_helper.to_array(ours)
         axes = [
-            (axis, self._trace.of_weight(ours.name, axis, pair))
+            (axis, self._trace.of_weight(node, _own_name(ours.name), axis, pair))
             for axis, pair in enumerate(zip(ours.dims, changed.dims, strict=True))
             if pair[0] != pair[1]
         ]
@@ -109,10 +115,14 @@ class WidthTemplate:
 
         return cut
 
-    def _recount(self, ours: Any, changed: Any) -> Callable[[Lengths], Any]:
+    def _recount(self, node: Any, ours: Any, changed: Any) -> Callable[[Lengths], Any]:
         """Writes a constant of lengths anew."""
         old, new = (onnx.numpy_helper.to_array(tensor) for tensor in (ours, changed))
-        numbers = self._numbers(ours.name, old.reshape(-1).tolist(), new.reshape(-1).tolist())
+        numbers = [
+            (place, self._trace.in_node(node, (int(one), int(two))))
+            for place, (one, two) in enumerate(zip(old.reshape(-1), new.reshape(-1), strict=True))
+            if one != two
+        ]
 
         def recount(lengths: Lengths) -> Any:
             values = old.copy().reshape(-1)
@@ -121,15 +131,6 @@ class WidthTemplate:
             return onnx.numpy_helper.from_array(values.reshape(old.shape), ours.name)
 
         return recount
-
-    def _numbers(
-        self, name: str, old: Sequence[int], new: Sequence[int]
-    ) -> list[tuple[int, _Number]]:
-        return [
-            (place, self._trace.of_number(name, (int(one), int(two))))
-            for place, (one, two) in enumerate(zip(old, new, strict=True))
-            if one != two
-        ]
 
     def _traced_attributes(
         self, other: Any
@@ -155,59 +156,94 @@ class WidthTemplate:
 class _Tracer:
     """Finds the dimension behind a number that the two files have in different sizes."""
 
-    def __init__(self, graph: Any, dims: NetworkDims, lengths: tuple[Lengths, Lengths]) -> None:
+    def __init__(self, dims: NetworkDims, lengths: tuple[Lengths, Lengths]) -> None:
         self._dims = dims
         self._lengths = lengths
-        self._readers: dict[str, list[Any]] = defaultdict(list)
-        for node in graph.node:
-            for name in node.input:
-                self._readers[name].append(node)
 
-    def of_weight(self, name: str, axis: int, pair: tuple[int, int]) -> _Number:
+    def of_weight(self, node: Any, name: str, axis: int, pair: tuple[int, int]) -> _Number:
         """The dimension along an axis of a weight; by name, where it kept its name and place."""
         known = self._dims.tensors.get(name, ())
-        if axis < len(known) and self._pair(known[axis]) == pair:
-            return known[axis], 1
-        return self.of_number(name, pair)
-
-    def of_number(self, name: str, pair: tuple[int, int]) -> _Number:
-        """The dimension behind a number in a constant, from those of the nodes that read it."""
-        for node in self._readers[name]:
-            try:
-                return self.in_node(node, pair)
-            except Untraceable:
-                continue
-        raise Untraceable(f"{pair[0]} in {name}, which became {pair[1]}")
+        is_known = axis < len(known) and known[axis] in self._around(node)
+        if is_known and self._pair(known[axis]) == pair:
+            return known[axis], 1, 1
+        return self.in_node(node, pair)
 
     def in_node(self, node: Any, pair: tuple[int, int]) -> _Number:
         """The dimension behind a number of a node, from those that it deals with."""
-        source = next((entry.value for entry in node.metadata_props if entry.key == SOURCE_KEY), "")
-        around = self._dims.nodes.get(source, ())
-        for times in range(1, _MAX_MULTIPLE + 1):
-            for dim in around:
-                old, new = self._pair(dim)
-                if (old * times, new * times) == pair:
-                    return dim, times
+        for fits in (_is_equal, _is_share, _is_multiple):
+            for dim in self._around(node):
+                whole = self._pair(dim)
+                if fits(pair, whole):
+                    shared = math.gcd(pair[0], whole[0])
+                    return dim, pair[0] // shared, whole[0] // shared
         raise Untraceable(f"{pair[0]} in {node.name}, which became {pair[1]}")
+
+    def _around(self, node: Any) -> tuple[int, ...]:
+        source = next((entry.value for entry in node.metadata_props if entry.key == SOURCE_KEY), "")
+        return self._dims.nodes.get(source, ())
 
     def _pair(self, dim: int) -> tuple[int, int]:
         return int(self._lengths[0][dim]), int(self._lengths[1][dim])
 
 
+def _is_equal(pair: tuple[int, int], whole: tuple[int, int]) -> bool:
+    return pair == whole
+
+
+def _is_share(pair: tuple[int, int], whole: tuple[int, int]) -> bool:
+    """Such as the number of groups of a convolution, of its channels."""
+    return pair[0] > 1 and whole[0] % pair[0] == 0 and pair[0] * whole[1] == pair[1] * whole[0]
+
+
+def _is_multiple(pair: tuple[int, int], whole: tuple[int, int]) -> bool:
+    """Such as queries, keys and values in one, of a head's."""
+    return whole[0] > 1 and pair[0] % whole[0] == 0 and pair[0] * whole[1] == pair[1] * whole[0]
+
+
 def _value(number: _Number, lengths: Lengths) -> int:
-    dim, times = number
-    return int(lengths[dim]) * times
+    dim, times, parts = number
+    return int(lengths[dim]) * times // parts
 
 
 def _require_same_nodes(ours: Any, theirs: Any) -> None:
-    """Both graphs have the same nodes with the same connections."""
-    same = len(ours.node) == len(theirs.node) and all(
-        (one.op_type, list(one.input), list(one.output), len(one.attribute))
-        == (two.op_type, list(two.input), list(two.output), len(two.attribute))
-        for one, two in zip(ours.node, theirs.node, strict=True)
-    )
-    if not same:
-        raise Untraceable("other nodes")
+    """Both graphs have the same nodes with the same connections, whatever the values are called.
+
+    Raises:
+        Untraceable: They have not.
+    """
+    if len(ours.node) != len(theirs.node):
+        raise Untraceable(f"{len(ours.node)} nodes and {len(theirs.node)}")
+    names: dict[str, str] = {}
+    for one, two in zip(ours.node, theirs.node, strict=True):
+        is_same = (one.op_type, len(one.input), len(one.output), len(one.attribute)) == (
+            two.op_type, len(two.input), len(two.output), len(two.attribute),
+        )  # fmt: skip
+        if not is_same or any(
+            names.get(name, other) != other
+            for name, other in zip(one.input, two.input, strict=True)
+        ):
+            raise Untraceable(f"{one.op_type} {one.name}")
+        names |= dict(zip(one.output, two.output, strict=True))
+
+
+def _give_each_reader_its_own(graph: Any) -> None:
+    """Undo the sharing of equal constants, which differ at other widths (changes ``graph``)."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    num_readers: Counter[str] = Counter()
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            if name not in constants:
+                continue
+            num_readers[name] += 1
+            if num_readers[name] > 1:
+                copy = graph.initializer.add()
+                copy.CopyFrom(constants[name])
+                copy.name = node.input[place] = f"{name}{_COPY}{num_readers[name]}"
+
+
+def _own_name(name: str) -> str:
+    """The name of a constant before it was copied."""
+    return name.partition(_COPY)[0]
 
 
 def _whole_numbers(attribute: Any) -> list[int]:

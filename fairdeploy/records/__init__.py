@@ -30,7 +30,6 @@ from fairdeploy.records.deployment import (
     LatencyMeasurement,
     LatencyStats,
     NetworkDims,
-    OperatorTime,
     ParityResult,
     RunRecord,
     TargetProfile,
@@ -38,6 +37,21 @@ from fairdeploy.records.deployment import (
     default_multiple,
 )
 from fairdeploy.records.inputs import DataSplits, ImageSet, LabelSource, LoadedModel, Preprocessing
+from fairdeploy.records.multiples import (
+    GroupRounding,
+    MultipleChoice,
+    MultipleCost,
+    Rounding,
+    WidthTime,
+)
+from fairdeploy.records.operators import (
+    Cause,
+    ModuleTime,
+    Obstacle,
+    OperatorComparison,
+    OperatorRow,
+    OperatorTime,
+)
 from fairdeploy.records.surgery import AccuracyEstimate, LayerFit, ProofResult, RecoverySummary
 from fairdeploy.records.sweep import (
     PlannedPoint,
@@ -56,10 +70,12 @@ __all__ = [
     "Artifact",
     "Budget",
     "CallTimes",
+    "Cause",
     "DataSplits",
     "DeviceRecord",
     "GroupDiagnostics",
     "GroupRemark",
+    "GroupRounding",
     "GroupScores",
     "IdleGapComparison",
     "ImageSet",
@@ -73,7 +89,13 @@ __all__ = [
     "LayerFit",
     "LoadedModel",
     "MetricName",
+    "ModuleTime",
+    "MultipleChoice",
+    "MultipleCost",
     "NetworkDims",
+    "Obstacle",
+    "OperatorComparison",
+    "OperatorRow",
     "OperatorTime",
     "ParityResult",
     "PlannedPoint",
@@ -83,6 +105,7 @@ __all__ = [
     "RecoverySummary",
     "RestrictionOutcome",
     "Restrictions",
+    "Rounding",
     "RunRecord",
     "Sweep",
     "SweepPoint",
@@ -92,5 +115,6 @@ __all__ = [
     "TimedPlan",
     "TradeOff",
     "UnitScores",
+    "WidthTime",
     "default_multiple",
 ]

@@ -215,20 +215,6 @@ class LatencyMeasurement:
 
 
 @dataclass(frozen=True, slots=True)
-class OperatorTime:
-    """What one operator takes per call of the network, in the order in which operators run."""
-
-    name: str
-    """In the runtime's own graph."""
-    op_type: str
-    node: str
-    """Name of the node in the torch graph that was exported; "" if unknown."""
-    median_ms: float
-    output_shape: tuple[int, ...]
-    """Of the first output."""
-
-
-@dataclass(frozen=True, slots=True)
 class AccuracyByStage:
     """Accuracy on the same test images along the run; None where it was not measured."""
 

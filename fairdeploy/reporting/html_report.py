@@ -7,6 +7,7 @@ from fairdeploy.reporting import (
     groups_section,
     latency_search_section,
     measured_sections,
+    operators_section,
     run_section,
     summary_section,
 )
@@ -26,6 +27,7 @@ def render_html(record: RunRecord) -> str:
         measured_sections.accuracy(document),
         measured_sections.latency(record.latency),
         latency_search_section.latency_search(document["latency_search"]),
+        operators_section.why_not_faster(document),
         groups_section.kept_units(groups),
         groups_section.tod_curves(groups, record.tod_curves, document["tolerance"]),
         groups_section.frozen_parts(

@@ -31,6 +31,7 @@ from fairdeploy.records import (
     LatencyComparison,
     LatencySearch,
     LoadedModel,
+    OperatorComparison,
     ParityResult,
     ProofResult,
     RecoverySummary,
@@ -42,6 +43,7 @@ from fairdeploy.records import (
 from fairdeploy.reporting.environment import describe_environment
 from fairdeploy.reporting.group_rows import freeze_rows, group_rows
 from fairdeploy.reporting.html_report import render_html
+from fairdeploy.reporting.operator_rows import operator_rows, why_not_faster
 
 SCHEMA_VERSION = 1
 _MODEL_COSTS = {"params": "params", "macs": "macs", "size": "size_bytes"}
@@ -72,6 +74,7 @@ def build_document(
     own_class_problem: str | None = None,
     restrictions: Sequence[RestrictionOutcome] = (),
     latency_search: LatencySearch | None = None,
+    operators: OperatorComparison | None = None,
 ) -> dict[str, Any]:
     """Put a whole run into the tree of ``report.json``, version 1.
 
@@ -88,6 +91,7 @@ def build_document(
             was.
         restrictions: What came of every restriction that the user gave.
         latency_search: How a budget of latency was met, where there is one.
+        operators: Single operators before and after, where they were timed.
 
     Returns:
         Dictionaries, lists, strings, finite numbers, booleans and None.
@@ -128,6 +132,8 @@ def build_document(
         "parity": [asdict(result) | {"passed": result.passed} for result in parity],
         "accuracy": _accuracy(accuracy),
         "latency": _latency(latency),
+        "operators": operator_rows(operators),
+        "why_not_faster": why_not_faster(latency, operators),
         "target": asdict(profile),
         "data": data_row(data),
         "warnings": list(dict.fromkeys(warnings)),
