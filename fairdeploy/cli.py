@@ -16,6 +16,7 @@ from fairdeploy import __version__
 from fairdeploy.cli_output import show_text
 from fairdeploy.commands.demo import demo
 from fairdeploy.commands.inspect import inspect
+from fairdeploy.commands.measure import measure
 from fairdeploy.commands.shrink import shrink
 from fairdeploy.commands.standing import doctor, targets
 from fairdeploy.errors import FairdeployError
@@ -39,7 +40,7 @@ app = typer.Typer(
 )
 
 
-for command in (shrink, inspect, targets, doctor, demo):
+for command in (shrink, inspect, measure, targets, doctor, demo):
     app.command()(command)
 
 

@@ -5,7 +5,8 @@ A missing option is looked up in ``fairdeploy.toml`` and then has a default; see
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -94,3 +95,21 @@ class ShrinkOptions(ControlOptions):
     with_latency: bool = True
     command: tuple[str, ...] = ()
     """The command line as typed, for the report."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasureOptions:
+    """Everything that ``fairdeploy measure`` can be told."""
+
+    files: tuple[Path, ...]
+    """One, or two to race."""
+    target: str
+    batches: tuple[int, ...] = ()
+    """Empty: the target's, or the only one that the file takes."""
+    threads: tuple[int, ...] = ()
+    """Empty: the target's."""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """Sizes that vary besides the batch."""
+    seconds: float | None = None
+    idle_gap_ms: float | None = None
+    seed: int = 0

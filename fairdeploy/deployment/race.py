@@ -166,7 +166,8 @@ def race(
             if not (is_late or count >= next_check):
                 continue
             interval = bootstrap_interval(np.asarray(times), rng)
-            reason = _reason_to_stop(interval, count, is_late, settings)
+            timed = f"{count} {'pairs' if len(calls) > 1 else 'calls'}"
+            reason = _reason_to_stop(interval, timed, count, is_late, settings)
             if reason is not None:
                 return RaceResult(tuple(tuple(own) for own in times), interval, reason)
             next_check = count + max(_PAIRS_BETWEEN_CHECKS, int(count * _GROWTH_BETWEEN_CHECKS))
@@ -295,19 +296,17 @@ def _refill_caches(calls: Sequence[Call]) -> None:
 
 
 def _reason_to_stop(
-    interval: Interval, count: int, is_late: bool, settings: RaceSettings
+    interval: Interval, timed: str, count: int, is_late: bool, settings: RaceSettings
 ) -> str | None:
     if count >= settings.min_pairs:
         if settings.decide_ratio is not None:
             if interval.excludes(1 / settings.decide_ratio):
-                return f"interval wholly on one side of {settings.decide_ratio:.1%}, {count} pairs"
+                return f"interval wholly on one side of {settings.decide_ratio:.1%} after {timed}"
         elif interval.relative_width <= settings.ratio_interval:
-            return f"interval narrower than {settings.ratio_interval:.0%} after {count} pairs"
+            return f"interval narrower than {settings.ratio_interval:.0%} after {timed}"
     if is_late:
-        return f"{settings.max_seconds:g} s passed after {count} pairs"
-    if count >= MAX_PAIRS:
-        return f"{count} pairs timed"
-    return None
+        return f"{settings.max_seconds:g} s passed after {timed}"
+    return f"{timed} timed" if count >= MAX_PAIRS else None
 
 
 @contextmanager

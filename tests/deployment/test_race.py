@@ -64,7 +64,7 @@ def test_the_file_runs_alone_on_an_old_python() -> None:
 def test_a_clear_decision_ends_the_race_long_before_its_time() -> None:
     # 6 of 10 ms is far below 80 %: the first look, at 20 pairs, decides.
     result = decide(6.0, 0.8)
-    assert result.stopped_because == "interval wholly on one side of 80.0%, 20 pairs"
+    assert result.stopped_because == "interval wholly on one side of 80.0% after 20 pairs"
     assert result.interval.low > 1 / 0.8
 
 
@@ -88,6 +88,7 @@ def test_a_single_network_is_timed_until_its_median_is_known() -> None:
     assert len(result.times_ms) == 1
     assert result.interval.low < 4.0 < result.interval.high
     assert result.interval.relative_width <= 0.05
+    assert result.stopped_because.endswith(" calls")
 
 
 def test_with_gaps_every_call_comes_after_a_pause() -> None:
