@@ -19,12 +19,12 @@ def test_every_type_gets_values_of_its_own() -> None:
     image, mask, tokens, halves = make_up_inputs(
         (IMAGE, MASK, TOKENS, half), 4, {"H": 8, "W": 16, "tokens.1": 7}, seed=0
     )
-    assert (image.shape, image.dtype) == ((4, 3, 8, 16), np.float32)
+    assert (image.shape, image.dtype.name) == ((4, 3, 8, 16), "float32")
     assert abs(float(np.mean(image))) < 0.1  # 1536 normal numbers: standard error 0.026
-    assert (mask.shape, mask.dtype) == ((4, 16), np.bool_)
-    assert (tokens.shape, tokens.dtype) == ((4, 7), np.int64)
+    assert (mask.shape, mask.dtype.name) == ((4, 16), "bool")
+    assert (tokens.shape, tokens.dtype.name) == ((4, 7), "int64")
     assert set(np.unique(tokens)) == {0, 1}
-    assert (halves.shape, halves.dtype) == ((1000,), np.float16)
+    assert (halves.shape, halves.dtype.name) == ((1000,), "float16")
 
 
 def test_the_same_seed_gives_the_same_inputs() -> None:
