@@ -54,6 +54,10 @@ class MeasurementError(FairdeployError):
     """A measurement was asked for that would mean nothing, or the runtime failed in it."""
 
 
+class DeviceLostError(MeasurementError):
+    """A device that measures for us does not answer, or stopped answering."""
+
+
 class BudgetError(FairdeployError):
     """The budget cannot be met; the message shows the reachable range."""
 
