@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from fairdeploy import __version__
 from fairdeploy.cli_output import show_text
+from fairdeploy.commands.bundle import bundle
 from fairdeploy.commands.demo import demo
 from fairdeploy.commands.inspect import inspect
 from fairdeploy.commands.measure import measure
@@ -40,7 +41,7 @@ app = typer.Typer(
 )
 
 
-for command in (shrink, inspect, measure, targets, doctor, demo):
+for command in (shrink, inspect, measure, bundle, targets, doctor, demo):
     app.command()(command)
 
 

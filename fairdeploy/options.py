@@ -98,6 +98,33 @@ class ShrinkOptions(ControlOptions):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HostOptions:
+    """A machine that measures for us; see ``deployment.remote_device``."""
+
+    host: str
+    """``user@device``."""
+    port: int | None = None
+    python: str = "python3"
+    ssh_options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleOptions:
+    """Everything that ``fairdeploy bundle`` can be told."""
+
+    output: Path
+    sources: tuple[Path, ...]
+    """One or two files, or a folder that holds them."""
+    target: str
+    batch: int | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    seconds: float | None = None
+    idle_gap_ms: float | None = None
+    seed: int = 0
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MeasureOptions:
     """Everything that ``fairdeploy measure`` can be told."""
 
@@ -113,3 +140,5 @@ class MeasureOptions:
     seconds: float | None = None
     idle_gap_ms: float | None = None
     seed: int = 0
+    host: HostOptions | None = None
+    """Another machine that measures."""

@@ -93,7 +93,7 @@ def test_help_needs_no_torch() -> None:
 def test_help_lists_the_commands_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["--help"]) == 0
     shown = capsys.readouterr().out
-    for command in ("shrink", "inspect", "measure", "targets", "doctor", "demo"):
+    for command in ("shrink", "inspect", "measure", "bundle", "targets", "doctor", "demo"):
         assert command in shown
     assert "3 budget not met" in " ".join(shown.split())
 

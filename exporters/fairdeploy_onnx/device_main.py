@@ -109,10 +109,11 @@ def table_lines(result: Mapping[str, Any]) -> list[str]:
                 f"{job['files'][1]} is {interval['value']:.3f} times as fast as "
                 f"{job['files'][0]}{label} ({interval['low']:.3f} to {interval['high']:.3f})"
             )
-    device = result["device"]
+    device, load = result["device"], result["load_before"]
     lines.append(
         f"{device['cpu']}, {device['cores']} cores, {result['threads']} threads, governor "
-        f"{device['governor']}, load {result['load_before']}, {', '.join(result['providers'])}, "
+        f"{device['governor'] or 'unknown'}, load {'unknown' if load is None else round(load, 1)}, "
+        f"{', '.join(result['providers'])}, "
         f"onnxruntime {result['versions']['onnxruntime']}"
     )
     lines.append(f"stopped because {measured['back_to_back']['stopped_because']}")

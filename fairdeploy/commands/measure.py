@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fairdeploy.cli_options import Json, Quiet, Seed, Target
+from fairdeploy.cli_options import IdleGap, Json, Quiet, Seconds, Seed, Sizes, Target
 from fairdeploy.cli_output import progress_for, show
 from fairdeploy.errors import UsageError
 from fairdeploy.option_values import parse_sizes, parse_whole_numbers
-from fairdeploy.options import MeasureOptions
+from fairdeploy.options import HostOptions, MeasureOptions
+
+_THERE = "On another machine"
 
 
 def measure(
@@ -27,18 +30,25 @@ def measure(
     threads: Annotated[
         str | None, typer.Option(metavar="N,N", help="Threads, one or several numbers; 0: all.")
     ] = None,
-    sizes: Annotated[
+    sizes: Sizes = None,
+    seconds: Seconds = None,
+    idle_gap: IdleGap = None,
+    host: Annotated[
+        str | None,
+        typer.Option(metavar="USER@DEVICE", help="Measure there, by ssh.", rich_help_panel=_THERE),
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Of its ssh server.", min=1, rich_help_panel=_THERE)
+    ] = None,
+    remote_python: Annotated[
+        str,
+        typer.Option(help="Python there, with numpy and onnxruntime.", rich_help_panel=_THERE),
+    ] = "python3",
+    ssh_option: Annotated[
         list[str] | None,
         typer.Option(
-            "--size", metavar="NAME=N", help="A size that varies besides the batch. Repeatable."
+            metavar="'-i KEY'", help="More for ssh itself. Repeatable.", rich_help_panel=_THERE
         ),
-    ] = None,
-    seconds: Annotated[
-        float | None, typer.Option(help="The longest that one measurement may take.", min=0.1)
-    ] = None,
-    idle_gap: Annotated[
-        float | None,
-        typer.Option(metavar="MS", help="Time calls this far apart too, as a camera makes them."),
     ] = None,
     seed: Seed = None,
     as_json: Json = False,
@@ -58,6 +68,14 @@ def measure(
         seconds=seconds,
         idle_gap_ms=idle_gap,
         seed=seed or 0,
+        host=None
+        if host is None
+        else HostOptions(
+            host=host,
+            port=port,
+            python=remote_python,
+            ssh_options=tuple(part for text in ssh_option or () for part in shlex.split(text)),
+        ),
     )
     from fairdeploy import measuring
     from fairdeploy.measure_summary import measure_summary

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import shutil
 import sys
 import threading
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fairdeploy import cli
 from fairdeploy.deployment.remote_device import RemoteDevice
 from fairdeploy.errors import DeviceLostError, ExportError, MeasurementError
 from tests.deployment.fakes import profile
@@ -208,3 +211,22 @@ def test_a_runtime_that_cannot_measure_elsewhere_says_so(
 ) -> None:
     with pytest.raises(ExportError, match="no exporter 'tensorrt'"):
         RemoteDevice("board").compare(*files, INPUTS, profile(runtime="tensorrt"), seed=0)
+
+
+def test_the_command_measures_on_a_host_and_says_which(
+    server: LoopbackServer, files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        "measure", *map(str, files), "--target", "cpu-1thread", "--seconds", "0.2", "--batches",
+        "1,2", "--host", "127.0.0.1", "--port", str(server.port), "--remote-python",
+        sys.executable, "--ssh-option", shlex.join(server.ssh_options), "--json",
+    ]  # fmt: skip
+    assert cli.run(arguments) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["host"] == "127.0.0.1"
+    assert [row["batch"] for row in document["rows"]] == [1, 2]
+    assert all(row["speedup"]["low"] <= row["speedup"]["value"] for row in document["rows"])
+    assert server.remote_folders() == []
+    server.die()
+    assert cli.run(arguments) == 1
+    assert capsys.readouterr().err.startswith("error: '127.0.0.1' does not answer: ")
