@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fairdeploy.deployment.race import CoarseClockError, RaceSettings, cold_start, measure
+from fairdeploy.deployment.bootstrap import CoarseClockError
+from fairdeploy.deployment.race import RaceSettings, cold_start, measure
 from fairdeploy.device_facts import (
     AffinityError,
     device_facts,

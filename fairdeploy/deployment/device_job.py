@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from fairdeploy.deployment.bootstrap import Interval
 from fairdeploy.deployment.exporter_api import Array
 from fairdeploy.deployment.latency_records import Terms, device_record
-from fairdeploy.deployment.race import Interval, Measured, RaceResult, RaceSettings
+from fairdeploy.deployment.race import Measured, RaceResult, RaceSettings
 from fairdeploy.errors import MeasurementError
 from fairdeploy.records import TargetProfile
 
