@@ -122,5 +122,18 @@ Seed = Annotated[int | None, typer.Option(help="Of every random choice; 0 if not
 TrustPickle = Annotated[
     bool, typer.Option("--trust-pickle", help="Let the checkpoint run its own code.")
 ]
+Sizes = Annotated[
+    list[str] | None,
+    typer.Option("--size", metavar="NAME=N", help="A size that varies beside the batch."),
+]
+Seconds = Annotated[
+    float | None, typer.Option(help="The longest that one measurement may take.", min=0.1)
+]
+IdleGap = Annotated[
+    float | None,
+    typer.Option(
+        metavar="MS", help="Time calls this far apart too, as a camera makes them.", min=0.001
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]

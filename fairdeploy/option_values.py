@@ -53,6 +53,33 @@ def parse_numbers(option: str, text: str | None) -> tuple[float, ...] | None:
     return numbers
 
 
+def parse_whole_numbers(option: str, text: str | None, *, minimum: int) -> tuple[int, ...]:
+    """``1,4,16`` as a tuple without repeats; empty for None.
+
+    Raises:
+        UsageError: A part is not a whole number from ``minimum``.
+    """
+    parts = [part.strip() for part in text.split(",")] if text is not None else []
+    if not all(part.isdecimal() and int(part) >= minimum for part in parts):
+        raise UsageError(
+            f"{option} '{text}' is not a list of whole numbers from {minimum}; use {option} 1,4"
+        )
+    return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+def parse_sizes(texts: Sequence[str] | None) -> dict[str, int]:
+    """``H=224`` of ``--size`` as names and sizes.
+
+    Raises:
+        UsageError: Not a name and a whole number from 1.
+    """
+    pairs = [(text, *_split(text)) for text in texts or ()]
+    for text, name, size in pairs:
+        if name == EVERY_MODULE or not size.isdecimal() or int(size) < 1:
+            raise UsageError(f"--size '{text}' is not a name and a number; use --size H=224")
+    return {name: int(size) for _, name, size in pairs}
+
+
 def parse_shares(texts: Sequence[str] | None) -> tuple[tuple[str, float], ...] | None:
     """``0.7``, ``70%`` and ``layer4.*=0.3`` of ``--max-prune`` as globs and shares.
 
