@@ -1,12 +1,12 @@
 """How much of a cut in MACs becomes speed, beside Torch-Pruning 1.6.1 at the same MACs.
 
 ``python tests/benchmarks/gain_per_mac.py --network timm:resnet18 --peer-path FOLDER`` halves the
-MACs of each network three ways: fairdeploy as it comes, fairdeploy with ``--objective latency``, and
-Torch-Pruning's magnitude pruner (global, L2, output layer left alone), whose ratio is bisected until
-the MACs agree. All are written by the same exporter and raced against the original in one process.
-*Gain* is the speed-up times the share of the MACs that is left: 1 means that the network is as much
-faster as it has fewer MACs. ``FOLDER`` holds Torch-Pruning (``pip install --no-deps --target FOLDER
-torch-pruning==1.6.1``).
+MACs of each network three ways: fairdeploy as it comes, fairdeploy with ``--objective latency``,
+and Torch-Pruning's magnitude pruner (global, L2, output layer left alone), whose ratio is bisected
+until the MACs agree. All are written by the same exporter and raced against the original in one
+process. *Gain* is the speed-up times the share of the MACs that is left: 1 means that the network
+is as much faster as it has fewer MACs. ``FOLDER`` holds Torch-Pruning (``pip install --no-deps
+--target FOLDER torch-pruning==1.6.1``).
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Does a latency budget hold? Shrinks networks to shares of their latency and measures them again.
+"""Does a latency budget hold? Shrinks networks to shares of their latency, then measures again.
 
 ``python tests/benchmarks/latency_budgets.py --network timm:resnet18 timm:mobilenetv2_100`` shrinks
-each network to each of ``--budgets`` and prints, for the file that was written and a fresh race: the
-share of the original's latency with its interval, whether it is at or under the budget and within
-3 % of it, how many plans were measured, and what each cost. Images are noise: only latency counts
-here. A state dict comes as ``NAME=FILE@ARCHITECTURE@SIZE``.
+each network to each of ``--budgets`` and prints, for the file that was written and a fresh race:
+the share of the original's latency with its interval, whether it is at or under the budget and
+within 3 % of it, how many plans were measured, and what each cost. Images are noise: only latency
+counts here. A state dict comes as ``NAME=FILE@ARCHITECTURE@SIZE``.
 """
 
 from __future__ import annotations
