@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import onnx
@@ -12,14 +13,10 @@ from fairdeploy.records import LatencyComparison, LatencyStats, TargetProfile
 
 
 def weight_count(path: Path) -> int:
-    """Numbers in all weights of an ONNX file."""
-    total = 0
-    for tensor in onnx.load(path).graph.initializer:
-        count = 1
-        for size in tensor.dims:
-            count *= size
-        total += count
-    return total
+    """Numbers in all weights of an ONNX file, each as often as a node reads it."""
+    graph = onnx.load(path).graph
+    sizes = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer}
+    return sum(sizes.get(name, 0) for node in graph.node for name in node.input)
 
 
 class SizedDevice:

