@@ -81,13 +81,14 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
 
     model = load_network(settings.model, watch)
     graph = capture_network(model, settings.model, watch)
-    channels = resolve_multiple(
-        profile, settings.restrictions.round_to, exporter, cache_folder(), watch,
-        may_measure=options.with_latency,
-    )  # fmt: skip
-    multiple, profile = channels.number, with_multiple(profile, channels)
     costs = CostModel(graph.cost_terms, len(graph.groups))
     rules = rules_of(graph, settings.restrictions)
+    refuse_unreachable(graph, costs, counted, 1, rules)
+    channels = resolve_multiple(
+        profile, settings.restrictions.round_to, exporter if options.with_latency else None,
+        cache_folder(), watch,
+    )  # fmt: skip
+    multiple, profile = channels.number, with_multiple(profile, channels)
     refuse_unreachable(graph, costs, counted, multiple, rules)
     with ExitStack() as stack:
         planner = stack.enter_context(latency_planner(

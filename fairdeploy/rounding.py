@@ -40,31 +40,39 @@ class Multiple:
     choice: MultipleChoice | None = None
 
 
-def resolve_multiple(
-    profile: TargetProfile,
-    round_to: int | None,
-    exporter: Exporter,
-    cache_folder: Path,
-    watch: Stopwatch,
-    *,
-    may_measure: bool,
-) -> Multiple:
-    """The user's multiple, else the profile's, which is measured where it says ``auto``.
+def known_multiple(profile: TargetProfile, round_to: int | None, cache_folder: Path) -> Multiple:
+    """The user's multiple, else the profile's; where that is ``auto``, an earlier sweep's or 8.
 
     Args:
         profile: The target.
         round_to: What the user asked for.
-        exporter: Writes and runs the files of the sweep.
-        cache_folder: Keeps sweeps.
-        watch: Shows the stage.
-        may_measure: Else only an earlier sweep counts.
+        cache_folder: Where sweeps are kept.
     """
     if round_to is not None:
         return Multiple(round_to, "--round-to")
     if profile.channel_multiple != "auto":
         return Multiple(profile.channel_multiple, "profile")
-    if not may_measure:
-        return _of(cached_multiple(profile, cache_folder), profile)
+    return _of(cached_multiple(profile, cache_folder), profile)
+
+
+def resolve_multiple(
+    profile: TargetProfile,
+    round_to: int | None,
+    exporter: Exporter | None,
+    cache_folder: Path,
+    watch: Stopwatch,
+) -> Multiple:
+    """The same, but where the profile says ``auto`` and no sweep is known, one is made now.
+
+    Args:
+        profile: The target.
+        round_to: What the user asked for.
+        exporter: Writes and runs the files of the sweep; None if nothing shall be measured.
+        cache_folder: Where sweeps are kept.
+        watch: Shows the stage.
+    """
+    if round_to is not None or profile.channel_multiple != "auto" or exporter is None:
+        return known_multiple(profile, round_to, cache_folder)
     with watch.stage("channel multiple") as stage:
         try:
             choice = measured_multiple(exporter, profile, cache_folder)

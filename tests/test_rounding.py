@@ -33,6 +33,7 @@ from fairdeploy.stages import group_scores
 from fairdeploy.stopwatch import Stopwatch
 from tests.deployment.fakes import PROFILE, FailingExporter, WorkingExporter
 
+WORKING = WorkingExporter()
 AUTO = replace(PROFILE, channel_multiple="auto")
 
 
@@ -45,15 +46,10 @@ def resolve(
     folder: Path,
     profile: TargetProfile = AUTO,
     round_to: int | None = None,
-    *,
-    may_measure: bool = True,
-    exporter: WorkingExporter | None = None,
+    exporter: WorkingExporter | None = WORKING,
 ) -> tuple[Multiple, Stopwatch]:
     watch = Stopwatch(SilentProgress())
-    multiple = resolve_multiple(
-        profile, round_to, exporter or WorkingExporter(), folder, watch, may_measure=may_measure
-    )
-    return multiple, watch
+    return resolve_multiple(profile, round_to, exporter, folder, watch), watch
 
 
 @pytest.fixture
@@ -84,10 +80,10 @@ def test_auto_is_measured_in_a_stage_of_its_own(tmp_path: Path) -> None:
 def test_without_measuring_only_an_earlier_sweep_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found, watch = resolve(tmp_path, may_measure=False, exporter=FailingExporter())
+    found, watch = resolve(tmp_path, exporter=None)
     assert (found.number, found.source) == (8, "not measured")
     monkeypatch.setattr(rounding, "cached_multiple", lambda *_: sixteen(is_cached=True))
-    found, watch = resolve(tmp_path, may_measure=False, exporter=FailingExporter())
+    found, watch = resolve(tmp_path, exporter=None)
     assert (found.number, found.source) == (16, "measured")
     assert watch.seconds == {}
 
