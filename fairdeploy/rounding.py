@@ -38,6 +38,8 @@ class Multiple:
     number: int
     source: Source
     choice: MultipleChoice | None = None
+    liked: int = 1
+    """What the target likes, as far as it is known; ``number`` may be the user's."""
 
 
 def known_multiple(profile: TargetProfile, round_to: int | None, cache_folder: Path) -> Multiple:
@@ -48,11 +50,16 @@ def known_multiple(profile: TargetProfile, round_to: int | None, cache_folder: P
         round_to: What the user asked for.
         cache_folder: Where sweeps are kept.
     """
-    if round_to is not None:
-        return Multiple(round_to, "--round-to")
-    if profile.channel_multiple != "auto":
-        return Multiple(profile.channel_multiple, "profile")
-    return _of(cached_multiple(profile, cache_folder), profile)
+    own = profile.channel_multiple
+    known = (
+        _of(cached_multiple(profile, cache_folder), profile)
+        if own == "auto"
+        else Multiple(own, "profile", liked=own)
+    )
+    if round_to is None:
+        return known
+    liked = round_to if known.source == "not measured" else known.liked
+    return Multiple(round_to, "--round-to", liked=liked)
 
 
 def resolve_multiple(
@@ -89,13 +96,14 @@ def resolve_multiple(
 
 def _of(choice: MultipleChoice | None, profile: TargetProfile) -> Multiple:
     if choice is None:
-        return Multiple(default_multiple(profile), "not measured")
-    return Multiple(choice.multiple, "measured", choice)
+        number = default_multiple(profile)
+        return Multiple(number, "not measured", liked=number)
+    return Multiple(choice.multiple, "measured", choice, choice.multiple)
 
 
 def with_multiple(profile: TargetProfile, multiple: Multiple) -> TargetProfile:
     """The profile with a number where it said ``auto``."""
-    return replace(profile, channel_multiple=multiple.number)
+    return replace(profile, channel_multiple=multiple.liked)
 
 
 def rounding_outcome(

@@ -61,6 +61,13 @@ def test_the_user_s_multiple_wins_without_a_measurement(tmp_path: Path) -> None:
     found, watch = resolve(tmp_path, round_to=12, exporter=FailingExporter())
     assert (found.number, found.source, found.choice) == (12, "--round-to", None)
     assert watch.seconds == {}
+    assert with_multiple(AUTO, found).channel_multiple == 12
+
+
+def test_what_the_target_likes_is_not_what_the_user_asks_for(tmp_path: Path) -> None:
+    found, _ = resolve(tmp_path, replace(PROFILE, channel_multiple=4), round_to=1)
+    assert (found.number, found.liked) == (1, 4)
+    assert with_multiple(AUTO, found).channel_multiple == 4
 
 
 def test_a_number_in_the_profile_is_taken_as_it_is(tmp_path: Path) -> None:
