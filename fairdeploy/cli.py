@@ -14,8 +14,10 @@ from rich.markup import escape
 
 from fairdeploy import __version__
 from fairdeploy.cli_output import show_text
+from fairdeploy.commands.bundle import bundle
 from fairdeploy.commands.demo import demo
 from fairdeploy.commands.inspect import inspect
+from fairdeploy.commands.measure import measure
 from fairdeploy.commands.shrink import shrink
 from fairdeploy.commands.standing import doctor, targets
 from fairdeploy.commands.sweep import sweep
@@ -40,7 +42,7 @@ app = typer.Typer(
 )
 
 
-for command in (shrink, sweep, inspect, targets, doctor, demo):
+for command in (shrink, sweep, inspect, measure, bundle, targets, doctor, demo):
     app.command()(command)
 
 

@@ -9,6 +9,7 @@ import typer
 from fairdeploy.options import ATTENTION_OPTIONS
 
 _WHAT_MAY_GO = "What may go"
+_THERE = "On another machine"
 
 Model = Annotated[
     str,
@@ -122,5 +123,32 @@ Seed = Annotated[int | None, typer.Option(help="Of every random choice; 0 if not
 TrustPickle = Annotated[
     bool, typer.Option("--trust-pickle", help="Let the checkpoint run its own code.")
 ]
+Sizes = Annotated[
+    list[str] | None,
+    typer.Option("--size", metavar="NAME=N", help="A size that varies beside the batch."),
+]
+Seconds = Annotated[
+    float | None, typer.Option(help="The longest that one measurement may take.", min=0.1)
+]
+IdleGap = Annotated[
+    float | None,
+    typer.Option(
+        metavar="MS", help="Time calls this far apart too, as a camera makes them.", min=0.001
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+Host = Annotated[
+    str | None,
+    typer.Option(metavar="USER@DEVICE", help="Measure there, by ssh.", rich_help_panel=_THERE),
+]
+Port = Annotated[int | None, typer.Option(help="Of its ssh server.", min=1, rich_help_panel=_THERE)]
+RemotePython = Annotated[
+    str, typer.Option(help="Python there, with numpy and onnxruntime.", rich_help_panel=_THERE)
+]
+SshOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="'-i KEY'", help="More for ssh itself. Repeatable.", rich_help_panel=_THERE
+    ),
+]

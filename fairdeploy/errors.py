@@ -55,7 +55,7 @@ class MeasurementError(FairdeployError):
 
 
 class DeviceLostError(MeasurementError):
-    """A device stopped answering in the middle of its work."""
+    """A device that measures for us does not answer, or stopped answering."""
 
 
 class BudgetError(FairdeployError):

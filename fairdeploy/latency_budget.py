@@ -14,12 +14,14 @@ from fairdeploy.allocation.cost import CostModel
 from fairdeploy.allocation.latency_model import latency_terms
 from fairdeploy.allocation.latency_search import search_latency
 from fairdeploy.allocation.search import search, smallest_plan
+from fairdeploy.allocation.trade import traded
 from fairdeploy.deployment.exporter_api import Exporter
 from fairdeploy.deployment.local_device import Device
 from fairdeploy.errors import BudgetError
 from fairdeploy.graph.node_work import node_works
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.latency_trials import LatencyTrials, TrialSetting, timed_plan
+from fairdeploy.options import Objective
 from fairdeploy.records import (
     Allocation,
     Budget,
@@ -48,9 +50,12 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class LatencyPlanner:
-    """A latency budget, what its ends take, and a model of what lies between."""
+    """What the ends of the reachable range take, and a model of what lies between."""
 
-    budget: Budget
+    budget: Budget | None
+    """Of latency; None: only the model is wanted, for trades."""
+    trades: bool
+    """Whether blocks are traded between groups."""
     graph: UnitGraph
     trials: LatencyTrials
     costs: CostModel
@@ -64,42 +69,45 @@ class LatencyPlanner:
         """The original, exported."""
         return self.trials.original
 
-    def used(self, timed: TimedPlan) -> float:
-        """Share of the budget that a plan took; at most 1 where it is met."""
-        return share_of_budget(self.budget, timed)
-
     def choose(
         self, groups: tuple[GroupScores, ...], others: Sequence[Budget], watch: Stopwatch
     ) -> Chosen:
         """The plan that just meets the budget as measured, and all others as counted."""
+        if self.budget is None:
+            with watch.stage("search tolerance"):
+                return Chosen(self._plan(groups, tuple(others)), self.costs, tuple(others))
+        budget = self.budget
         original_ms = self._model_ms(group_sizes(self.graph))
 
         def budgets_at(share: float) -> tuple[Budget, ...]:
-            limit = Budget("latency", self.budget.text, fraction=share * (1 + _ROUNDING))
+            limit = Budget("latency", budget.text, fraction=share * (1 + _ROUNDING))
             return (*others, limit)
-
-        def plan_at(share: float) -> Allocation:
-            return search(groups, self.costs.costs, budgets_at(share))
 
         with watch.stage("search latency") as stage:
 
             def measure(allocation: Allocation) -> TimedPlan:
                 timed = self.trials.time(removed_units(self.graph, groups, allocation))
-                stage.note(f"{timed.ratio:.1%} of the original's latency, {self.budget.text}")
+                stage.note(f"{timed.ratio:.1%} of the original's latency, {budget.text}")
                 return timed
 
             allocation, record = search_latency(
-                plan_at,
+                lambda share: self._plan(groups, budgets_at(share)),
                 measure,
-                self.used,
+                lambda timed: share_of_budget(budget, timed),
                 predicted=lambda plan: plan.costs["latency"] / original_ms,
                 smallest=(self.smallest_share, self.smallest),
                 original=original_of(self.smallest),
-                budget=self.budget.text,
+                budget=budget.text,
             )
             stage.note(f"{record.num_measured} candidates measured, {record.ended_because}")
         predicted = allocation.costs["latency"] / original_ms
         return Chosen(allocation, self.costs, budgets_at(predicted), record)
+
+    def _plan(self, groups: tuple[GroupScores, ...], budgets: tuple[Budget, ...]) -> Allocation:
+        allocation = search(groups, self.costs.costs, budgets)
+        if not self.trades:
+            return allocation
+        return traded(allocation, groups, self.costs.costs, budgets)
 
     def _model_ms(self, kept: np.ndarray) -> float:
         return self.costs.cost(kept)["latency"]
@@ -110,6 +118,7 @@ def latency_planner(
     budget: Budget | None,
     groups: tuple[GroupScores, ...],
     *,
+    objective: Objective,
     graph: UnitGraph,
     exporter: Exporter,
     device: Device,
@@ -118,13 +127,14 @@ def latency_planner(
     seed: int,
     watch: Stopwatch,
 ) -> Iterator[LatencyPlanner | None]:
-    """Time both ends of what is reachable; None without a budget of latency.
+    """Time both ends of what is reachable; None where latency decides nothing.
 
     The files that it made are there until the block ends.
 
     Args:
         budget: Of latency.
         groups: With their caps and steps; their scores do not matter.
+        objective: Whether latency decides between plans that meet the budgets.
         graph: The network.
         exporter: Writes the files.
         device: Races them.
@@ -136,16 +146,21 @@ def latency_planner(
     Raises:
         BudgetError: Even the smallest plan takes longer.
     """
-    if budget is None:
+    if budget is None and objective != "latency":
         yield None
         return
     with tempfile.TemporaryDirectory() as folder:
         setting = TrialSetting(graph, exporter, device, profile, names, Path(folder), seed)
-        yield _prepare(budget, groups, setting, watch)
+        yield _prepare(budget, groups, setting, watch, trades=objective == "latency")
 
 
 def _prepare(
-    budget: Budget, groups: tuple[GroupScores, ...], setting: TrialSetting, watch: Stopwatch
+    budget: Budget | None,
+    groups: tuple[GroupScores, ...],
+    setting: TrialSetting,
+    watch: Stopwatch,
+    *,
+    trades: bool,
 ) -> LatencyPlanner:
     graph = setting.graph
     removed = smallest_plan(groups)
@@ -154,7 +169,8 @@ def _prepare(
         trials = LatencyTrials(setting, removed_units(graph, groups, nothing))
         smallest = timed_plan(trials.time_smallest())
         stage.note(f"{smallest.shrunk_ms:.3g} to {smallest.original_ms:.3g} ms")
-        _refuse_unreachable(budget, smallest, setting.profile.name)
+        if budget is not None:
+            _refuse_unreachable(budget, smallest, setting.profile.name)
         sizes = group_sizes(graph)
         kept = sizes - np.array([len(removed[group.name]) for group in groups], dtype=np.int64)
         times = trials.node_times(trials.original), trials.node_times(trials.smallest)
@@ -166,7 +182,7 @@ def _prepare(
         )
     costs = CostModel({**graph.cost_terms, "latency": terms}, len(graph.groups))
     share = costs.cost(kept)["latency"] / costs.cost(sizes)["latency"]
-    return LatencyPlanner(budget, graph, trials, costs, smallest, share)
+    return LatencyPlanner(budget, trades, graph, trials, costs, smallest, share)
 
 
 def share_of_budget(budget: Budget, timed: TimedPlan) -> float:

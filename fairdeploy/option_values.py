@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from typing import TypeVar
 
 from fairdeploy.errors import UsageError
-from fairdeploy.options import InputShape, choice_of
+from fairdeploy.options import HostOptions, InputShape, choice_of
 
 _CHANNELS_HEIGHT_WIDTH = 3
 EVERY_MODULE = "*"
@@ -51,6 +52,33 @@ def parse_numbers(option: str, text: str | None) -> tuple[float, ...] | None:
     if not all(math.isfinite(number) for number in numbers):
         raise UsageError(f"{option} '{text}' is not a list of numbers; use {option} 0.5,0.5,0.5")
     return numbers
+
+
+def parse_whole_numbers(option: str, text: str | None, *, minimum: int) -> tuple[int, ...]:
+    """``1,4,16`` as a tuple without repeats; empty for None.
+
+    Raises:
+        UsageError: A part is not a whole number from ``minimum``.
+    """
+    parts = [part.strip() for part in text.split(",")] if text is not None else []
+    if not all(part.isdecimal() and int(part) >= minimum for part in parts):
+        raise UsageError(
+            f"{option} '{text}' is not a list of whole numbers from {minimum}; use {option} 1,4"
+        )
+    return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+def parse_sizes(texts: Sequence[str] | None) -> dict[str, int]:
+    """``H=224`` of ``--size`` as names and sizes.
+
+    Raises:
+        UsageError: Not a name and a whole number from 1.
+    """
+    pairs = [(text, *_split(text)) for text in texts or ()]
+    for text, name, size in pairs:
+        if name == EVERY_MODULE or not size.isdecimal() or int(size) < 1:
+            raise UsageError(f"--size '{text}' is not a name and a number; use --size H=224")
+    return {name: int(size) for _, name, size in pairs}
 
 
 def parse_shares(texts: Sequence[str] | None) -> tuple[tuple[str, float], ...] | None:
@@ -143,3 +171,13 @@ def chosen(what: str, text: str | None, choices: tuple[_Choice, ...]) -> _Choice
     if text is not None and found is None:
         raise UsageError(f"no {what} '{text}'; use one of {', '.join(map(str, choices))}")
     return found
+
+
+def host_options(
+    host: str | None, port: int | None, python: str, ssh_options: Sequence[str] | None
+) -> HostOptions | None:
+    """The machine that measures, None where it is this one."""
+    if host is None:
+        return None
+    words = tuple(word for text in ssh_options or () for word in shlex.split(text))
+    return HostOptions(host=host, port=port, python=python, ssh_options=words)

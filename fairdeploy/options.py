@@ -5,7 +5,8 @@ A missing option is looked up in ``fairdeploy.toml`` and then has a default; see
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -20,6 +21,10 @@ ATTENTION_OPTIONS: tuple[AttentionOption, ...] = ("heads", "channels", "both", "
 
 SWEEP_METRICS: tuple[MetricName, ...] = ("params", "macs", "size")
 """What a sweep can go along: costs that follow from the plan alone."""
+
+Objective = Literal["tolerance", "latency"]
+"""``latency``: blocks are traded between groups where that is faster and loses no R-mass."""
+OBJECTIVES: tuple[Objective, ...] = ("tolerance", "latency")
 
 _Choice = TypeVar("_Choice")
 
@@ -100,11 +105,25 @@ class RunOptions(ControlOptions):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HostOptions:
+    """A machine that measures for us; see ``deployment.remote_device``."""
+
+    host: str
+    """``user@device``."""
+    port: int | None = None
+    python: str = "python3"
+    ssh_options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ShrinkOptions(RunOptions):
     """Everything that ``fairdeploy shrink`` can be told."""
 
     budgets: tuple[str, ...] | None = None
     """As typed: ``40%``, ``macs=50%,size=4MB``; see ``allocation.budget``."""
+    objective: Objective = "tolerance"
+    host: HostOptions | None = None
+    """Another machine that measures; None: this one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,3 +136,39 @@ class SweepOptions(RunOptions):
     """How many networks to measure, besides the original."""
     at: tuple[float, ...] | None = None
     """Percentages of the original's cost to measure at, instead of ``points``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleOptions:
+    """Everything that ``fairdeploy bundle`` can be told."""
+
+    output: Path
+    sources: tuple[Path, ...]
+    """One or two files, or a folder that holds them."""
+    target: str
+    batch: int | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    seconds: float | None = None
+    idle_gap_ms: float | None = None
+    seed: int = 0
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasureOptions:
+    """Everything that ``fairdeploy measure`` can be told."""
+
+    files: tuple[Path, ...]
+    """One, or two to race."""
+    target: str
+    batches: tuple[int, ...] = ()
+    """Empty: the target's, or the only one that the file takes."""
+    threads: tuple[int, ...] = ()
+    """Empty: the target's."""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """Sizes that vary besides the batch."""
+    seconds: float | None = None
+    idle_gap_ms: float | None = None
+    seed: int = 0
+    host: HostOptions | None = None
+    """Another machine that measures."""

@@ -20,7 +20,7 @@ from fairdeploy.allocation.restrictions import held_groups, rules_of
 from fairdeploy.allocation.tolerance import tod_curve
 from fairdeploy.delivery import deliver, tensor_names
 from fairdeploy.deployment.exporter_api import get_exporter
-from fairdeploy.deployment.local_device import LocalDevice
+from fairdeploy.deployment.measuring_device import measuring_device
 from fairdeploy.errors import UsageError
 from fairdeploy.evaluation import Evaluation
 from fairdeploy.inputs.target_profiles import load_profile
@@ -73,10 +73,10 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
         raise UsageError(
             f"'{latency_budget.text}' cannot be met without measuring; drop --no-latency"
         )
+    decides = latency_budget is not None or options.objective == "latency"
     check_output_folder(settings.output, force=options.force)
     profile = load_profile(settings.target)
     exporter = get_exporter(profile.runtime)
-    device = LocalDevice(exporter)
     watch = Stopwatch(progress or SilentProgress())
 
     model = load_network(settings.model, watch)
@@ -85,16 +85,18 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
     rules = rules_of(graph, settings.restrictions)
     refuse_unreachable(graph, costs, counted, 1, rules)
     channels = resolve_multiple(
-        profile, settings.restrictions.round_to, exporter if options.with_latency else None,
-        cache_folder(), watch,
+        profile, settings.restrictions.round_to, exporter, cache_folder(), watch,
+        may_measure=decides and options.host is None,
     )  # fmt: skip
     multiple, profile = channels.number, with_multiple(profile, channels)
     refuse_unreachable(graph, costs, counted, multiple, rules)
     with ExitStack() as stack:
+        device = stack.enter_context(measuring_device(options.host, exporter))
         planner = stack.enter_context(latency_planner(
             latency_budget,
             unscored_groups(graph, multiple, rules),
-            graph=graph, exporter=exporter, device=device, profile=profile,
+            objective=options.objective, graph=graph, exporter=exporter, device=device,
+            profile=profile,
             names=tensor_names(graph, bool(model.inputs)), seed=settings.model.seed, watch=watch,
         ))  # fmt: skip
         data = load_images(settings, model, graph, watch)

@@ -42,44 +42,34 @@ class Multiple:
     """What the target likes, as far as it is known; ``number`` may be the user's."""
 
 
-def known_multiple(profile: TargetProfile, round_to: int | None, cache_folder: Path) -> Multiple:
-    """The user's multiple, else the profile's; where that is ``auto``, an earlier sweep's or 8.
-
-    Args:
-        profile: The target.
-        round_to: What the user asked for.
-        cache_folder: Where sweeps are kept.
-    """
-    own = profile.channel_multiple
-    known = (
-        _of(cached_multiple(profile, cache_folder), profile)
-        if own == "auto"
-        else Multiple(own, "profile", liked=own)
-    )
-    if round_to is None:
-        return known
-    liked = round_to if known.source == "not measured" else known.liked
-    return Multiple(round_to, "--round-to", liked=liked)
-
-
 def resolve_multiple(
     profile: TargetProfile,
     round_to: int | None,
-    exporter: Exporter | None,
+    exporter: Exporter,
     cache_folder: Path,
     watch: Stopwatch,
+    *,
+    may_measure: bool,
 ) -> Multiple:
-    """The same, but where the profile says ``auto`` and no sweep is known, one is made now.
+    """The user's multiple, else the profile's, which is measured where it says ``auto``.
 
     Args:
         profile: The target.
         round_to: What the user asked for.
-        exporter: Writes and runs the files of the sweep; None if nothing shall be measured.
-        cache_folder: Where sweeps are kept.
+        exporter: Writes and runs the files of the sweep.
+        cache_folder: Keeps sweeps.
         watch: Shows the stage.
+        may_measure: Whether the time that it takes is worth it: where latency decides. Else an
+            ``auto`` is the usual multiple, also where a sweep is cached: a plan that is made by
+            counts must not depend on it.
     """
-    if round_to is not None or profile.channel_multiple != "auto" or exporter is None:
-        return known_multiple(profile, round_to, cache_folder)
+    own = profile.channel_multiple
+    if round_to is None and own != "auto":
+        return Multiple(own, "profile", liked=own)
+    if round_to is not None or not may_measure:
+        number = default_multiple(profile) if round_to is None else round_to
+        source: Source = "not measured" if round_to is None else "--round-to"
+        return Multiple(number, source, liked=_liked(profile, cache_folder) or number)
     with watch.stage("channel multiple") as stage:
         try:
             choice = measured_multiple(exporter, profile, cache_folder)
@@ -92,6 +82,14 @@ def resolve_multiple(
         origin = "measured earlier" if choice.is_cached else "measured"
         stage.note(f"{choice.multiple} ({origin})")
     return _of(choice, profile)
+
+
+def _liked(profile: TargetProfile, cache_folder: Path) -> int | None:
+    """What the target is known to like."""
+    if profile.channel_multiple != "auto":
+        return profile.channel_multiple
+    choice = cached_multiple(profile, cache_folder)
+    return choice.multiple if choice else None
 
 
 def _of(choice: MultipleChoice | None, profile: TargetProfile) -> Multiple:

@@ -46,10 +46,13 @@ def resolve(
     folder: Path,
     profile: TargetProfile = AUTO,
     round_to: int | None = None,
-    exporter: WorkingExporter | None = WORKING,
+    *,
+    may_measure: bool = True,
+    exporter: WorkingExporter = WORKING,
 ) -> tuple[Multiple, Stopwatch]:
     watch = Stopwatch(SilentProgress())
-    return resolve_multiple(profile, round_to, exporter, folder, watch), watch
+    found = resolve_multiple(profile, round_to, exporter, folder, watch, may_measure=may_measure)
+    return found, watch
 
 
 @pytest.fixture
@@ -84,14 +87,16 @@ def test_auto_is_measured_in_a_stage_of_its_own(tmp_path: Path) -> None:
     assert with_multiple(AUTO, found).channel_multiple == 16
 
 
-def test_without_measuring_only_an_earlier_sweep_counts(
+def test_without_measuring_the_usual_multiple_is_taken_whatever_is_cached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found, watch = resolve(tmp_path, exporter=None)
-    assert (found.number, found.source) == (8, "not measured")
+    found, watch = resolve(tmp_path, may_measure=False, exporter=FailingExporter())
+    assert (found.number, found.source, found.liked) == (8, "not measured", 8)
     monkeypatch.setattr(rounding, "cached_multiple", lambda *_: sixteen(is_cached=True))
-    found, watch = resolve(tmp_path, exporter=None)
-    assert (found.number, found.source) == (16, "measured")
+    found, watch = resolve(tmp_path, may_measure=False, exporter=FailingExporter())
+    assert (found.number, found.source, found.choice) == (8, "not measured", None)
+    # what is known of the target may still explain why a layer is slow
+    assert found.liked == 16
     assert watch.seconds == {}
 
 

@@ -21,8 +21,9 @@ from fairdeploy.options import ShrinkOptions, SweepOptions
 from fairdeploy.progress import Progress
 from fairdeploy.records import LatencyComparison, LatencyStats, ProofResult
 from fairdeploy.sweep import SweepResult, sweep
+from fairdeploy.sweep import run as run_module
 from fairdeploy.sweep.races import shortened
-from tests.deployment.fakes import profile
+from tests.deployment.fakes import WorkingExporter, profile
 from tests.progress_recorder import RecordedProgress, RecordedStage
 from tests.reporting.test_html_report import Page
 from tests.tiny_project import network, write_project
@@ -206,6 +207,13 @@ def test_failed_proof_ends_the_sweep_with_its_exit_code_and_nothing_written(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture
+def quick_exporter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files without a network in them: here nothing of an exporter is tested."""
+    monkeypatch.setattr(run_module, "get_exporter", lambda _: WorkingExporter())
+
+
+@pytest.mark.usefixtures("quick_exporter")
 def test_latency_is_a_share_of_the_original_with_its_interval(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,6 +243,7 @@ def test_latency_is_a_share_of_the_original_with_its_interval(
     }  # fmt: skip
 
 
+@pytest.mark.usefixtures("quick_exporter")
 def test_device_that_is_lost_costs_the_races_but_not_the_sweep(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import logging
 import os
 import tempfile
@@ -20,10 +21,12 @@ from torch import Tensor, fx
 
 from fairdeploy.errors import ExportError
 from fairdeploy.records import Artifact, NetworkDims, OperatorTime, TargetProfile, TensorNames
+from fairdeploy_onnx import device_main, session
 from fairdeploy_onnx.attention import prepare_attention
 from fairdeploy_onnx.node_sources import SOURCE_KEY, source_names
 from fairdeploy_onnx.operator_times import operator_times
-from fairdeploy_onnx.runner import OnnxRunner, missing_providers
+from fairdeploy_onnx.runner import OnnxRunner, import_onnxruntime
+from fairdeploy_onnx.session import ProviderError, require_providers
 
 if TYPE_CHECKING:
     from torch.onnx import ONNXProgram
@@ -59,11 +62,15 @@ class OnnxExporter:
         """None if a small file opens on the profile's providers, else what is in the way."""
         if profile.precision != PRECISION:
             return f"the exporter 'onnx' does not write precision '{profile.precision}'"
-        missing = missing_providers(profile)
-        if missing:
+        try:
+            available = import_onnxruntime().get_available_providers()
+            require_providers(profile.providers, available)
+        except ExportError as error:
+            return str(error)
+        except ProviderError as error:
             return (
-                f"ONNX Runtime has no {' and no '.join(missing)} here; install the onnxruntime "
-                "build for that device"
+                f"ONNX Runtime has no {' and no '.join(error.missing)} here; install the "
+                "onnxruntime build for that device"
             )
         try:
             with tempfile.TemporaryDirectory() as scratch:
@@ -76,6 +83,10 @@ class OnnxExporter:
                 "driver or libraries are missing"
             )
         return None
+
+    def device_sources(self) -> tuple[str, ...]:
+        """The files that measure on a device with numpy and ONNX Runtime alone."""
+        return inspect.getsource(session), inspect.getsource(device_main)
 
     def export(
         self,

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from fairdeploy.deployment.bootstrap import CoarseClockError
 from fairdeploy.deployment.exporter_api import Array, Runner
 from fairdeploy.deployment.latency_records import (
     Terms,
@@ -21,7 +22,6 @@ from fairdeploy.deployment.latency_records import (
 )
 from fairdeploy.deployment.race import (
     MIN_PAIRS,
-    CoarseClockError,
     Measured,
     RaceSettings,
     cold_start,

@@ -90,7 +90,7 @@ def _cause_of_product(
     odd = [new for old, new in (facts.inputs, facts.channels) if new != old and new % multiple]
     if odd and speedup < NEARLY * fall:
         counts = " and ".join(map(str, dict.fromkeys(odd)))
-        return "misaligned", f"{counts} channels, while this target likes multiples of {multiple}"
+        return "misaligned", f"{counts} channels, no multiple of {multiple}"
     is_whole = after >= UNCHANGED_MACS * before
     free = [group for group in facts.groups if group not in conditions.held]
     if is_whole and not free:

@@ -1,7 +1,7 @@
 """Times one or two networks in turn until their speed is known well enough.
 
-This file needs Python 3.8 and numpy, nothing else, so that a copy of it runs on any device. It
-imports nothing of fairdeploy; ``latency`` turns what it finds into records.
+This file needs Python 3.8, numpy and ``bootstrap``, so that a copy of both runs on any device;
+``latency`` turns what it finds into records.
 
 Two separate measurements drift apart with clocks, heat and other load. Pairs in random order share
 all of that, so the ratio of medians holds still long before the milliseconds do.
@@ -10,7 +10,6 @@ all of that, so the ratio of medians holds still long before the milliseconds do
 from __future__ import annotations
 
 import gc
-import math
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,10 +17,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fairdeploy.deployment.bootstrap import Interval, bootstrap_interval
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-
-    from numpy.typing import NDArray
 
     Clock = Callable[[], int]
     """Nanoseconds, monotonic."""
@@ -37,19 +36,17 @@ NOISY_SPREAD = 0.15
 
 _WARMUP_WINDOW = 10
 _STATIONARY_CHANGE = 0.05
-_PAIRS_BETWEEN_CHECKS = 10
-_GROWTH_BETWEEN_CHECKS = 0.25
-_NUM_RESAMPLES = 1000
-_REPORTED = (2.5, 97.5)
-_DECIDING = (0.5, 99.5)
-"""A decision is looked for again and again; the wider interval keeps 95 % over all these looks."""
+_PAIRS_BETWEEN_LOOKS = 10
+_GROWTH_BETWEEN_LOOKS = 0.25
+_FIRST_LOOK_PAIRS = 0.75
+"""Share of ``min_pairs`` after which the interval is looked at for the first time."""
+_FIRST_LOOK_TIME = 0.05
+"""Share of ``max_seconds`` that passes before it, since other work comes in spells."""
+_GOOD_LOOKS = 2
+"""In a row: times that agree by chance would end the race too early and claim too much."""
 _MS_PER_S = 1e3
 _NS_PER_MS = 1e6
 _NS_PER_S = 1e9
-
-
-class CoarseClockError(ValueError):
-    """A median is 0 ms, so the clock cannot see the network."""
 
 
 @dataclass(frozen=True)
@@ -67,27 +64,6 @@ class RaceSettings:
     only then or when time is up."""
     idle_gap_ms: float | None = None
     """Pause before each call of ``race_with_gaps``."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """First median over second (or the only median, in ms), with its 95 % bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
-    decides_low: float
-    """Low end of the wider interval that decides; see ``RaceSettings.decide_ratio``."""
-    decides_high: float
-
-    @property
-    def relative_width(self) -> float:
-        """Width of the 95 % interval as a share of the value."""
-        return (self.high - self.low) / self.value
-
-    def excludes(self, value: float) -> bool:
-        """Whether the deciding interval lies wholly on one side of ``value``."""
-        return not self.decides_low <= value <= self.decides_high
 
 
 @dataclass(frozen=True)
@@ -157,19 +133,28 @@ def race(
     times: list[list[float]] = [[] for _ in calls]
     with _no_garbage_collection():
         _warm_up(calls, clock, settings.warmup_seconds)
-        deadline = clock() + settings.max_seconds * _NS_PER_S
-        next_check = settings.min_pairs
+        start = clock()
+        deadline = start + settings.max_seconds * _NS_PER_S
+        first_look = start + settings.max_seconds * _FIRST_LOOK_TIME * _NS_PER_S
+        next_look = max(MIN_PAIRS, int(settings.min_pairs * _FIRST_LOOK_PAIRS))
+        good_looks = 0
         while True:
             _time_round(calls, times, rng, clock)
-            count = len(times[0])
-            is_late = count >= MIN_PAIRS and clock() >= deadline
-            if not (is_late or count >= next_check):
+            count, now = len(times[0]), clock()
+            is_over = count >= MAX_PAIRS or (count >= MIN_PAIRS and now >= deadline)
+            if not is_over and (count < next_look or now < first_look):
                 continue
             interval = bootstrap_interval(np.asarray(times), rng)
-            reason = _reason_to_stop(interval, count, is_late, settings)
-            if reason is not None:
-                return RaceResult(tuple(tuple(own) for own in times), interval, reason)
-            next_check = count + max(_PAIRS_BETWEEN_CHECKS, int(count * _GROWTH_BETWEEN_CHECKS))
+            reached = _reached(interval, settings)
+            good_looks = good_looks + 1 if reached else 0
+            if is_over or (good_looks >= _GOOD_LOOKS and count >= settings.min_pairs):
+                reason = f"{settings.max_seconds:g} s passed" if now >= deadline else None
+                if reached is not None and good_looks >= _GOOD_LOOKS:
+                    reason = reached
+                rounds = f"{count} {'pairs' if len(calls) > 1 else 'calls'}"
+                because = f"{reason} after {rounds}" if reason else f"{rounds} timed"
+                return RaceResult(tuple(tuple(own) for own in times), interval, because)
+            next_look = count + max(_PAIRS_BETWEEN_LOOKS, int(count * _GROWTH_BETWEEN_LOOKS))
             _refill_caches(calls)
 
 
@@ -201,49 +186,10 @@ def race_with_gaps(
     return RaceResult(tuple(tuple(own) for own in times), interval, reason)
 
 
-def bootstrap_interval(
-    times_ms: NDArray[np.float64], rng: np.random.Generator, num_resamples: int = _NUM_RESAMPLES
-) -> Interval:
-    """Ratio of medians (of one network: its median) with a 95 % percentile-bootstrap interval.
-
-    Rounds are drawn together, in blocks of neighbours (Kuensch 1989): slow spells last for many
-    calls, and drawing single rounds would take them for independent.
-
-    Args:
-        times_ms: One or two rows of as many calls.
-
-    Raises:
-        CoarseClockError: A median is 0 ms.
-    """
-    medians = np.median(times_ms, axis=1)
-    if medians.min() <= 0:
-        raise CoarseClockError(
-            "the clock cannot resolve one call (median 0 ms); use a larger batch"
-        )
-    drawn = _drawn_blocks(times_ms.shape[1], num_resamples, rng)
-    values = _value(np.median(times_ms[:, drawn], axis=2))
-    ends = np.percentile(values, (*_REPORTED, *_DECIDING))
-    return Interval(float(_value(medians)), *(float(end) for end in ends))
-
-
 def relative_spread(times_ms: Sequence[float]) -> float:
     """Interquartile range over median."""
     low, median, high = np.percentile(times_ms, (25, 50, 75))
     return float((high - low) / median)
-
-
-def _value(medians: NDArray[np.float64]) -> NDArray[np.float64]:
-    """First over second; of one network, itself."""
-    ratio: NDArray[np.float64] = medians[0] / medians[1] if len(medians) == 2 else medians[0]
-    return ratio
-
-
-def _drawn_blocks(count: int, num_resamples: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Indices of resampled rounds, [num_resamples, count]; blocks wrap around at the end."""
-    length = math.ceil(count ** (1 / 3))
-    starts = rng.integers(0, count, size=(num_resamples, math.ceil(count / length), 1))
-    blocks = (starts + np.arange(length)) % count
-    return blocks.reshape(num_resamples, -1)[:, :count]
 
 
 def _warm_up(calls: Sequence[Call], clock: Clock, max_seconds: float) -> None:
@@ -294,20 +240,14 @@ def _refill_caches(calls: Sequence[Call]) -> None:
         call()
 
 
-def _reason_to_stop(
-    interval: Interval, count: int, is_late: bool, settings: RaceSettings
-) -> str | None:
-    if count >= settings.min_pairs:
-        if settings.decide_ratio is not None:
-            if interval.excludes(1 / settings.decide_ratio):
-                return f"interval wholly on one side of {settings.decide_ratio:.1%}, {count} pairs"
-        elif interval.relative_width <= settings.ratio_interval:
-            return f"interval narrower than {settings.ratio_interval:.0%} after {count} pairs"
-    if is_late:
-        return f"{settings.max_seconds:g} s passed after {count} pairs"
-    if count >= MAX_PAIRS:
-        return f"{count} pairs timed"
-    return None
+def _reached(interval: Interval, settings: RaceSettings) -> str | None:
+    """What the interval has come to, None if nothing yet."""
+    ratio = settings.decide_ratio
+    if ratio is not None:
+        decided = interval.excludes(1 / ratio)
+        return f"interval wholly on one side of {ratio:.1%}" if decided else None
+    is_narrow = interval.relative_width <= settings.ratio_interval
+    return f"interval narrower than {settings.ratio_interval:.0%}" if is_narrow else None
 
 
 @contextmanager

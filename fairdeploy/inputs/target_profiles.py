@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -40,6 +41,13 @@ def load_profile(name_or_path: str) -> TargetProfile:
     if name_or_path not in shipped:
         raise ProjectFileError(f"no target profile '{name_or_path}'; {_choices()}")
     return _parse_shipped(shipped[name_or_path])
+
+
+def profile_toml(profile: TargetProfile) -> str:
+    """The text of a profile file that loads as ``profile``, but for its name."""
+    values = {key: getattr(profile, key) for key in (*_READERS, *_OPTIONAL_READERS)}
+    given = {key: value for key, value in values.items() if value not in (None, ())}
+    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in given.items())
 
 
 def list_profiles() -> tuple[TargetProfile, ...]:

@@ -20,15 +20,8 @@ from fairdeploy.inspection.random_proof import prove_random_removal
 from fairdeploy.inspection.standing_rows import standing_rows, unknown_op_rows
 from fairdeploy.options import InspectOptions
 from fairdeploy.progress import Progress, SilentProgress
-from fairdeploy.records import LoadedModel
-from fairdeploy.rounding import known_multiple
-from fairdeploy.settings import (
-    cache_folder,
-    project_of,
-    resolve_model,
-    resolve_restrictions,
-    resolve_target,
-)
+from fairdeploy.records import LoadedModel, default_multiple
+from fairdeploy.settings import project_of, resolve_model, resolve_restrictions, resolve_target
 from fairdeploy.stages import capture_network, group_sizes, limits_of, load_network
 from fairdeploy.stopwatch import Stopwatch
 
@@ -52,8 +45,7 @@ def inspect(options: InspectOptions, progress: Progress | None = None) -> dict[s
     model = load_network(settings, watch)
     graph = capture_network(model, settings, watch)
     rules = rules_of(graph, restrictions)
-    multiple = known_multiple(profile, restrictions.round_to, cache_folder())
-    limits = limits_of(graph, multiple.number, rules)
+    limits = limits_of(graph, default_multiple(profile), rules)
     document = inspection_document(model, graph, rules, limits)
     if options.prove:
         document["proof"] = prove_random_removal(model, graph, limits, settings.seed, watch)

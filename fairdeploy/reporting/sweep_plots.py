@@ -17,6 +17,8 @@ _COST_KEYS = {"params": "params", "macs": "macs", "size": "size_bytes"}
 _CLOSE = 0.05
 _MIN_CLOSE = 3
 _TOP = 1.0
+# One unsteady race must not squeeze all others: beyond this, times the highest, intervals are cut.
+_HEADROOM = 1.2
 
 
 def cost_key(document: Row) -> str:
@@ -57,11 +59,12 @@ def latency_plots(document: Row) -> Html:
     if not raced:
         return section("Latency", lead="Not measured.")
     marks = [_latency_mark(document, point) for point in (document["points"][0], *raced)]
+    highest = _HEADROOM * max(mark.y for mark in marks)
     metric, target = metric_name(document["metric"]), document["target"]
     chart = frontier_chart(
         marks,
         axis_over([0.0, *(mark.x for mark in marks)]),
-        axis_over([0.0, *(value for mark in marks for value in (mark.low, mark.high))]),
+        axis_over([0.0, *(min(mark.high, highest) for mark in marks)]),
         title=f"latency against {metric}",
         x_title=_x_title(document),
         tick_text=_short_percent,

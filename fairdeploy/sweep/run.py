@@ -30,10 +30,10 @@ from fairdeploy.records import (
     SweepPoint,
     SweepTarget,
     TradeOff,
+    default_multiple,
 )
 from fairdeploy.reporting.sweep_record import build_sweep_document, write_sweep
-from fairdeploy.rounding import resolve_multiple, with_multiple
-from fairdeploy.settings import SweepSettings, cache_folder, resolve_sweep
+from fairdeploy.settings import SweepSettings, resolve_sweep
 from fairdeploy.stages import (
     capture_network,
     group_scores,
@@ -71,15 +71,12 @@ def sweep(options: SweepOptions, progress: Progress | None = None) -> SweepResul
     settings = resolve_sweep(options)
     check_output_folder(settings.output, force=options.force)
     profile = shortened(load_profile(settings.target))
+    multiple = default_multiple(profile)
     exporter = get_exporter(profile.runtime) if options.with_latency else None
     watch = Stopwatch(progress or SilentProgress())
 
     model = load_network(settings.model, watch)
     graph = capture_network(model, settings.model, watch)
-    channels = resolve_multiple(
-        profile, settings.restrictions.round_to, exporter, cache_folder(), watch
-    )
-    multiple, profile = channels.number, with_multiple(profile, channels)
     costs = CostModel(graph.cost_terms, len(graph.groups))
     rules = rules_of(graph, settings.restrictions)
     unscored = unscored_groups(graph, multiple, rules)

@@ -109,11 +109,11 @@ BUSY = {"elements": (2.0, 1.0)}
         (row(1, 0.9), norm("n"), Conditions(), "memory-bound", "reads and writes 80% of what"),
         (
             row(4, 3), facts("a", channels=(32, 20)), Conditions(16),
-            "misaligned", "20 channels, while this target likes multiples of 16",
+            "misaligned", "20 channels, no multiple of 16",
         ),
         (
             row(4, 3), facts("a", channels=(32, 32), inputs=(32, 30)), Conditions(4),
-            "misaligned", "30 channels, while this target likes multiples of 4",
+            "misaligned", "30 channels, no multiple of 4",
         ),
         (
             row(4, 3), facts("a", channels=(32, 16)), Conditions(16),

@@ -6,15 +6,17 @@ import ast
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
+from fairdeploy.deployment import bootstrap
 from fairdeploy.deployment import race as race_module
+from fairdeploy.deployment.bootstrap import Interval, bootstrap_interval
 from fairdeploy.deployment.race import (
     RaceResult,
     RaceSettings,
-    bootstrap_interval,
     race,
     race_with_gaps,
 )
@@ -43,28 +45,29 @@ def decide(
     return race(calls, settings, seed=seed, clock=clock)
 
 
-def test_the_file_runs_alone_on_an_old_python() -> None:
-    tree = ast.parse(Path(race_module.__file__).read_text(), feature_version=(3, 8))
+@pytest.mark.parametrize("module", [bootstrap, race_module])
+def test_the_file_runs_alone_on_an_old_python(module: ModuleType) -> None:
+    tree = ast.parse(Path(str(module.__file__)).read_text(), feature_version=(3, 8))
     imported = {
-        name.split(".")[0]
+        name
         for node in ast.walk(tree)
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in (
-            [node.module]
+            [str(node.module)]
             if isinstance(node, ast.ImportFrom)
             else [alias.name for alias in node.names]
         )
     }
-    assert imported == {
+    assert imported <= {
         "__future__", "gc", "math", "time", "contextlib", "dataclasses", "typing", "numpy",
-        "collections",
+        "numpy.typing", "collections.abc", "fairdeploy.deployment.bootstrap",
     }  # fmt: skip
 
 
 def test_a_clear_decision_ends_the_race_long_before_its_time() -> None:
-    # 6 of 10 ms is far below 80 %: the first look, at 20 pairs, decides.
+    # 6 of 10 ms is far below 80 %: the looks at 20 and 30 pairs decide.
     result = decide(6.0, 0.8)
-    assert result.stopped_because == "interval wholly on one side of 80.0%, 20 pairs"
+    assert result.stopped_because == "interval wholly on one side of 80.0% after 30 pairs"
     assert result.interval.low > 1 / 0.8
 
 
@@ -88,6 +91,7 @@ def test_a_single_network_is_timed_until_its_median_is_known() -> None:
     assert len(result.times_ms) == 1
     assert result.interval.low < 4.0 < result.interval.high
     assert result.interval.relative_width <= 0.05
+    assert result.stopped_because.endswith(" calls")
 
 
 def test_with_gaps_every_call_comes_after_a_pause() -> None:
@@ -148,3 +152,46 @@ def test_bootstrap_interval_grows_when_slow_spells_last_for_many_calls() -> None
         order = rng.permutation(400)
         shuffled.append(bootstrap_interval(np.array([original[order], shrunk]), rng).relative_width)
     assert np.mean(together) > 1.5 * np.mean(shuffled)
+
+
+def spells(count: int, rng: np.random.Generator) -> np.ndarray:
+    """Two networks alike, each with slow noise of its own: correlation 0.9 from call to call."""
+    steps = rng.standard_normal((2, count))
+    noise = np.zeros((2, count))
+    for index in range(1, count):
+        noise[:, index] = 0.9 * noise[:, index - 1] + np.sqrt(1 - 0.9**2) * steps[:, index]
+    return np.exp(0.05 * noise)
+
+
+def test_the_interval_holds_the_ratio_though_neighbours_are_alike() -> None:
+    # Blocks of the cube root alone would hold it in about 55 of 100.
+    rng = np.random.default_rng(0)
+    holds = 0
+    for _ in range(100):
+        interval = bootstrap_interval(spells(400, rng), rng, 300)
+        holds += interval.low <= 1.0 <= interval.high
+    assert holds >= 85
+
+
+def test_the_interval_of_few_blocks_is_wider_as_student_s_t_is() -> None:
+    # Quantiles of t at 97.5 %, from a table: 2.262 at 9 degrees, 2.776 at 4, 1.984 at 100.
+    for num_blocks, quantile in ((10, 2.262), (5, 2.776), (101, 1.984)):
+        widened = 1.96 * bootstrap._widening(num_blocks, 1.96)
+        assert widened == pytest.approx(quantile, rel=0.01)
+
+
+def test_only_two_good_looks_in_a_row_end_a_race(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock()
+    narrow, wide = Interval(1.0, 0.999, 1.001, 0.99, 1.01), Interval(1.0, 0.5, 2.0, 0.4, 3.0)
+    looks = iter([narrow, wide, wide, narrow, narrow])
+    monkeypatch.setattr(race_module, "bootstrap_interval", lambda times, rng: next(looks))
+    result = race([lambda: clock.advance_ms(10.0)] * 2, SETTINGS, seed=0, clock=clock)
+    # Looks at 20, 30, 40, 50 and 62 pairs.
+    assert result.stopped_because == "interval narrower than 5% after 62 pairs"
+
+
+def test_a_fast_race_lasts_a_twentieth_of_its_time_at_least() -> None:
+    clock = FakeClock()
+    settings = RaceSettings(0.0, 20, 20.0, ratio_interval=0.5)
+    result = race([lambda: clock.advance_ms(1.0)] * 2, settings, seed=0, clock=clock)
+    assert 1000 <= 2 * len(result.times_ms[0]) <= 1300

@@ -88,6 +88,15 @@ def test_close_up_leaves_out_what_lost_much() -> None:
     assert len(re.findall(r'class="mark \w+"', close_up)) == 3
 
 
+def test_one_unsteady_race_does_not_squeeze_the_others() -> None:
+    document = sweep_document()
+    document["points"][1]["latency"]["left_high"] = 40.0
+    html = section_of(render_sweep(document), "Latency against parameters").replace(SPACE, " ")
+    ticks = re.findall(r'text-anchor="end">(\d+) %</text>', html)
+    # 1.2 times the original's 100 %, in round steps; the last is of the other axis.
+    assert ticks == ["0", "50", "100", "150", "100"]
+
+
 def test_page_claims_nothing_that_was_not_measured() -> None:
     page = Page(render_sweep(sweep_document(has_accuracy=False, has_latency=False, knee=None)))
     assert "Accuracy was not measured: it needs labelled test images." in page.text

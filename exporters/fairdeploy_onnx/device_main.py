@@ -1,0 +1,155 @@
+"""Measures the ONNX files of a job on the device that it lies on.
+
+A copy of this file follows copies of ``race``, ``device_facts`` and ``session`` in one script that
+needs Python 3.8, numpy and onnxruntime; it must not use anything else of fairdeploy.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fairdeploy.deployment.bootstrap import CoarseClockError
+from fairdeploy.deployment.race import RaceSettings, cold_start, measure
+from fairdeploy.device_facts import (
+    AffinityError,
+    device_facts,
+    held_on_cores,
+    load_average,
+    usable_cores,
+)
+from fairdeploy_onnx.session import ProviderError, one_line, open_session, runtime_versions_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from fairdeploy.deployment.race import Call
+
+USAGE = "usage: python measure.py [--json] [FOLDER]"
+JOB_FILE = "job.json"
+RESULT_FILE = "result.json"
+
+
+class JobError(ValueError):
+    """The job cannot be done here; the text is one line for the user."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do the job of a folder; print a table and write ``result.json``, or print the JSON alone."""
+    folders = [argument for argument in arguments if not argument.startswith("-")]
+    if len(folders) > 1 or set(arguments) - set(folders) - {"--json"}:
+        sys.stderr.write(USAGE + "\n")
+        return 2
+    folder = Path(folders[0]) if folders else Path(__file__).resolve().parent
+    try:
+        result = do_job(folder)
+    except (JobError, ProviderError, AffinityError, CoarseClockError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    if "--json" in arguments:
+        sys.stdout.write(json.dumps(result))
+        return 0
+    (folder / RESULT_FILE).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    sys.stdout.write("\n".join(table_lines(result)) + f"\nwritten to {folder / RESULT_FILE}\n")
+    return 0
+
+
+def do_job(folder: Path) -> dict[str, Any]:
+    """Open and race the files that the folder's ``job.json`` names; the raw result."""
+    job = json.loads((folder / JOB_FILE).read_text(encoding="utf-8"))
+    onnxruntime = _import_onnxruntime()
+    with np.load(folder / job["inputs"], allow_pickle=False) as archive:
+        inputs = [archive[str(index)] for index in range(len(archive.files))]
+    load_before = load_average()
+    with ExitStack() as stack:
+        stack.enter_context(held_on_cores(job["affinity"]))
+        threads = job["threads"] or usable_cores()
+        paths = [folder / name for name in job["files"]]
+        opened = [_start(onnxruntime, path, job["providers"], threads, inputs) for path in paths]
+        facts = device_facts()
+        measured = measure(opened, RaceSettings(**job["settings"]), seed=job["seed"])
+    return {
+        "schema_version": 1,
+        "job": job,
+        "measured": asdict(measured),
+        "threads": threads,
+        "providers": job["providers"],
+        "device": facts,
+        "load_before": load_before,
+        "load_after": load_average(),
+        "versions": runtime_versions_of(onnxruntime, job["providers"]),
+    }
+
+
+def table_lines(result: Mapping[str, Any]) -> list[str]:
+    """What was measured, for people."""
+    job, measured = result["job"], result["measured"]
+    lines = ["{:<28}{:>10}{:>10}{:>10}{:>14}{:>12}".format(
+        "file", "median ms", "p90", "p99", "cold start ms", "images/s"
+    )]  # fmt: skip
+    races = [("", measured["back_to_back"])]
+    if measured["with_gaps"]:
+        races.append((f" every {job['settings']['idle_gap_ms']:g} ms", measured["with_gaps"]))
+    for label, race in races:
+        for index, times_ms in enumerate(race["times_ms"]):
+            median, p90, p99 = np.percentile(times_ms, (50, 90, 99))
+            cold = "" if label else f"{measured['cold_start_ms'][index]:.4g}"
+            rate = "" if label else f"{job['batch'] * 1e3 / median:.4g}"
+            name = job["files"][index] + label
+            lines.append(f"{name:<28}{median:>10.4g}{p90:>10.4g}{p99:>10.4g}{cold:>14}{rate:>12}")
+        if len(race["times_ms"]) > 1:
+            interval = race["interval"]
+            lines.append(
+                f"{job['files'][1]} is {interval['value']:.3f} times as fast as "
+                f"{job['files'][0]}{label} ({interval['low']:.3f} to {interval['high']:.3f})"
+            )
+    device, load = result["device"], result["load_before"]
+    lines.append(
+        f"{device['cpu']}, {device['cores']} cores, {result['threads']} threads, governor "
+        f"{device['governor'] or 'unknown'}, load {'unknown' if load is None else round(load, 1)}, "
+        f"{', '.join(result['providers'])}, "
+        f"onnxruntime {result['versions']['onnxruntime']}"
+    )
+    lines.append(f"stopped because {measured['back_to_back']['stopped_because']}")
+    return lines
+
+
+def _start(
+    onnxruntime: Any, path: Path, providers: Sequence[str], threads: int, inputs: Sequence[Any]
+) -> tuple[Call, float]:
+    """An open file's call and its cold start."""
+
+    def open_call() -> Call:
+        session = open_session(onnxruntime, path, providers, threads)
+        names = [node.name for node in session.get_inputs()]
+        feed = {name: inputs[index] for index, name in enumerate(names)}
+        return lambda: session.run(None, feed)
+
+    try:
+        return cold_start(open_call, time.perf_counter_ns)
+    except ProviderError:
+        raise
+    except Exception as error:  # ONNX Runtime's exceptions have no public base
+        raise JobError(f"'{path.name}' cannot be opened and run: {one_line(error)}") from error
+
+
+def _import_onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise JobError(
+            f"onnxruntime cannot be imported ({error}); "
+            f"run {sys.executable} -m pip install onnxruntime"
+        ) from error
+    return onnxruntime
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
