@@ -81,13 +81,14 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
 
     model = load_network(settings.model, watch)
     graph = capture_network(model, settings.model, watch)
+    costs = CostModel(graph.cost_terms, len(graph.groups))
+    rules = rules_of(graph, settings.restrictions)
+    refuse_unreachable(graph, costs, counted, 1, rules)
     channels = resolve_multiple(
         profile, settings.restrictions.round_to, exporter, cache_folder(), watch,
         may_measure=decides and options.host is None,
     )  # fmt: skip
     multiple, profile = channels.number, with_multiple(profile, channels)
-    costs = CostModel(graph.cost_terms, len(graph.groups))
-    rules = rules_of(graph, settings.restrictions)
     refuse_unreachable(graph, costs, counted, multiple, rules)
     with ExitStack() as stack:
         device = stack.enter_context(measuring_device(options.host, exporter))

@@ -10,7 +10,7 @@ from typing import Literal
 from fairdeploy.allocation.cost import CostModel
 from fairdeploy.allocation.restrictions import Rule
 from fairdeploy.allocation.search import search
-from fairdeploy.deployment.channel_multiples import measured_multiple
+from fairdeploy.deployment.channel_multiples import cached_multiple, measured_multiple
 from fairdeploy.deployment.exporter_api import Exporter
 from fairdeploy.errors import ExportError
 from fairdeploy.graph.unit_graph import UnitGraph
@@ -38,6 +38,8 @@ class Multiple:
     number: int
     source: Source
     choice: MultipleChoice | None = None
+    liked: int = 1
+    """What the target likes, as far as it is known; ``number`` may be the user's."""
 
 
 def resolve_multiple(
@@ -61,12 +63,13 @@ def resolve_multiple(
             ``auto`` is the usual multiple, also where a sweep is cached: a plan that is made by
             counts must not depend on it.
     """
-    if round_to is not None:
-        return Multiple(round_to, "--round-to")
-    if profile.channel_multiple != "auto":
-        return Multiple(profile.channel_multiple, "profile")
-    if not may_measure:
-        return _of(None, profile)
+    own = profile.channel_multiple
+    if round_to is None and own != "auto":
+        return Multiple(own, "profile", liked=own)
+    if round_to is not None or not may_measure:
+        number = default_multiple(profile) if round_to is None else round_to
+        source: Source = "not measured" if round_to is None else "--round-to"
+        return Multiple(number, source, liked=_liked(profile, cache_folder) or number)
     with watch.stage("channel multiple") as stage:
         try:
             choice = measured_multiple(exporter, profile, cache_folder)
@@ -81,15 +84,24 @@ def resolve_multiple(
     return _of(choice, profile)
 
 
+def _liked(profile: TargetProfile, cache_folder: Path) -> int | None:
+    """What the target is known to like."""
+    if profile.channel_multiple != "auto":
+        return profile.channel_multiple
+    choice = cached_multiple(profile, cache_folder)
+    return choice.multiple if choice else None
+
+
 def _of(choice: MultipleChoice | None, profile: TargetProfile) -> Multiple:
     if choice is None:
-        return Multiple(default_multiple(profile), "not measured")
-    return Multiple(choice.multiple, "measured", choice)
+        number = default_multiple(profile)
+        return Multiple(number, "not measured", liked=number)
+    return Multiple(choice.multiple, "measured", choice, choice.multiple)
 
 
 def with_multiple(profile: TargetProfile, multiple: Multiple) -> TargetProfile:
     """The profile with a number where it said ``auto``."""
-    return replace(profile, channel_multiple=multiple.number)
+    return replace(profile, channel_multiple=multiple.liked)
 
 
 def rounding_outcome(

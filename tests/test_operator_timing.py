@@ -77,7 +77,7 @@ def test_causes_know_the_target_s_multiple(graph: UnitGraph) -> None:
     assert found is not None
     first = found.operators[0]
     assert (first.cause, first.detail) == (
-        "misaligned", "5 channels, while this target likes multiples of 4"
+        "misaligned", "5 channels, no multiple of 4"
     )  # fmt: skip
 
 

@@ -33,6 +33,7 @@ from fairdeploy.stages import group_scores
 from fairdeploy.stopwatch import Stopwatch
 from tests.deployment.fakes import PROFILE, FailingExporter, WorkingExporter
 
+WORKING = WorkingExporter()
 AUTO = replace(PROFILE, channel_multiple="auto")
 
 
@@ -47,13 +48,11 @@ def resolve(
     round_to: int | None = None,
     *,
     may_measure: bool = True,
-    exporter: WorkingExporter | None = None,
+    exporter: WorkingExporter = WORKING,
 ) -> tuple[Multiple, Stopwatch]:
     watch = Stopwatch(SilentProgress())
-    multiple = resolve_multiple(
-        profile, round_to, exporter or WorkingExporter(), folder, watch, may_measure=may_measure
-    )
-    return multiple, watch
+    found = resolve_multiple(profile, round_to, exporter, folder, watch, may_measure=may_measure)
+    return found, watch
 
 
 @pytest.fixture
@@ -65,6 +64,13 @@ def test_the_user_s_multiple_wins_without_a_measurement(tmp_path: Path) -> None:
     found, watch = resolve(tmp_path, round_to=12, exporter=FailingExporter())
     assert (found.number, found.source, found.choice) == (12, "--round-to", None)
     assert watch.seconds == {}
+    assert with_multiple(AUTO, found).channel_multiple == 12
+
+
+def test_what_the_target_likes_is_not_what_the_user_asks_for(tmp_path: Path) -> None:
+    found, _ = resolve(tmp_path, replace(PROFILE, channel_multiple=4), round_to=1)
+    assert (found.number, found.liked) == (1, 4)
+    assert with_multiple(AUTO, found).channel_multiple == 4
 
 
 def test_a_number_in_the_profile_is_taken_as_it_is(tmp_path: Path) -> None:
@@ -81,14 +87,16 @@ def test_auto_is_measured_in_a_stage_of_its_own(tmp_path: Path) -> None:
     assert with_multiple(AUTO, found).channel_multiple == 16
 
 
-def test_without_measuring_only_an_earlier_sweep_counts(
+def test_without_measuring_the_usual_multiple_is_taken_whatever_is_cached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found, watch = resolve(tmp_path, may_measure=False, exporter=FailingExporter())
-    assert (found.number, found.source) == (8, "not measured")
+    assert (found.number, found.source, found.liked) == (8, "not measured", 8)
     monkeypatch.setattr(rounding, "cached_multiple", lambda *_: sixteen(is_cached=True))
     found, watch = resolve(tmp_path, may_measure=False, exporter=FailingExporter())
-    assert (found.number, found.source) == (16, "measured")
+    assert (found.number, found.source, found.choice) == (8, "not measured", None)
+    # what is known of the target may still explain why a layer is slow
+    assert found.liked == 16
     assert watch.seconds == {}
 
 

@@ -11,8 +11,8 @@ first cause that holds:
 3. ``memory-bound``: it multiplies nothing (norms, activations, sums, pooling, softmax, moves). Its
    time follows the numbers that it reads and writes, and these fall with the width, while the MACs
    between two shrunk layers fall with its square.
-4. ``misaligned``: its channel count changed to one that is no multiple of what the target likes,
-   and its time fell by less than 0.9 times as much as its own MACs.
+4. ``misaligned``: the channels that it reads or makes changed to a number that is no multiple of
+   what the target likes, and its time fell by less than 0.9 times as much as its own MACs.
 5. ``frozen``: it has at least 98 % of its MACs, and no unit in it may go: an operation holds its
    widths, or an option of the user.
 6. ``depthwise``: one kernel a channel; its MACs fall with the width only, and a 3x3 kernel has but
@@ -44,7 +44,7 @@ NEARLY = 0.9
 LOW_INTENSITY = 16.0
 """MACs per number read or written."""
 
-MIN_LOST_SHARE = 0.02
+MIN_LOST_SHARE = 0.01
 """Obstacles that lose less of the shrunk network's time are not worth a line."""
 MAX_OBSTACLES = 8
 _MAX_MODULES = 3
@@ -87,18 +87,20 @@ def _cause_of_product(
     fall = before / after if after else promised
     speedup = row.original_ms / row.shrunk_ms
     multiple = conditions.channel_multiple
-    old, new = facts.channels
-    if new != old and new % multiple and speedup < NEARLY * fall:
-        return "misaligned", f"{new} channels, while this target likes multiples of {multiple}"
+    odd = [new for old, new in (facts.inputs, facts.channels) if new != old and new % multiple]
+    if odd and speedup < NEARLY * fall:
+        counts = " and ".join(map(str, dict.fromkeys(odd)))
+        return "misaligned", f"{counts} channels, no multiple of {multiple}"
     is_whole = after >= UNCHANGED_MACS * before
     free = [group for group in facts.groups if group not in conditions.held]
     if is_whole and not free:
         return "frozen", _why_frozen(facts, conditions.held)
     intensity = after / facts.elements[1] if facts.elements[1] else 0.0
-    if facts.is_depthwise and new != old:
+    if facts.is_depthwise and facts.channels[0] != facts.channels[1]:
         return "depthwise", "one kernel a channel: MACs fall with the width, not with its square"
     if is_whole or fall < NEARLY * promised:
-        return "kept", f"the plan left {after / before:.0%} of the MACs here"
+        left = "all" if is_whole else f"{after / before:.0%}"
+        return "kept", f"the plan left {left} of the MACs here"
     if speedup >= NEARLY * fall:
         return None, ""
     if intensity < LOW_INTENSITY:

@@ -31,7 +31,9 @@ class LayerFacts:
     elements: BeforeAfter
     """Numbers read and written per image, weights included."""
     channels: tuple[int, int]
-    """Of the output, where ``macs`` are above 0."""
+    """Of the output, where ``macs`` are above 0; else (0, 0)."""
+    inputs: tuple[int, int] = (0, 0)
+    """Channels of what it reads, likewise."""
     is_depthwise: bool = False
     groups: tuple[int, ...] = ()
     """Indices of the groups whose units lie in its dimensions."""
@@ -65,7 +67,8 @@ def layer_facts(graph: UnitGraph, removed: NDArray[np.bool_]) -> dict[str, Layer
             op=op_name(node),
             macs=macs,
             elements=sizes.moved(node),
-            channels=sizes.channels(node) if macs[0] else (0, 0),
+            channels=sizes.channels(node, node) if macs[0] else (0, 0),
+            inputs=sizes.channels(node.all_input_nodes[0], node) if macs[0] else (0, 0),
             is_depthwise=_is_depthwise(node, graph),
             groups=sizes.groups(node),
             frozen_reason=f"{held.op}: {held.reason}" if held else "",
@@ -94,11 +97,13 @@ class _Sizes:
                 after += share * math.prod(length for _, length in lengths)
         return before, after
 
-    def channels(self, node: fx.Node) -> tuple[int, int]:
-        """Length of the dimension with a layer's outputs."""
-        dims = self._graph.value_units[node.name]
+    def channels(self, node: fx.Node, layer: fx.Node) -> tuple[int, int]:
+        """Length of a value's dimension with the channels that ``layer`` reads or makes."""
+        dims = self._dims(node)[0]
+        if not dims:
+            return 0, 0
         # [N, C, …] of a convolution; [N, …, C] of the others
-        dim = 1 if op_name(node).startswith("conv") and len(dims) > 1 else len(dims) - 1
+        dim = 1 if op_name(layer).startswith("conv") and len(dims) > 1 else len(dims) - 1
         return self._lengths(dims[dim], dim)
 
     def groups(self, node: fx.Node) -> tuple[int, ...]:

@@ -109,7 +109,11 @@ BUSY = {"elements": (2.0, 1.0)}
         (row(1, 0.9), norm("n"), Conditions(), "memory-bound", "reads and writes 80% of what"),
         (
             row(4, 3), facts("a", channels=(32, 20)), Conditions(16),
-            "misaligned", "20 channels, while this target likes multiples of 16",
+            "misaligned", "20 channels, no multiple of 16",
+        ),
+        (
+            row(4, 3), facts("a", channels=(32, 32), inputs=(32, 30)), Conditions(4),
+            "misaligned", "30 channels, no multiple of 4",
         ),
         (
             row(4, 3), facts("a", channels=(32, 16)), Conditions(16),
@@ -132,7 +136,7 @@ BUSY = {"elements": (2.0, 1.0)}
         ),
         (
             row(4, 4), facts("a", (100.0, 100.0), groups=(3, 4)),
-            Conditions(held={3: "--exclude body"}), "kept", "the plan left 100% of the MACs here",
+            Conditions(held={3: "--exclude body"}), "kept", "the plan left all of the MACs here",
         ),
         (
             row(4, 3), facts("a", (100.0, 75.0), is_depthwise=True),
@@ -140,7 +144,7 @@ BUSY = {"elements": (2.0, 1.0)}
         ),
         (
             row(4, 4), facts("a", (100.0, 100.0), is_depthwise=True, channels=(32, 32)),
-            Conditions(), "kept", "100% of the MACs",
+            Conditions(), "kept", "all of the MACs",
         ),
         (row(4, 3), facts("a", (100.0, 70.0)), Conditions(), "kept", "left 70% of the MACs here"),
         (

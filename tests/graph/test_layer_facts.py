@@ -55,6 +55,9 @@ def test_channels_are_those_of_the_output(found: dict[str, LayerFacts]) -> None:
     assert found["first"].channels == (8, 6)
     assert found["second"].channels == (6, 6)
     assert found["head"].channels == (5, 5)
+    assert found["first"].inputs == (3, 3)
+    assert found["second"].inputs == (8, 6)
+    assert found["head"].inputs == (6, 6)
 
 
 def test_only_the_depthwise_convolution_is_depthwise(found: dict[str, LayerFacts]) -> None:
