@@ -20,6 +20,7 @@ from fairdeploy.commands.inspect import inspect
 from fairdeploy.commands.measure import measure
 from fairdeploy.commands.shrink import shrink
 from fairdeploy.commands.standing import doctor, targets
+from fairdeploy.commands.sweep import sweep
 from fairdeploy.errors import FairdeployError
 
 EXIT_CODES = (
@@ -41,7 +42,7 @@ app = typer.Typer(
 )
 
 
-for command in (shrink, inspect, measure, bundle, targets, doctor, demo):
+for command in (shrink, sweep, inspect, measure, bundle, targets, doctor, demo):
     app.command()(command)
 
 

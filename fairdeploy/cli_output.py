@@ -31,9 +31,14 @@ def show(document: Mapping[str, Any], summary: RenderableType, as_json: bool) ->
         show_text(summary)
 
 
-def show_text(renderable: RenderableType) -> None:
-    """Print for people; in a log, lines are as long as on a wide terminal."""
+def show_text(renderable: RenderableType, *, is_unbroken: bool = False) -> None:
+    """Print for people; in a log, lines are as long as on a wide terminal.
+
+    Args:
+        renderable: What to print.
+        is_unbroken: Leave long lines to the terminal, so that what is copied has no line breaks.
+    """
     console = Console()
     if not console.is_terminal:
         console = Console(width=_LOG_WIDTH)
-    console.print(renderable, highlight=False)
+    console.print(renderable, highlight=False, soft_wrap=is_unbroken)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,15 +11,18 @@ import torch
 from torch import Tensor, fx
 
 from fairdeploy.deployment.exporter_api import Exporter, Runner
-from fairdeploy.deployment.latency import compare_latency
+from fairdeploy.deployment.local_device import Device, LocalDevice
 from fairdeploy.deployment.parity import check_parity, repeated, require_parity
+from fairdeploy.errors import DeviceLostError
 from fairdeploy.evaluation import Evaluation
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.input_specs import VaryingSize, sizes_text
+from fairdeploy.operator_timing import time_operators
 from fairdeploy.records import (
     Artifact,
     DataSplits,
     LatencyComparison,
+    OperatorComparison,
     ParityResult,
     TargetProfile,
     TensorNames,
@@ -37,6 +41,7 @@ class Delivery:
     artifact: Artifact
     parity: tuple[ParityResult, ...]
     latency: LatencyComparison | None
+    operators: OperatorComparison | None = None
 
 
 def deliver(
@@ -45,6 +50,7 @@ def deliver(
     shrunk: fx.GraphModule,
     data: DataSplits,
     exporter: Exporter,
+    device: Device,
     profile: TargetProfile,
     evaluation: Evaluation,
     watch: Stopwatch,
@@ -52,8 +58,15 @@ def deliver(
     plan: Plan,
     seed: int,
     with_latency: bool,
+    original_file: Path | None = None,
+    held: Mapping[int, str],
 ) -> Delivery:
-    """Export, check parity and accuracy of the file, and race it against the original."""
+    """Export, check parity and accuracy of the file, and race it against the original.
+
+    Args:
+        original_file: The original, where it was exported before.
+        held: By index of a group that the user keeps whole: the option.
+    """
     names = tensor_names(graph, plan.is_input_named)
     inputs = graph.inputs.arranged(data.calibration)
     with watch.stage("export") as stage:
@@ -70,22 +83,30 @@ def deliver(
     runner.close()
     if not with_latency:
         return Delivery(artifact, parity, None)
-    with watch.stage("latency") as stage, tempfile.TemporaryDirectory() as scratch:
-        original = Path(scratch) / "original.onnx"
-        exporter.export(
-            graph.module, graph.example_inputs, original,
-            dynamic_batch=graph.has_dynamic_batch, metadata={}, names=names,
-        )  # fmt: skip
+    with tempfile.TemporaryDirectory() as scratch:
         batch = profile.batch if graph.has_dynamic_batch else graph.inputs.batch
-        latency = compare_latency(
-            lambda: exporter.open(original, profile),
-            lambda: exporter.open(folder / ONNX_FILE, profile),
-            tuple(tensor.numpy() for tensor in repeated(inputs, 0, batch)),
-            profile,
-            seed=seed,
-        )
-        stage.note(f"{latency.speedup:.2f}x")
-    return Delivery(artifact, parity, latency)
+        arrays = tuple(tensor.numpy() for tensor in repeated(inputs, 0, batch))
+        with watch.stage("latency") as stage:
+            original = original_file or Path(scratch) / "original.onnx"
+            if original_file is None:
+                exporter.export(
+                    graph.module, graph.example_inputs, original,
+                    dynamic_batch=graph.has_dynamic_batch, metadata={}, names=names,
+                )  # fmt: skip
+            files = (original, folder / ONNX_FILE)
+            try:
+                latency = device.compare(*files, arrays, profile, seed=seed)
+            except DeviceLostError as error:
+                watch.warn(f"the file that is written was not measured: {error}")
+                return Delivery(artifact, parity, None)
+            stage.note(f"{latency.speedup:.2f}x")
+        operators = None
+        if isinstance(device, LocalDevice):
+            operators = time_operators(
+                files, arrays, graph, graph.removed_mask(plan.removed), latency,
+                exporter=exporter, profile=profile, held=held, watch=watch,
+            )  # fmt: skip
+    return Delivery(artifact, parity, latency, operators)
 
 
 def tensor_names(graph: UnitGraph, is_input_named: bool) -> TensorNames:

@@ -11,6 +11,7 @@ from fairdeploy.options import InputShape, choice_of
 
 _CHANNELS_HEIGHT_WIDTH = 3
 EVERY_MODULE = "*"
+_WHOLE = 100.0
 
 _Choice = TypeVar("_Choice")
 
@@ -99,6 +100,34 @@ def parse_counts(texts: Sequence[str] | None) -> tuple[tuple[str, int], ...] | N
     if not texts:
         return None
     return tuple((glob, _count(number, text)) for text in texts for glob, number in [_split(text)])
+
+
+def parse_percents(option: str, text: str | None) -> tuple[float, ...] | None:
+    """``70%,50%`` as (70, 50); None stays None.
+
+    Raises:
+        UsageError: A part is not a percentage above 0 and below 100.
+    """
+    if text is None:
+        return None
+    return tuple(_percent(option, part.strip()) for part in text.split(","))
+
+
+def _percent(option: str, part: str) -> float:
+    try:
+        percent = float(part.removesuffix("%"))
+    except ValueError:
+        percent = math.nan
+    if part.endswith("%") and 0 < percent < _WHOLE:
+        return percent
+    share = percent * _WHOLE if 0 < percent < 1 else percent
+    hint = f"did you mean {share:g}%? " if 0 < share < _WHOLE else ""
+    if part.endswith("%") and percent >= _WHOLE:
+        hint = "the original is measured anyway; "
+    raise UsageError(
+        f"{option} '{part}' is not a percentage above 0% and below 100%; {hint}"
+        f"use {option} 90%,70%,50%,30%"
+    )
 
 
 def _split(text: str) -> tuple[str, str]:

@@ -10,12 +10,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from fairdeploy.records import MetricName
+
 RecoveryMethod = Literal["least_squares", "batchnorm", "none"]
 RECOVERY_METHODS: tuple[RecoveryMethod, ...] = ("least_squares", "batchnorm", "none")
 
 AttentionOption = Literal["heads", "channels", "both", "none"]
 """What goes from attention: whole heads, channels within heads, both, or nothing."""
 ATTENTION_OPTIONS: tuple[AttentionOption, ...] = ("heads", "channels", "both", "none")
+
+SWEEP_METRICS: tuple[MetricName, ...] = ("params", "macs", "size")
+"""What a sweep can go along: costs that follow from the plan alone."""
+
+Objective = Literal["tolerance", "latency"]
+"""``latency``: blocks are traded between groups where that is faster and loses no R-mass."""
+OBJECTIVES: tuple[Objective, ...] = ("tolerance", "latency")
 
 _Choice = TypeVar("_Choice")
 
@@ -80,11 +89,9 @@ class InspectOptions(ControlOptions):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShrinkOptions(ControlOptions):
-    """Everything that ``fairdeploy shrink`` can be told."""
+class RunOptions(ControlOptions):
+    """What every command that scores and repairs can be told."""
 
-    budgets: tuple[str, ...] | None = None
-    """As typed: ``40%``, ``macs=50%,size=4MB``; see ``allocation.budget``."""
     data: str | None = None
     """An image folder, an ``.npz`` file or ``package.module:factory``."""
     output: Path | None = None
@@ -106,6 +113,29 @@ class HostOptions:
     port: int | None = None
     python: str = "python3"
     ssh_options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShrinkOptions(RunOptions):
+    """Everything that ``fairdeploy shrink`` can be told."""
+
+    budgets: tuple[str, ...] | None = None
+    """As typed: ``40%``, ``macs=50%,size=4MB``; see ``allocation.budget``."""
+    objective: Objective = "tolerance"
+    host: HostOptions | None = None
+    """Another machine that measures; None: this one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepOptions(RunOptions):
+    """Everything that ``fairdeploy sweep`` can be told."""
+
+    metric: str | None = None
+    """What is swept: one of ``SWEEP_METRICS``."""
+    points: int | None = None
+    """How many networks to measure, besides the original."""
+    at: tuple[float, ...] | None = None
+    """Percentages of the original's cost to measure at, instead of ``points``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

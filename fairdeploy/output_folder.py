@@ -15,8 +15,8 @@ from pathlib import Path
 
 from fairdeploy.errors import OutputError
 
-OUR_FILE = "report.json"
-"""A folder that holds this file was made by us, so ``--force`` may replace it."""
+OUR_FILES = ("report.json", "sweep.json")
+"""A folder that holds one of these was made by us, so ``--force`` may replace it."""
 
 
 def check_output_folder(folder: Path, *, force: bool) -> None:
@@ -29,7 +29,7 @@ def check_output_folder(folder: Path, *, force: bool) -> None:
     if folder.exists() or folder.is_symlink():
         if not folder.is_dir():
             raise OutputError(f"output '{folder}' is a file; choose a folder with --output")
-        is_ours = (folder / OUR_FILE).is_file() or not any(folder.iterdir())
+        is_ours = not any(folder.iterdir()) or any((folder / name).is_file() for name in OUR_FILES)
         if not force:
             raise OutputError(
                 f"output folder '{folder}' exists; choose another with --output, or add --force"

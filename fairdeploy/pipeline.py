@@ -7,27 +7,32 @@ ends the process.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fairdeploy.allocation.budget import parse_budgets, reject_unsupported
+from fairdeploy.allocation.budget import latency_apart, parse_budgets
 from fairdeploy.allocation.cost import CostModel
 from fairdeploy.allocation.diagnostics import diagnose
 from fairdeploy.allocation.restriction_outcomes import restriction_outcomes
-from fairdeploy.allocation.restrictions import rules_of
+from fairdeploy.allocation.restrictions import held_groups, rules_of
 from fairdeploy.allocation.tolerance import tod_curve
-from fairdeploy.delivery import deliver
+from fairdeploy.delivery import deliver, tensor_names
 from fairdeploy.deployment.exporter_api import get_exporter
+from fairdeploy.deployment.local_device import LocalDevice
+from fairdeploy.errors import UsageError
 from fairdeploy.evaluation import Evaluation
 from fairdeploy.inputs.target_profiles import load_profile
+from fairdeploy.latency_budget import Chosen, latency_planner
 from fairdeploy.options import ShrinkOptions
 from fairdeploy.output_folder import appearing_folder, check_output_folder
 from fairdeploy.progress import Progress, SilentProgress
-from fairdeploy.records import AccuracyByStage, RunRecord, default_multiple
+from fairdeploy.records import AccuracyByStage, RunRecord
 from fairdeploy.reporting.run_record import build_document, write_report
+from fairdeploy.rounding import resolve_multiple, rounding_outcome, with_multiple
 from fairdeploy.saving import write_network
-from fairdeploy.settings import resolve_shrink
+from fairdeploy.settings import cache_folder, resolve_shrink
 from fairdeploy.stages import (
     allocate,
     capture_network,
@@ -42,10 +47,9 @@ from fairdeploy.stages import (
     remove,
     removed_units,
     score,
+    unscored_groups,
 )
 from fairdeploy.stopwatch import Stopwatch
-
-SUPPORTED_METRICS = ("params", "macs", "size")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,37 +68,60 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
     """
     settings = resolve_shrink(options)
     budgets = parse_budgets(settings.budgets)
-    reject_unsupported(budgets, supported=SUPPORTED_METRICS)
+    counted, latency_budget = latency_apart(budgets)
+    if latency_budget is not None and not options.with_latency:
+        raise UsageError(
+            f"'{latency_budget.text}' cannot be met without measuring; drop --no-latency"
+        )
     check_output_folder(settings.output, force=options.force)
     profile = load_profile(settings.target)
-    multiple = default_multiple(profile)
     exporter = get_exporter(profile.runtime)
+    device = LocalDevice(exporter)
     watch = Stopwatch(progress or SilentProgress())
 
     model = load_network(settings.model, watch)
     graph = capture_network(model, settings.model, watch)
+    channels = resolve_multiple(
+        profile, settings.restrictions.round_to, exporter, cache_folder(), watch,
+        may_measure=options.with_latency,
+    )  # fmt: skip
+    multiple, profile = channels.number, with_multiple(profile, channels)
     costs = CostModel(graph.cost_terms, len(graph.groups))
     rules = rules_of(graph, settings.restrictions)
-    refuse_unreachable(graph, costs, budgets, multiple, rules)
-    data = load_images(settings, model, graph, watch)
-    scores = score(graph, model, data, settings, watch)
-    groups = group_scores(graph, scores, multiple, rules)
-    allocation = allocate(groups, costs, budgets, watch)
-    removed = removed_units(graph, groups, allocation)
-    shrunk, proof, own_class_problem = remove(model, graph, removed, settings, watch)
-    evaluation = Evaluation(graph, data.test, watch)
-    evaluation.add("original", graph.module)
-    evaluation.add("pruned", shrunk)
-    recovery = recover(graph, shrunk, removed, data, settings, watch)
-    evaluation.add("recovered", shrunk)
-    plan = make_plan(model, graph, groups, allocation)
+    refuse_unreachable(graph, costs, counted, multiple, rules)
+    with ExitStack() as stack:
+        planner = stack.enter_context(latency_planner(
+            latency_budget,
+            unscored_groups(graph, multiple, rules),
+            objective=options.objective, graph=graph, exporter=exporter, device=device,
+            profile=profile,
+            names=tensor_names(graph, bool(model.inputs)), seed=settings.model.seed, watch=watch,
+        ))  # fmt: skip
+        data = load_images(settings, model, graph, watch)
+        scores = score(graph, model, data, settings, watch)
+        groups = group_scores(graph, scores, multiple, rules)
+        if planner is None:
+            chosen = Chosen(allocate(groups, costs, counted, watch), costs, counted)
+        else:
+            chosen = planner.choose(groups, counted, watch)
+        allocation = chosen.allocation
+        removed = removed_units(graph, groups, allocation)
+        shrunk, proof, own_class_problem = remove(model, graph, removed, settings, watch)
+        evaluation = Evaluation(graph, data.test, watch)
+        evaluation.add("original", graph.module)
+        evaluation.add("pruned", shrunk)
+        recovery = recover(graph, shrunk, removed, data, settings, watch)
+        evaluation.add("recovered", shrunk)
+        plan = make_plan(model, graph, groups, allocation)
 
-    with appearing_folder(settings.output, force=options.force) as folder:
+        folder = stack.enter_context(appearing_folder(settings.output, force=options.force))
         with watch.stage("write network"):
             artifacts = write_network(folder, shrunk, graph.inputs, plan)
         deployed = deliver(
-            folder, graph, shrunk, data, exporter, profile, evaluation, watch,
+            folder, graph, shrunk, data, exporter, device, profile, evaluation, watch,
             plan=plan, seed=settings.model.seed, with_latency=options.with_latency,
+            original_file=planner.original_file if planner else None,
+            held=held_groups(graph.groups, rules),
         )  # fmt: skip
         curves = {group.name: tod_curve(group.u, group.r) for group in groups}
         document = build_document(
@@ -104,8 +131,9 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
             budgets=budgets,
             original_costs=costs.cost(group_sizes(graph)),
             shrunk_costs=allocation.costs,
+            latency_search=chosen.search,
             scores=groups,
-            diagnostics=diagnose(groups, allocation, costs.costs, budgets),
+            diagnostics=diagnose(groups, allocation, chosen.costs.costs, chosen.budgets),
             allocation=allocation,
             restrictions=restriction_outcomes(
                 graph,
@@ -119,6 +147,10 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
             parity=deployed.parity,
             accuracy=AccuracyByStage(**evaluation.estimates),
             latency=deployed.latency,
+            operators=deployed.operators,
+            rounding=rounding_outcome(
+                channels, graph, scores, rules, groups, allocation, chosen.costs, chosen.budgets
+            ),
             profile=profile,
             seed=settings.model.seed,
             command=options.command,

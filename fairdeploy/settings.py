@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fairdeploy.errors import UsageError
 from fairdeploy.input_specs import InputSpec, parse_inputs
@@ -15,18 +15,24 @@ from fairdeploy.inputs.project_file import ProjectFile, load_project_file
 from fairdeploy.inputs.target_profiles import load_profile
 from fairdeploy.options import (
     RECOVERY_METHODS,
+    SWEEP_METRICS,
     AttentionOption,
     ControlOptions,
     InputShape,
     RecoveryMethod,
+    RunOptions,
     ShrinkOptions,
+    SweepOptions,
+    choice_of,
 )
-from fairdeploy.records import Restrictions, TargetProfile
+from fairdeploy.records import MetricName, Restrictions, TargetProfile
 
 DEFAULT_CALIBRATION_IMAGES = 512
 DEFAULT_TEST_IMAGES = 2000
 DEFAULT_TARGET = "cpu"
 DEFAULT_RECOVERY: RecoveryMethod = "least_squares"
+DEFAULT_POINTS = 8
+MIN_POINTS, MAX_POINTS = 2, 100
 
 _Value = TypeVar("_Value")
 
@@ -50,12 +56,11 @@ class ModelSettings:
     allow_norm_coupled: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ShrinkSettings:
-    """Everything a run needs to know."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSettings:
+    """What every run that scores and repairs needs to know."""
 
     model: ModelSettings
-    budgets: tuple[str, ...]
     data: str | None
     class_names: tuple[str, ...] | None
     num_calibration: int
@@ -65,6 +70,23 @@ class ShrinkSettings:
     restrictions: Restrictions
     recover: RecoveryMethod | None
     """None: the default, which depends on whether there are real images."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShrinkSettings(RunSettings):
+    """Everything that ``shrink`` needs to know."""
+
+    budgets: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepSettings(RunSettings):
+    """Everything that ``sweep`` needs to know."""
+
+    metric: MetricName
+    num_points: int
+    percents: tuple[float, ...] | None
+    """Per cent of the original's cost, falling; None: spread over what can be reached."""
 
 
 def first_given(*values: _Value | None) -> _Value | None:
@@ -145,6 +167,37 @@ def resolve_shrink(options: ShrinkOptions) -> ShrinkSettings:
         raise UsageError(
             "no budget given; add --budget 40% (what may stay), or 'budget' in fairdeploy.toml"
         )
+    output = Path(project.output) if project.output else default_output(options.model)
+    run = _resolve_run(options, project, output)
+    return ShrinkSettings(**_values(run), budgets=tuple(budgets))
+
+
+def resolve_sweep(options: SweepOptions) -> SweepSettings:
+    """Settings for a sweep. The project file's ``budget`` and ``output`` are for ``shrink``.
+
+    Raises:
+        UsageError: A value can't be.
+        ProjectFileError: The project file is malformed.
+    """
+    metric = choice_of(options.metric or SWEEP_METRICS[0], SWEEP_METRICS)
+    if metric is None:
+        raise UsageError(f"no metric '{options.metric}'; use one of {', '.join(SWEEP_METRICS)}")
+    if options.points is not None and options.at is not None:
+        raise UsageError("--points and --at both say where to measure; give one of them")
+    num_points = DEFAULT_POINTS if options.points is None else options.points
+    if not MIN_POINTS <= num_points <= MAX_POINTS:
+        raise UsageError(
+            f"--points {num_points} is not a number from {MIN_POINTS} to {MAX_POINTS}; "
+            "for a single one use fairdeploy shrink"
+        )
+    output = default_output(options.model, "sweep")
+    run = _resolve_run(options, project_of(options.model), output)
+    percents = None if options.at is None else tuple(sorted(set(options.at), reverse=True))
+    return SweepSettings(**_values(run), metric=metric, num_points=num_points, percents=percents)
+
+
+def _resolve_run(options: RunOptions, project: ProjectFile, output: Path) -> RunSettings:
+    """What all runs share; ``output`` is where the results go unless an option says otherwise."""
     recover = first_given(options.recover, project.recover)
     if recover is not None and recover not in RECOVERY_METHODS:
         raise UsageError(f"no recovery '{recover}'; use one of {', '.join(RECOVERY_METHODS)}")
@@ -154,28 +207,30 @@ def resolve_shrink(options: ShrinkOptions) -> ShrinkSettings:
     assert num_calibration is not None
     if num_calibration < 2:
         raise UsageError(f"--num-calibration {num_calibration} is too few; use 64 or more")
-    output = first_given(options.output, Path(project.output) if project.output else None)
-    return ShrinkSettings(
+    return RunSettings(
         model=resolve_model(options, project),
-        budgets=tuple(budgets),
         data=first_given(options.data, project.data),
         class_names=project.class_names,
         num_calibration=num_calibration,
         max_test=project.max_test or DEFAULT_TEST_IMAGES,
-        output=output or default_output(options.model),
+        output=options.output or output,
         target=resolve_target(options, project),
         restrictions=resolve_restrictions(options, project),
         recover=recover,
     )
 
 
-def default_output(model: str) -> Path:
+def _values(run: RunSettings) -> dict[str, Any]:
+    return {field.name: getattr(run, field.name) for field in fields(run)}
+
+
+def default_output(model: str, ending: str = "shrunk") -> Path:
     """``model-shrunk`` beside ``model.pt``; ``resnet18-shrunk`` here for ``timm:resnet18``."""
     path = Path(model)
     if path.is_file():
-        return path.with_name(f"{path.stem}-shrunk")
+        return path.with_name(f"{path.stem}-{ending}")
     name = re.sub(r"[^\w.-]+", "-", model.partition(":")[2].partition(",")[0]).strip("-")
-    return Path(f"{name or 'model'}-shrunk")
+    return Path(f"{name or 'model'}-{ending}")
 
 
 def cache_folder() -> Path:

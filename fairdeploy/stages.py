@@ -43,7 +43,7 @@ from fairdeploy.recovery.batchnorm import reestimate_batchnorm
 from fairdeploy.recovery.least_squares import fit_least_squares
 from fairdeploy.scoring.cache import cached_scores, scores_key
 from fairdeploy.scoring.unit_scores import score_units
-from fairdeploy.settings import DEFAULT_RECOVERY, ModelSettings, ShrinkSettings, cache_folder
+from fairdeploy.settings import DEFAULT_RECOVERY, ModelSettings, RunSettings, cache_folder
 from fairdeploy.stopwatch import Stopwatch
 from fairdeploy.surgery.equivalence import prove, require_proof
 from fairdeploy.surgery.graph_part import graph_parts
@@ -106,13 +106,20 @@ def refuse_unreachable(
     rules: Sequence[Rule] = (),
 ) -> None:
     """Refuse an unreachable budget before any image is read."""
-    blank = UnitScores(np.zeros(graph.num_units), np.zeros(graph.num_units), 0, 0)
     relaxed = {
-        name: group_scores(graph, blank, channel_multiple, rest)
+        name: unscored_groups(graph, channel_multiple, rest)
         for name, rest in rules_without_an_option(rules).items()
     }
-    groups = group_scores(graph, blank, channel_multiple, rules)
+    groups = unscored_groups(graph, channel_multiple, rules)
     check_reachable(groups, costs.costs, budgets, relaxed)
+
+
+def unscored_groups(
+    graph: UnitGraph, channel_multiple: int, rules: Sequence[Rule] = ()
+) -> tuple[GroupScores, ...]:
+    """Groups with their limits and all scores 0."""
+    blank = UnitScores(np.zeros(graph.num_units), np.zeros(graph.num_units), 0, 0)
+    return group_scores(graph, blank, channel_multiple, rules)
 
 
 def limits_of(
@@ -178,7 +185,7 @@ def group_sizes(graph: UnitGraph) -> NDArray[np.int64]:
 
 
 def load_images(
-    settings: ShrinkSettings, model: LoadedModel, graph: UnitGraph, watch: Stopwatch
+    settings: RunSettings, model: LoadedModel, graph: UnitGraph, watch: Stopwatch
 ) -> DataSplits:
     """Read calibration and test images; predict the labels that are missing."""
     with watch.stage("load images") as stage, torch.no_grad():
@@ -224,7 +231,7 @@ def score(
     graph: UnitGraph,
     model: LoadedModel,
     data: DataSplits,
-    settings: ShrinkSettings,
+    settings: RunSettings,
     watch: Stopwatch,
 ) -> UnitScores:
     """U and R of all units: from the cache, or in one pass."""
@@ -238,6 +245,7 @@ def score(
             cache_folder(),
             key,
             lambda: score_units(graph, data.calibration, seed=seed, progress=stage.advance),
+            tell_found=lambda: stage.note("from the cache"),
         )
 
 
@@ -258,14 +266,12 @@ def remove(
     model: LoadedModel,
     graph: UnitGraph,
     removed: NDArray[np.bool_],
-    settings: ShrinkSettings,
+    settings: RunSettings,
     watch: Stopwatch,
 ) -> tuple[fx.GraphModule, ProofResult, str]:
     """The shrunk network, its proof, and why the user's class can't be had (empty if it can)."""
     with watch.stage("remove and prove") as stage:
-        shrunk = remove_units(graph, removed).module
-        proof = prove(graph, shrunk, removed, seed=settings.model.seed)
-        require_proof(proof)
+        shrunk, proof = remove_and_prove(graph, removed, settings.model.seed)
         if proof.norm_coupled_difference is not None:
             watch.warn(coupled_norms_warning(proof))
         parts: tuple[str, ...] = ()
@@ -284,6 +290,20 @@ def remove(
     return shrunk, proof, reason
 
 
+def remove_and_prove(
+    graph: UnitGraph, removed: NDArray[np.bool_], seed: int
+) -> tuple[fx.GraphModule, ProofResult]:
+    """The shrunk network and its proof.
+
+    Raises:
+        ParityError: The proof failed.
+    """
+    shrunk = remove_units(graph, removed).module
+    proof = prove(graph, shrunk, removed, seed=seed)
+    require_proof(proof)
+    return shrunk, proof
+
+
 def coupled_norms_warning(proof: ProofResult) -> str:
     """What is not exact, and by how much."""
     return (
@@ -299,12 +319,11 @@ def recover(
     shrunk: fx.GraphModule,
     removed: NDArray[np.bool_],
     data: DataSplits,
-    settings: ShrinkSettings,
+    settings: RunSettings,
     watch: Stopwatch,
 ) -> RecoverySummary | None:
     """Repair ``shrunk`` (changes it); noise teaches it nothing, so without images it stays."""
-    default: RecoveryMethod = "none" if data.calibration.is_synthetic else DEFAULT_RECOVERY
-    method = settings.recover or default
+    method = recovery_method(data, settings)
     if method == "none" or not removed.any():
         return None
     images = graph.inputs.arranged(data.calibration)
@@ -315,6 +334,12 @@ def recover(
             graph, shrunk, removed, images, seed=settings.model.seed,
             progress=lambda done, total: stage.note(f"layer {done} of {total}"),
         )  # fmt: skip
+
+
+def recovery_method(data: DataSplits, settings: RunSettings) -> RecoveryMethod:
+    """What the user chose; by default least squares, and nothing for noise."""
+    default: RecoveryMethod = "none" if data.calibration.is_synthetic else DEFAULT_RECOVERY
+    return settings.recover or default
 
 
 def make_plan(

@@ -19,6 +19,7 @@ Document = Mapping[str, Any]
 _SIZE_NAMES = {"params": "parameters", "macs": "MACs per image", "size_bytes": "bytes"}
 _ACCURACY_STAGES = ("original", "pruned", "recovered", "exported")
 _MAX_REMARKS = 2
+_MAX_OBSTACLES = 3
 _PREFIXES = ((1e9, " G"), (1e6, " M"), (1e3, " k"))
 
 
@@ -27,10 +28,12 @@ def shrink_summary(document: Document, folder: Path) -> RenderableType:
     facts = two_columns(
         [
             *_budget_lines(document["budget"]),
+            *latency_search_lines(document.get("latency_search")),
             *restriction_lines(document["restrictions"]),
             *_check_lines(document),
             *_accuracy_lines(document["accuracy"]),
             *_latency_lines(document["latency"]),
+            *why_not_faster_lines(document["latency"], document.get("why_not_faster")),
             *_file_lines(document["artifacts"], folder),
         ]
     )
@@ -94,9 +97,35 @@ def _size_table(model: Document) -> Table:
 
 def _budget_lines(rows: Sequence[Document]) -> Iterator[tuple[str, str]]:
     for row in rows:
-        share = f" ({row['got'] / row['original']:.2%})" if row["original"] else ""
         verdict = "[green]met[/]" if row["met"] else "[red]not met[/]"
-        yield "budget", f"{escape(row['asked'])}: got {short(row['got'])}{share}, {verdict}"
+        yield "budget", f"{escape(row['asked'])}: got {_got(row)}, {verdict}"
+
+
+def _got(row: Document) -> str:
+    if row["metric"] == "latency":
+        return (
+            f"{row['got']:.3g} of {row['original']:.3g} ms ({row['share']:.1%}, 95 % interval "
+            f"{row['share_low']:.1%} to {row['share_high']:.1%})"
+        )
+    share = f" ({row['got'] / row['original']:.2%})" if row["original"] else ""
+    return f"{short(row['got'])}{share}"
+
+
+def latency_search_lines(search: Document | None) -> Iterator[tuple[str, str]]:
+    """How many plans were measured, how long one took, and why the search ended."""
+    if search is None or not search["candidates"]:
+        return
+    timed = [candidate["timed"] for candidate in search["candidates"]]
+    made, measured = (
+        sum(row[key] for row in timed) / len(timed)
+        for key in ("seconds_to_make", "seconds_to_measure")
+    )
+    doubt = "" if search["is_confirmed"] else "; [yellow]not confirmed[/]"
+    yield (
+        "search",
+        f"{search['num_measured']} plans measured, each made in {made:.1f} s and timed in "
+        f"{measured:.1f} s; ended: {escape(search['ended_because'])}{doubt}",
+    )
 
 
 def _check_lines(document: Document) -> Iterator[tuple[str, str]]:
@@ -157,6 +186,21 @@ def _latency_lines(latency: Document | None) -> Iterator[tuple[str, str]]:
         f"{escape(latency['target'])}: {latency['speedup']:.2f} times as fast "
         f"[dim]({latency['speedup_low']:.2f} to {latency['speedup_high']:.2f})[/]{noisy}",
     )
+
+
+def why_not_faster_lines(
+    latency: Document | None, why: Document | None
+) -> Iterator[tuple[str, str]]:
+    """Only where the speed-up is well below what the MACs promise: what holds most of the time."""
+    if latency is not None and latency["speedup"] < 1:
+        yield "SLOWER", "[bold red]the shrunk network is slower than the original[/]"
+    if why is None or not why["is_short"]:
+        return
+    first, *more = why["obstacles"][:_MAX_OBSTACLES] or [{"text": "no operator stands out"}]
+    promise = f"MACs promised {why['promised_speedup']:.2f} times as fast; what holds it back: "
+    yield "why", promise + escape(first["text"])
+    for row in more:
+        yield "", escape(row["text"])
 
 
 def _file_lines(artifacts: Sequence[Document], folder: Path) -> Iterator[tuple[str, str]]:

@@ -93,7 +93,10 @@ def test_help_needs_no_torch() -> None:
 def test_help_lists_the_commands_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["--help"]) == 0
     shown = capsys.readouterr().out
-    for command in ("shrink", "inspect", "measure", "bundle", "targets", "doctor", "demo"):
+    commands = (
+        "shrink", "sweep", "inspect", "measure", "bundle", "targets", "doctor", "demo",
+    )  # fmt: skip
+    for command in commands:
         assert command in shown
     assert "3 budget not met" in " ".join(shown.split())
 

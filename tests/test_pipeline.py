@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime
 import pytest
 import torch
@@ -16,37 +15,17 @@ import fairdeploy
 from fairdeploy.errors import BudgetError, OutputError, PlanError, UsageError
 from fairdeploy.options import ShrinkOptions
 from fairdeploy.pipeline import ShrinkResult, shrink
-from tests.random_networks import RandomNetwork, randomise
-
-KINDS = ("residual", "dense", "attention")
-FACTORY = """
+from fairdeploy.progress import Progress
+from tests.progress_recorder import RecordedProgress
 from tests.random_networks import RandomNetwork
-
-def build():
-    return RandomNetwork(("residual", "dense", "attention"), (6, 6, 6), False)
-"""
-
-
-def network() -> RandomNetwork:
-    built = randomise(RandomNetwork(KINDS, (6, 6, 6), flatten=False), seed=4)
-    assert isinstance(built, RandomNetwork)
-    return built
+from tests.tiny_project import FACTORY, network, write_project
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a state dict, its architecture, labelled images and a project file."""
     folder = tmp_path_factory.mktemp("project")
-    torch.save(network().state_dict(), folder / "model.pt")
-    (folder / "arch.py").write_text(FACTORY)
-    random = np.random.default_rng(0)
-    labels = np.arange(120) % 5
-    images = random.integers(0, 200, (120, 8, 8, 3)) + (labels * 10)[:, None, None, None]
-    np.savez(folder / "images.npz", images=images.astype(np.uint8), labels=labels)
-    (folder / "fairdeploy.toml").write_text(
-        'arch = "arch.py:build"\ninput_size = 8\ndata = "images.npz"\nnum_calibration = 60\n'
-        "mean = [0.5, 0.5, 0.5]\nstd = [0.5, 0.5, 0.5]\n"
-    )
+    write_project(folder)
     return folder
 
 
@@ -55,14 +34,17 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAIRDEPLOY_CACHE", str(tmp_path / "cache"))
 
 
-def run(project: Path, output: Path, **changes: Any) -> ShrinkResult:
+def run(
+    project: Path, output: Path, progress: Progress | None = None, **changes: Any
+) -> ShrinkResult:
     options: dict[str, Any] = {
         "budgets": ("60%",),
         "with_latency": False,
         "command": ("fairdeploy", "shrink"),
     }
     return shrink(
-        ShrinkOptions(model=str(project / "model.pt"), output=output, **(options | changes))
+        ShrinkOptions(model=str(project / "model.pt"), output=output, **(options | changes)),
+        progress,
     )
 
 
@@ -193,6 +175,16 @@ def test_same_inputs_and_seed_give_the_same_plan_byte_for_byte(
     again = run(project, tmp_path / "again")
     plan = (again.output / "plan.json").read_bytes()
     assert plan == (finished.output / "plan.json").read_bytes()
+
+
+def test_another_budget_takes_the_scores_from_the_cache_and_says_so(
+    project: Path, tmp_path: Path
+) -> None:
+    first, second = RecordedProgress(), RecordedProgress()
+    run(project, tmp_path / "first", first, budgets=("70%",))
+    run(project, tmp_path / "second", second, budgets=("macs=60%",))
+    scored = [next(s for s in seen.stages if s.name == "score units") for seen in (first, second)]
+    assert [(stage.done, stage.text) for stage in scored] == [(60, ""), (0, "from the cache")]
 
 
 def test_several_budgets_hold_together(project: Path, tmp_path: Path) -> None:

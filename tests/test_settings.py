@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fairdeploy.errors import UsageError
-from fairdeploy.options import ShrinkOptions
+from fairdeploy.options import ShrinkOptions, SweepOptions
 from fairdeploy.records import Restrictions
-from fairdeploy.settings import DEFAULT_CALIBRATION_IMAGES, default_output, resolve_shrink
+from fairdeploy.settings import (
+    DEFAULT_CALIBRATION_IMAGES,
+    DEFAULT_POINTS,
+    default_output,
+    resolve_shrink,
+    resolve_sweep,
+)
 
 
 @pytest.fixture
@@ -94,3 +102,37 @@ def test_output_lies_beside_a_model_file(model: Path) -> None:
 
 def test_output_name_of_a_named_model_is_safe() -> None:
     assert default_output("timm:vit/../x,img_size=64") == Path("vit-..-x-shrunk")
+
+
+def test_sweep_shares_the_project_file_but_for_shrink_s_budget_and_output(model: Path) -> None:
+    (model.parent / "fairdeploy.toml").write_text(
+        'budget = "50%"\noutput = "out"\nseed = 7\nnum_calibration = 99\nround_to = 4\n'
+    )
+    settings = resolve_sweep(SweepOptions(model=str(model)))
+    assert (settings.model.seed, settings.num_calibration) == (7, 99)
+    assert settings.restrictions.round_to == 4
+    assert settings.output == model.parent / "net-sweep"
+    assert (settings.metric, settings.num_points, settings.percents) == (
+        "params", DEFAULT_POINTS, None,
+    )  # fmt: skip
+
+
+def test_sweep_measures_at_each_share_once_from_the_largest_down(model: Path) -> None:
+    settings = resolve_sweep(SweepOptions(model=str(model), at=(30.0, 70.0, 30.0), metric="macs"))
+    assert settings.percents == (70.0, 30.0)
+    assert settings.metric == "macs"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"points": 1}, "--points 1 is not a number from 2 to 100; for a single one use"),
+        ({"points": 1000}, "--points 1000 is not a number from 2 to 100"),
+        ({"metric": "flops"}, "no metric 'flops'; use one of params, macs, size"),
+        ({"metric": "latency"}, "no metric 'latency'; use one of params, macs, size"),
+        ({"points": 4, "at": (50.0,)}, "--points and --at both say where to measure; give one"),
+    ],
+)
+def test_sweep_refuses_what_cannot_be(model: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        resolve_sweep(SweepOptions(model=str(model), **changes))

@@ -14,18 +14,24 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from fairdeploy.errors import ExportError
-from fairdeploy.records import Artifact, TargetProfile, TensorNames
+from fairdeploy.records import Artifact, NetworkDims, OperatorTime, TargetProfile, TensorNames
 from fairdeploy_onnx import device_main, session
 from fairdeploy_onnx.attention import prepare_attention
+from fairdeploy_onnx.node_sources import SOURCE_KEY, source_names
+from fairdeploy_onnx.operator_times import operator_times
 from fairdeploy_onnx.runner import OnnxRunner, import_onnxruntime
 from fairdeploy_onnx.session import ProviderError, require_providers
 
 if TYPE_CHECKING:
     from torch.onnx import ONNXProgram
+
+    from fairdeploy_onnx.width_template import WidthTemplate
 
 PRECISION = "fp32"
 
@@ -102,7 +108,7 @@ class OnnxExporter:
         """
         with _quiet():
             program = _onnx_program(module, example_inputs, names, dynamic_batch=dynamic_batch)
-            _replace_metadata(program.model, metadata)
+            _replace_metadata(program.model, metadata, source_names(program, module))
             try:
                 return _write(program, path)
             except OSError as error:
@@ -117,12 +123,47 @@ class OnnxExporter:
         Raises:
             ExportError: Not an ONNX file, or ONNX Runtime would run it on another provider.
         """
-        if profile.precision != PRECISION:
-            raise ExportError(
-                f"target '{profile.name}' asks for precision '{profile.precision}', which the "
-                f"exporter 'onnx' does not write; set precision = \"{PRECISION}\" in the profile"
-            )
+        _require_precision(profile)
         return OnnxRunner(path, profile)
+
+    def operator_times(
+        self,
+        path: Path,
+        inputs: tuple[NDArray[Any], ...],
+        profile: TargetProfile,
+        *,
+        num_runs: int = 20,
+    ) -> tuple[OperatorTime, ...]:
+        """The median time of each operator, in the order in which they run.
+
+        Raises:
+            ExportError: As from ``open``, or ONNX Runtime fails to run it.
+        """
+        _require_precision(profile)
+        return operator_times(path, inputs, profile, num_runs=num_runs)
+
+    def width_template(
+        self,
+        original: Path,
+        probe: Path,
+        dims: NetworkDims,
+        lengths: tuple[NDArray[np.int64], NDArray[np.int64]],
+    ) -> WidthTemplate | None:
+        """Files of other widths from files of two; None if these differ in more than lengths."""
+        from fairdeploy_onnx.width_template import Untraceable, WidthTemplate
+
+        try:
+            return WidthTemplate(original, probe, dims, lengths)
+        except Untraceable:
+            return None
+
+
+def _require_precision(profile: TargetProfile) -> None:
+    if profile.precision != PRECISION:
+        raise ExportError(
+            f"target '{profile.name}' asks for precision '{profile.precision}', which the "
+            f"exporter 'onnx' does not write; set precision = \"{PRECISION}\" in the profile"
+        )
 
 
 def _write_probe(path: Path) -> None:
@@ -209,14 +250,17 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0][:300] if lines else 'no message'}"
 
 
-def _replace_metadata(model: Any, metadata: Mapping[str, str]) -> None:
+def _replace_metadata(model: Any, metadata: Mapping[str, str], sources: Mapping[int, str]) -> None:
     """Store ``metadata`` and drop torch's (changes ``model``).
 
-    Torch's metadata holds source paths of this machine in every node.
+    Torch's metadata holds source paths of this machine in every node; of that only the name of the
+    torch node stays.
     """
     graph = model.graph
     for node in graph.all_nodes():
         node.metadata_props.clear()
+        if id(node) in sources:
+            node.metadata_props[SOURCE_KEY] = sources[id(node)]
         for value in node.outputs:
             value.metadata_props.clear()
     for value in (*graph.inputs, *graph.initializers.values()):

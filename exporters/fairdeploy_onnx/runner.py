@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,13 @@ _NUMPY_TYPES = {"float": "float32", "double": "float64"}
 class OnnxRunner:
     """One ONNX Runtime session."""
 
-    def __init__(self, path: Path, profile: TargetProfile) -> None:
-        """Open ``path``.
+    def __init__(
+        self,
+        path: Path,
+        profile: TargetProfile,
+        configure: Callable[[Any], None] | None = None,
+    ) -> None:
+        """Open ``path``; ``configure`` may change the ``SessionOptions`` before.
 
         Raises:
             ExportError: ONNX Runtime is missing, the file is not ONNX, or another provider than
@@ -30,7 +36,7 @@ class OnnxRunner:
             raise ExportError(f"no ONNX file '{path}'")
         # ONNX Runtime's own default counts all of the machine's.
         self.threads = profile.threads or usable_cores()
-        self._session: Any = _open(path, profile, self.threads)
+        self._session: Any = _open(path, profile, self.threads, configure)
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
         self.input_signature = tuple(_signature(node) for node in self._session.get_inputs())
         self.versions = runtime_versions_of(import_onnxruntime(), self.providers)
@@ -55,6 +61,10 @@ class OnnxRunner:
         except Exception as error:  # ONNX Runtime's exceptions have no public base
             raise ExportError(f"ONNX Runtime failed: {one_line(error)}") from error
 
+    def end_profiling(self) -> Path:
+        """The file with the profile of all runs, which ``configure`` has asked for."""
+        return Path(self._session.end_profiling())
+
     def close(self) -> None:
         """Give the session's memory and threads back."""
         self._session = None
@@ -76,10 +86,12 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
-def _open(path: Path, profile: TargetProfile, threads: int) -> Any:
+def _open(
+    path: Path, profile: TargetProfile, threads: int, configure: Callable[[Any], None] | None
+) -> Any:
     onnxruntime = import_onnxruntime()
     try:
-        return open_session(onnxruntime, path, profile.providers, threads)
+        return open_session(onnxruntime, path, profile.providers, threads, configure)
     except ProviderError as error:
         raise ExportError(
             f"ONNX Runtime cannot run '{path.name}' on {', '.join(error.missing)}, which target "

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 _SILENT = 4
@@ -27,8 +27,14 @@ class ProviderError(ValueError):
         )
 
 
-def open_session(onnxruntime: Any, path: Path, providers: Sequence[str], threads: int) -> Any:
-    """An ``InferenceSession`` on all of ``providers``.
+def open_session(
+    onnxruntime: Any,
+    path: Path,
+    providers: Sequence[str],
+    threads: int,
+    configure: Callable[[Any], None] | None = None,
+) -> Any:
+    """An ``InferenceSession`` on all of ``providers``; ``configure`` may change its options.
 
     Raises:
         ProviderError: One of them is missing; ONNX Runtime itself falls back to the CPU without
@@ -36,9 +42,12 @@ def open_session(onnxruntime: Any, path: Path, providers: Sequence[str], threads
         Exception: Whatever ONNX Runtime raises for a file that it cannot read.
     """
     require_providers(providers, onnxruntime.get_available_providers())
+    options = _session_options(onnxruntime, threads)
+    if configure is not None:
+        configure(options)
     session = onnxruntime.InferenceSession(
         str(path),
-        _session_options(onnxruntime, threads),
+        options,
         providers=list(providers),
         enable_fallback=0,  # it would print, and run on the CPU
     )

@@ -1,4 +1,4 @@
-"""Budgets as people type them: ``40%``, ``macs=50%``, ``params=1.2M``, ``size=4MB``.
+"""Budgets as people type them: ``40%``, ``macs=50%``, ``params=1.2M``, ``latency=5ms``.
 
 A bare percentage means parameters. Counts take k, M and G; bytes take kB, MB, GB (powers of ten)
 and KiB, MiB, GiB (powers of two); times take us, ms and s.
@@ -15,9 +15,7 @@ from fairdeploy.errors import UsageError
 from fairdeploy.records import Budget, MetricName
 
 METRICS: tuple[MetricName, ...] = get_args(MetricName)
-COUNTED_METRICS: tuple[MetricName, ...] = ("params", "macs", "size")
-"""What follows from the kept counts alone, without a measurement."""
-EXAMPLES = "40%, macs=50%, params=1.2M or size=4MB"
+EXAMPLES = "40%, latency=60%, macs=50%, params=1.2M or size=4MB"
 
 _COUNT_UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
 _UNITS: dict[MetricName, dict[str, float]] = {
@@ -62,20 +60,11 @@ def parse_budgets(texts: Sequence[str]) -> tuple[Budget, ...]:
     return budgets
 
 
-def reject_unsupported(
-    budgets: Sequence[Budget], supported: Sequence[str] = COUNTED_METRICS
-) -> None:
-    """Refuse budgets for metrics that no cost function answers.
-
-    Raises:
-        UsageError: A budget's metric is not in ``supported``.
-    """
-    for budget in budgets:
-        if budget.metric not in supported:
-            raise UsageError(
-                f"{budget.metric} budgets are not available in this version ('{budget.text}'); "
-                f"use {_either(supported)}"
-            )
+def latency_apart(budgets: Sequence[Budget]) -> tuple[tuple[Budget, ...], Budget | None]:
+    """Budgets that kept counts decide, and the one that only a measurement can."""
+    counted = tuple(budget for budget in budgets if budget.metric != "latency")
+    measured = [budget for budget in budgets if budget.metric == "latency"]
+    return counted, measured[0] if measured else None
 
 
 def _parse_one(text: str) -> Budget:

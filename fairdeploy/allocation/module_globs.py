@@ -19,9 +19,9 @@ from fnmatch import fnmatchcase
 from torch import fx
 
 from fairdeploy.errors import UsageError
-from fairdeploy.graph.freezes import module_path
 from fairdeploy.graph.functionalize import op_name
 from fairdeploy.graph.label_grids import length_of
+from fairdeploy.graph.module_paths import module_path
 from fairdeploy.graph.unit_graph import Group, UnitGraph
 
 _LAYER_OPS = {

@@ -115,6 +115,16 @@ def group_limits(
     return tuple(limits)
 
 
+def held_groups(groups: Sequence[Group], rules: Sequence[Rule]) -> dict[int, str]:
+    """By index of each group that the rules keep whole: the options that do."""
+    held: dict[int, list[str]] = {}
+    for rule in rules:
+        for index in sorted(rule.groups):
+            if rule.max_removed(groups[index].size) == 0:
+                held.setdefault(index, []).append(rule.option)
+    return {index: " and ".join(options) for index, options in held.items()}
+
+
 def exact_step(group: Group, multiple: int) -> int:
     """How many units go together so that channel counts are multiples, however small the group."""
     return multiple // math.gcd(multiple, channels_per_unit(group))

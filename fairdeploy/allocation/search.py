@@ -65,6 +65,16 @@ def check_reachable(
             )
 
 
+def smallest_plan(groups: Sequence[GroupScores]) -> dict[str, tuple[int, ...]]:
+    """Local indices of the units that go if as many go as may, by group; scores do not matter."""
+    sizes, most, steps = _limits(groups)
+    kept = smallest_kept(sizes, most, steps)
+    return {
+        group.name: tuple(range(int(size - left)))
+        for group, size, left in zip(groups, sizes, kept, strict=True)
+    }
+
+
 def _limiting(without: Mapping[str, float], smallest: float, original: float) -> str:
     """The option whose absence would reach furthest; all together if no single one would help."""
     *single, everything = without or {"": smallest}

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from fairdeploy.errors import ExportError, FairdeployError
-from fairdeploy.records import Artifact, TargetProfile, TensorNames
+from fairdeploy.records import Artifact, OperatorTime, TargetProfile, TensorNames
 
 ENTRY_POINT_GROUP = "fairdeploy.exporters"
 
@@ -98,6 +98,25 @@ class Exporter(Protocol):
 
         Raises:
             ExportError: Not a file of this format, or the runtime would run it elsewhere.
+        """
+
+
+@runtime_checkable
+class OperatorProfiler(Protocol):
+    """What an exporter may do besides: tell how long each operator takes."""
+
+    def operator_times(
+        self,
+        path: Path,
+        inputs: tuple[Array, ...],
+        profile: TargetProfile,
+        *,
+        num_runs: int = 20,
+    ) -> tuple[OperatorTime, ...]:
+        """Medians over ``num_runs`` runs of a file, in the order in which the operators run.
+
+        Raises:
+            ExportError: As from ``Exporter.open``, or the runtime fails to run it.
         """
 
 
@@ -193,6 +212,25 @@ class GuardedExporter:
 
 
 @dataclass(frozen=True, slots=True)
+class GuardedProfiler:
+    """A plug-in's profiler whose exceptions come out as ``ExportError``."""
+
+    profiler: OperatorProfiler
+
+    def operator_times(
+        self,
+        path: Path,
+        inputs: tuple[Array, ...],
+        profile: TargetProfile,
+        *,
+        num_runs: int = 20,
+    ) -> tuple[OperatorTime, ...]:
+        """Medians over ``num_runs`` runs of a file."""
+        with guarded(f"'{path.name}' could not be timed by operator"):
+            return self.profiler.operator_times(path, inputs, profile, num_runs=num_runs)
+
+
+@dataclass(frozen=True, slots=True)
 class BrokenExporter:
     """Stands for a plug-in that is installed but cannot be loaded; every use says why."""
 
@@ -262,6 +300,12 @@ def get_exporter(name: str) -> Exporter:
     if missing is not None:
         raise ExportError(missing)
     return exporter
+
+
+def profiler_of(exporter: Exporter) -> OperatorProfiler | None:
+    """The exporter's way to time single operators, or None if it has none."""
+    plug_in = exporter.exporter if isinstance(exporter, GuardedExporter) else exporter
+    return GuardedProfiler(plug_in) if isinstance(plug_in, OperatorProfiler) else None
 
 
 def _entries() -> dict[str, EntryPoint]:

@@ -14,6 +14,7 @@ from torch import fx
 from fairdeploy.graph.entries import Entries
 from fairdeploy.graph.functionalize import op_name
 from fairdeploy.graph.labels import NO_REASON
+from fairdeploy.graph.module_paths import module_path
 from fairdeploy.graph.propagation import UNREMARKABLE, Propagation, fetch_tensor
 from fairdeploy.graph.unit_graph import Freeze, FrozenGroup
 
@@ -25,12 +26,6 @@ class _Cause(NamedTuple):
     reason: str
     op: str
     module_path: str
-
-
-def module_path(node: fx.Node) -> str:
-    """Dotted path of the user's module that issued the call; empty for the root."""
-    stack = node.meta.get("nn_module_stack") or {}
-    return str(list(stack.values())[-1][0]) if stack else ""
 
 
 def source_line(node: fx.Node) -> str:

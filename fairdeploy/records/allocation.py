@@ -108,3 +108,56 @@ class AllocationDiagnostics:
     groups: Mapping[str, GroupDiagnostics]
     uniform_fraction: float
     exchange: float
+
+
+@dataclass(frozen=True, slots=True)
+class TimedPlan:
+    """What the target took for a plan, beside the original in the same run."""
+
+    ratio: float
+    """Shrunk over original, with its 95 % interval."""
+    ratio_low: float
+    ratio_high: float
+    original_ms: float
+    shrunk_ms: float
+    seconds_to_make: float = 0.0
+    """To make the file that was timed."""
+    seconds_to_measure: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyCandidate:
+    """One plan that a latency search measured."""
+
+    predicted_ratio: float
+    """By the latency model, of the original's latency."""
+    timed: TimedPlan
+    used: float
+    """Share of the latency budget: at most 1 where it is met."""
+    params: float
+    macs: float
+    is_confirmation: bool = False
+    """The plan was measured before; this is a fresh measurement of it."""
+    remark: str = ""
+    """Why it was passed over, where it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class LatencySearch:
+    """How a latency budget was met."""
+
+    budget: str
+    range_ms: tuple[float, float]
+    """Of the smallest plan that is allowed, and of the original, as measured."""
+    candidates: tuple[LatencyCandidate, ...]
+    """In the order of their measurement."""
+    ended_because: str
+    accepted: TimedPlan
+    """The latest measurement of the accepted plan."""
+    is_confirmed: bool
+    """Whether a fresh measurement found the accepted plan within the budget."""
+
+    @property
+    def num_measured(self) -> int:
+        """Plans that were measured, without the confirmations."""
+        return sum(not candidate.is_confirmation for candidate in self.candidates)

@@ -70,6 +70,16 @@ class TensorNames:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkDims:
+    """The dimensions of a network's tensors, each different one with a number of its own."""
+
+    tensors: Mapping[str, tuple[int, ...]]
+    """By name of a parameter or buffer: the number of each of its dimensions."""
+    nodes: Mapping[str, tuple[int, ...]]
+    """By node: those of its result, then of what it reads."""
+
+
+@dataclass(frozen=True, slots=True)
 class Artifact:
     """A file that was written for deployment. ``path`` is relative to the output folder."""
 

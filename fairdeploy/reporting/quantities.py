@@ -12,11 +12,21 @@ _METRIC_NAMES = {
     "size": "size",
     "latency": "latency",
 }
+_REPAIRED = {
+    "least_squares": "after repair by least squares",
+    "batchnorm": "after renewing the batch norms",
+    "none": "without repair",
+}
 
 
 def metric_name(metric: str) -> str:
     """``parameters`` for ``params``, and so on."""
     return _METRIC_NAMES.get(metric, metric)
+
+
+def repaired(recovery: str) -> str:
+    """``after repair by least squares``, for a recovery method."""
+    return _REPAIRED.get(recovery, f"after {recovery}")
 
 
 def amount(metric: str, value: float | None) -> str:

@@ -20,6 +20,7 @@ import numpy as np
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import (
     AccuracyByStage,
+    AccuracyEstimate,
     Allocation,
     AllocationDiagnostics,
     Artifact,
@@ -28,17 +29,22 @@ from fairdeploy.records import (
     GroupScores,
     ImageSet,
     LatencyComparison,
+    LatencySearch,
     LoadedModel,
+    OperatorComparison,
     ParityResult,
     ProofResult,
     RecoverySummary,
     RestrictionOutcome,
+    Rounding,
     RunRecord,
     TargetProfile,
+    TimedPlan,
 )
 from fairdeploy.reporting.environment import describe_environment
 from fairdeploy.reporting.group_rows import freeze_rows, group_rows
 from fairdeploy.reporting.html_report import render_html
+from fairdeploy.reporting.operator_rows import operator_rows, why_not_faster
 
 SCHEMA_VERSION = 1
 _MODEL_COSTS = {"params": "params", "macs": "macs", "size": "size_bytes"}
@@ -68,6 +74,9 @@ def build_document(
     warnings: Sequence[str] = (),
     own_class_problem: str | None = None,
     restrictions: Sequence[RestrictionOutcome] = (),
+    latency_search: LatencySearch | None = None,
+    operators: OperatorComparison | None = None,
+    rounding: Rounding | None = None,
 ) -> dict[str, Any]:
     """Put a whole run into the tree of ``report.json``, version 1.
 
@@ -83,28 +92,34 @@ def build_document(
         own_class_problem: Why the user's own class could not be rebuilt; None or empty where it
             was.
         restrictions: What came of every restriction that the user gave.
+        latency_search: How a budget of latency was met, where there is one.
+        operators: Single operators before and after, where they were timed.
+        rounding: What rounding channel counts did, where they were rounded.
 
     Returns:
         Dictionaries, lists, strings, finite numbers, booleans and None.
     """
+    timed = _timed(latency, latency_search)
     document = {
         "schema_version": SCHEMA_VERSION,
         "command": shlex.join(command),
         "seed": seed,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "model": {
-            "name": model.name,
-            "source": model.source,
-            "sha256": model.sha256,
-            "input_shape": list(model.preprocessing.shape),
-            "inputs": [str(spec) for spec in graph.inputs.specs],
-            "outputs": list(graph.outputs.names),
-            "fixed_batch": None if graph.has_dynamic_batch else graph.inputs.batch,
-            "original": _costs(original_costs),
-            "shrunk": _costs(shrunk_costs),
+        "model": model_row(model, graph)
+        | {
+            "original": costs_row(original_costs),
+            "shrunk": costs_row(shrunk_costs),
             "own_class": {"rebuilt": not own_class_problem, "problem": own_class_problem or None},
         },
-        "budget": [budget_row(budget, original_costs, shrunk_costs) for budget in budgets],
+        "budget": [
+            _latency_budget_row(budget, timed)
+            if budget.metric == "latency" and timed
+            else budget_row(budget, original_costs, shrunk_costs)
+            for budget in budgets
+        ],
+        "latency_search": asdict(latency_search) | {"num_measured": latency_search.num_measured}
+        if latency_search
+        else None,
         "restrictions": [asdict(outcome) for outcome in restrictions],
         "tolerance": allocation.tolerance,
         "num_evaluations": allocation.num_evaluations,
@@ -120,8 +135,11 @@ def build_document(
         "parity": [asdict(result) | {"passed": result.passed} for result in parity],
         "accuracy": _accuracy(accuracy),
         "latency": _latency(latency),
+        "operators": operator_rows(operators),
+        "rounding": asdict(rounding) if rounding else None,
+        "why_not_faster": why_not_faster(latency, operators),
         "target": asdict(profile),
-        "data": _data(data),
+        "data": data_row(data),
         "warnings": list(dict.fromkeys(warnings)),
         "stage_seconds": dict(stage_seconds),
         "environment": describe_environment(),
@@ -154,6 +172,29 @@ def budget_row(
     }
 
 
+def _timed(latency: LatencyComparison | None, search: LatencySearch | None) -> TimedPlan | None:
+    """The last word on the plan's latency: of the file that is written, else of its search."""
+    if latency is not None:
+        return TimedPlan(
+            ratio=1 / latency.speedup,
+            ratio_low=1 / latency.speedup_high,
+            ratio_high=1 / latency.speedup_low,
+            original_ms=latency.original.median_ms,
+            shrunk_ms=latency.shrunk.median_ms,
+        )
+    return search.accepted if search else None
+
+
+def _latency_budget_row(budget: Budget, timed: TimedPlan) -> dict[str, Any]:
+    """A row like the others', in milliseconds, with the interval of the share of the original."""
+    row = budget_row(budget, {"latency": timed.original_ms}, {"latency": timed.shrunk_ms})
+    return row | {
+        "share": timed.ratio,
+        "share_low": timed.ratio_low,
+        "share_high": timed.ratio_high,
+    }
+
+
 def json_safe(value: object) -> object:
     """The same tree in plain JSON types: arrays as lists, NaN and infinities as None."""
     if isinstance(value, np.generic | np.ndarray):
@@ -169,7 +210,21 @@ def json_safe(value: object) -> object:
     return str(value)
 
 
-def _costs(costs: Mapping[str, float]) -> dict[str, int]:
+def model_row(model: LoadedModel, graph: UnitGraph) -> dict[str, Any]:
+    """What the network is called, where it came from, and what it takes and gives."""
+    return {
+        "name": model.name,
+        "source": model.source,
+        "sha256": model.sha256,
+        "input_shape": list(model.preprocessing.shape),
+        "inputs": [str(spec) for spec in graph.inputs.specs],
+        "outputs": list(graph.outputs.names),
+        "fixed_batch": None if graph.has_dynamic_batch else graph.inputs.batch,
+    }
+
+
+def costs_row(costs: Mapping[str, float]) -> dict[str, int]:
+    """Parameters, MACs per image and bytes, each under its key."""
     return {key: round(costs[metric]) for metric, key in _MODEL_COSTS.items()}
 
 
@@ -181,13 +236,15 @@ def _accuracy(accuracy: AccuracyByStage) -> dict[str, Any]:
         "exported": accuracy.exported,
     }
     sizes = [estimate.num_images for estimate in estimates.values() if estimate]
-    row: dict[str, Any] = {
-        stage: {"value": estimate.value, "low": estimate.low, "high": estimate.high}
-        if estimate
-        else None
-        for stage, estimate in estimates.items()
-    }
+    row: dict[str, Any] = {stage: estimate_row(x) for stage, x in estimates.items()}
     return row | {"num_images": max(sizes, default=0)}
+
+
+def estimate_row(estimate: AccuracyEstimate | None) -> dict[str, float] | None:
+    """An accuracy and its interval; None where it was not measured."""
+    if estimate is None:
+        return None
+    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
 
 
 def _latency(latency: LatencyComparison | None) -> dict[str, Any] | None:
@@ -206,7 +263,8 @@ def _latency(latency: LatencyComparison | None) -> dict[str, Any] | None:
     return row
 
 
-def _data(data: DataSplits | None) -> dict[str, Any] | None:
+def data_row(data: DataSplits | None) -> dict[str, Any] | None:
+    """Where the images came from, how many, and who labelled them."""
     if data is None:
         return None
     return {

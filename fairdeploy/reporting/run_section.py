@@ -32,22 +32,21 @@ def run_facts(document: Row) -> Html:
     return section(
         "This run",
         tag("pre", document["command"]) if document["command"] else NOTHING,
-        _facts(document),
+        facts(document, {"Own class": _own_class(document["model"]["own_class"])}),
         _restrictions(document["restrictions"]),
-        _stage_times(document["stage_seconds"]),
+        stage_times(document["stage_seconds"]),
         _layers(document["recovery"]),
         lead="The same command with the same files and seed gives the same plan, byte for byte.",
     )
 
 
-def _facts(document: Row) -> Html:
+def facts(document: Row, more: Mapping[str, str]) -> Html:
+    """Model, data, machine and versions, with ``more`` facts on this run in between."""
     environment, target, model = document["environment"], document["target"], document["model"]
-    facts = {
+    pairs = {
         "Model": f"{model['name']} from {model['source']}, {_inputs(model)}",
         "Weights SHA-256": tag("span", model["sha256"], class_="hash mono"),
-        "Own class": "rebuilt"
-        if model["own_class"]["rebuilt"]
-        else f"not rebuilt ({model['own_class']['problem']}); the .pt2 file has the network",
+        **more,
         "Data": _data(document["data"]),
         "Seed": str(document["seed"]),
         "Target": f"{target['name']}: {target['description']}",
@@ -56,8 +55,14 @@ def _facts(document: Row) -> Html:
         "Versions": ", ".join(f"{name} {v}" for name, v in environment["packages"].items()),
         "Written": f"{document['created_at'][:16].replace('T', ' ')} UTC",
     }
-    pairs = (item for key, value in facts.items() for item in (tag("dt", key), tag("dd", value)))
-    return tag("dl", *pairs, class_="facts")
+    items = (item for key, value in pairs.items() for item in (tag("dt", key), tag("dd", value)))
+    return tag("dl", *items, class_="facts")
+
+
+def _own_class(own: Row) -> str:
+    if own["rebuilt"]:
+        return "rebuilt"
+    return f"not rebuilt ({own['problem']}); the .pt2 file has the network"
 
 
 def _restrictions(outcomes: Sequence[Row]) -> Html:
@@ -109,7 +114,8 @@ def _data(data: Row | None) -> str:
     )
 
 
-def _stage_times(stage_seconds: Mapping[str, float]) -> Html:
+def stage_times(stage_seconds: Mapping[str, float]) -> Html:
+    """One bar for each stage, to open."""
     if not stage_seconds:
         return NOTHING
     total = sum(stage_seconds.values())

@@ -28,7 +28,7 @@ def header(document: Document) -> Html:
         tag("p", "fairdeploy report", class_="overline"),
         tag("h1", title(document)),
         _verdict(document),
-        _warnings(document["warnings"]),
+        warnings(document["warnings"]),
     )
 
 
@@ -85,14 +85,16 @@ def _verdict(document: Document) -> Html:
     )
 
 
-def _warnings(texts: Sequence[str]) -> Html:
+def warnings(texts: Sequence[str]) -> Html:
+    """What the user was warned of, set apart; nothing where there is none."""
     if not texts:
         return NOTHING
     items = (tag("li", text) for text in texts)
     return tag("section", tag("h2", "Please note"), tag("ul", *items), class_="warnings")
 
 
-def _tile(name: str, value: str, note: str, *, verdict: Html = NOTHING) -> Html:
+def tile(name: str, value: str, note: str, *, verdict: Html = NOTHING) -> Html:
+    """A card with one large value and what it means."""
     return tag(
         "div",
         tag("div", tag("span", name), verdict, class_="name"),
@@ -106,7 +108,7 @@ def _budget_tile(row: Document) -> Html:
     metric = row["metric"]
     original, got = amount(metric, row["original"]), amount(metric, row["got"])
     name = metric_name(metric)
-    return _tile(
+    return tile(
         name[0].upper() + name[1:],
         percent(share_of(row["got"], row["original"]), 2),
         f"{got} of {original}; at most {amount(metric, row['allowed'])} asked ({row['asked']})",
@@ -119,8 +121,8 @@ def _accuracy_tile(document: Document) -> Html:
     before = accuracy["original"]
     after = accuracy["exported"] or accuracy["recovered"] or accuracy["pruned"]
     if not before or not after:
-        return _tile("Accuracy", "not measured", "No labelled test images were given.")
-    return _tile(
+        return tile("Accuracy", "not measured", "No labelled test images were given.")
+    return tile(
         "Accuracy",
         f"{percent(before['value'])} → {percent(after['value'])}",
         f"{points(after['value'] - before['value'])} on {accuracy['num_images']:,} test images; "
@@ -130,8 +132,8 @@ def _accuracy_tile(document: Document) -> Html:
 
 def _latency_tile(latency: Document | None) -> Html:
     if latency is None:
-        return _tile("Speed", "not measured", "Latency measurement was switched off.")
-    return _tile(
+        return tile("Speed", "not measured", "Latency measurement was switched off.")
+    return tile(
         "Speed",
         f"{factor(latency['speedup'])} as fast",
         f"95 % interval {factor(latency['speedup_low'])} to {factor(latency['speedup_high'])}"
@@ -148,7 +150,7 @@ def _speed_remark(latency: Document) -> str:
 
 
 def _proof_tile(proof: Document) -> Html:
-    return _tile(
+    return tile(
         "Exact removal",
         error_text(proof["max_relative_error"]),
         f"Largest relative difference to the original with the removed units at zero; "
@@ -162,7 +164,7 @@ def _norms_tile(proof: Document) -> Html:
     count = proof["num_coupled_norms"]
     if not count:
         return NOTHING
-    return _tile(
+    return tile(
         "Not exact",
         error_text(proof["norm_coupled_difference"]),
         f"{count} layer norms take their statistics over fewer channels, as allowed: this is what "
@@ -174,7 +176,7 @@ def _norms_tile(proof: Document) -> Html:
 
 def _parity_tile(parity: list[Document]) -> Html:
     if not parity:
-        return _tile("Exported file", "not checked", "Nothing was exported.")
+        return tile("Exported file", "not checked", "Nothing was exported.")
     worst = max(
         parity,
         key=lambda row: (
@@ -183,7 +185,7 @@ def _parity_tile(parity: list[Document]) -> Html:
     )
     batches = sorted({row["batch"] for row in parity})
     passed = all(row["passed"] for row in parity)
-    return _tile(
+    return tile(
         "Exported file",
         error_text(worst["max_relative_error"]),
         f"Largest relative difference to torch at batch {' and '.join(map(str, batches))}; "
@@ -197,7 +199,7 @@ def _size_tile(document: Document) -> Html:
         return NOTHING  # a budget's tile tells it already
     original = document["model"]["original"]["size_bytes"]
     shrunk = document["model"]["shrunk"]["size_bytes"]
-    return _tile(
+    return tile(
         "Weights",
         f"{size(original)} → {size(shrunk)}",
         f"{percent(share_of(shrunk, original))} of the bytes",

@@ -33,14 +33,26 @@ def scores_key(weights_sha256: str, data_sha256: str, **settings: str | float) -
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def cached_scores(folder: Path, key: str, compute: Callable[[], UnitScores]) -> UnitScores:
+def cached_scores(
+    folder: Path,
+    key: str,
+    compute: Callable[[], UnitScores],
+    tell_found: Callable[[], None] = lambda: None,
+) -> UnitScores:
     """The stored scores of ``key``, or computed ones, which are stored then.
 
     A damaged file counts as none. A folder that cannot be written costs the cache, not the run.
+
+    Args:
+        folder: Where scores are kept.
+        key: See ``scores_key``.
+        compute: Called where there is no such file.
+        tell_found: Called where there is.
     """
     path = folder / f"scores-{key}.safetensors"
     stored = _read(path)
     if stored is not None:
+        tell_found()
         return stored
     scores = compute()
     _write(path, scores)

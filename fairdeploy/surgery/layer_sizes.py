@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from fairdeploy.graph.freezes import module_path, source_line
+from fairdeploy.graph.freezes import source_line
 from fairdeploy.graph.functionalize import op_name
+from fairdeploy.graph.module_paths import module_path
 from fairdeploy.graph.propagation import argument
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from fairdeploy.allocation.budget import parse_budgets, reject_unsupported
+from fairdeploy.allocation.budget import latency_apart, parse_budgets
 from fairdeploy.errors import UsageError
 from fairdeploy.records import Budget
 
@@ -86,15 +86,9 @@ def test_no_budget_is_refused_with_an_example(texts: list[str]) -> None:
         parse_budgets(texts)
 
 
-def test_metric_without_a_cost_function_is_refused_by_name() -> None:
-    budgets = parse_budgets(["40%", "latency=5ms"])
-    with pytest.raises(UsageError) as caught:
-        reject_unsupported(budgets)
-    assert str(caught.value) == (
-        "latency budgets are not available in this version ('latency=5ms'); "
-        "use params, macs or size"
-    )
-
-
-def test_supported_metrics_pass() -> None:
-    reject_unsupported(parse_budgets(["40%", "macs=2M", "size=4MB"]))
+def test_latency_is_set_apart_from_what_counts_decide() -> None:
+    counted, latency = latency_apart(parse_budgets(["40%", "latency=5ms", "size=4MB"]))
+    assert [budget.metric for budget in counted] == ["params", "size"]
+    assert latency is not None
+    assert latency.absolute == 5.0
+    assert latency_apart(parse_budgets(["macs=2M"]))[1] is None

@@ -7,6 +7,7 @@ import pytest
 from fairdeploy.allocation.restrictions import (
     GroupLimit,
     group_limits,
+    held_groups,
     rules_of,
     rules_without_an_option,
 )
@@ -134,3 +135,12 @@ def test_each_option_can_be_left_out_and_all_of_them(graph: UnitGraph) -> None:
     }
     assert rules_without_an_option(()) == {}
     assert GroupLimit(11, 4) in group_limits(graph.groups, (), [4, 4, 4])
+
+
+def test_held_groups_name_every_option_that_keeps_them_whole(graph: UnitGraph) -> None:
+    options = Restrictions(exclude=("tail",), max_prune=(("tail", 0.0), ("stem", 0.5)))
+    assert held_groups(graph.groups, rules_of(graph, options)) == {
+        2: "--exclude tail and --max-prune tail=0"
+    }
+    whole = Restrictions(min_units=(("stem.conv", 99),))
+    assert held_groups(graph.groups, rules_of(graph, whole)) == {0: "--min-units stem.conv=99"}

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor, fx
 
 from fairdeploy.errors import DataError
-from fairdeploy.records import Artifact, TargetProfile, TensorNames
+from fairdeploy.records import Artifact, OperatorTime, TargetProfile, TensorNames
 
 PROFILE = TargetProfile(
     name="test-target",
@@ -169,3 +169,16 @@ class CrashingExporter:
 
     def __init__(self) -> None:
         raise OSError("libfake.so: cannot open shared object file")
+
+
+class ProfilingExporter(WorkingExporter):
+    """Tells how long operators take, unless the file is called otherwise."""
+
+    name = "profiling"
+
+    def operator_times(
+        self, path: Path, inputs: tuple[Any, ...], profile: TargetProfile, *, num_runs: int = 20
+    ) -> tuple[OperatorTime, ...]:
+        if path.name == "bad":
+            raise KeyError("ts")
+        return (OperatorTime("a", "Conv", "conv2d", float(num_runs), (1, 4)),)

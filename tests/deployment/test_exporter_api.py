@@ -12,9 +12,14 @@ import torch
 from torch import nn
 
 from fairdeploy.deployment import exporter_api
-from fairdeploy.deployment.exporter_api import get_exporter, load_exporters, unusable_because
+from fairdeploy.deployment.exporter_api import (
+    get_exporter,
+    load_exporters,
+    profiler_of,
+    unusable_because,
+)
 from fairdeploy.errors import DataError, ExportError
-from tests.deployment.fakes import PROFILE, profile
+from tests.deployment.fakes import PROFILE, ProfilingExporter, profile
 
 MODULE = torch.fx.symbolic_trace(nn.Identity())
 IMAGES = (torch.zeros(2, 3, 4, 4),)
@@ -30,6 +35,7 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
         "incomplete": "IncompleteExporter",
         "crashing": "CrashingExporter",
         "absent": "NoSuchClass",
+        "profiling": "ProfilingExporter",
         "picky": "PickyExporter",
     }
     group = exporter_api.ENTRY_POINT_GROUP
@@ -90,7 +96,8 @@ def test_get_exporter_says_why_a_plug_in_cannot_be_loaded(name: str, message: st
 def test_a_broken_plug_in_does_not_hide_the_others() -> None:
     exporters = load_exporters()
     assert list(exporters) == [
-        "absent", "crashing", "failing", "incomplete", "picky", "unavailable", "working",
+        "absent", "crashing", "failing", "incomplete", "picky", "profiling", "unavailable",
+        "working",
     ]  # fmt: skip
     problems = {name: exporter.is_available() for name, exporter in exporters.items()}
     assert problems["working"] is None
@@ -125,6 +132,26 @@ def test_a_runner_s_exception_becomes_one_line_with_the_file_s_name(tmp_path: Pa
 def test_an_error_of_our_own_passes_the_guard_unchanged(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^a message of our own$"):
         get_exporter("failing").open(tmp_path / "ours", PROFILE)
+
+
+def test_a_profiler_is_seen_through_the_guard_and_without_one(tmp_path: Path) -> None:
+    for exporter in (get_exporter("profiling"), ProfilingExporter()):
+        profiler = profiler_of(exporter)
+        assert profiler is not None
+        (time,) = profiler.operator_times(tmp_path / "m", (), PROFILE, num_runs=7)
+        assert (time.node, time.median_ms) == ("conv2d", 7.0)
+
+
+def test_an_exporter_without_a_profiler_has_none() -> None:
+    assert profiler_of(get_exporter("working")) is None
+    assert profiler_of(load_exporters()["crashing"]) is None
+
+
+def test_a_profiler_s_exception_becomes_one_line_with_the_file_s_name(tmp_path: Path) -> None:
+    profiler = profiler_of(get_exporter("profiling"))
+    assert profiler is not None
+    with pytest.raises(ExportError, match=r"^'bad' could not be timed by operator: KeyError: 'ts'"):
+        profiler.operator_times(tmp_path / "bad", (), PROFILE)
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,14 @@ def test_cache_returns_the_stored_scores_without_computing(tmp_path: Path) -> No
     assert len(list((tmp_path / "new").iterdir())) == 1
 
 
+def test_cache_tells_whether_it_had_the_scores(tmp_path: Path) -> None:
+    found: list[str] = []
+    for _ in range(2):
+        cached_scores(tmp_path, "key", Counted(), tell_found=lambda: found.append("key"))
+        cached_scores(tmp_path, "other", Counted(), tell_found=lambda: found.append("other"))
+    assert found == ["key", "other"]
+
+
 def test_cache_computes_again_when_the_file_is_damaged(tmp_path: Path) -> None:
     compute = Counted()
     cached_scores(tmp_path, "key", compute)

@@ -1,0 +1,214 @@
+"""Finds the plan that just meets a latency budget, from as few measurements as possible.
+
+A plan is proposed by a *proxy*: the share of the original's latency that a model predicts for it
+(see ``latency_model``), which the usual search meets like a budget of parameters. What the device
+then takes is a rising function of the proxy with noise and steps in it. Both ends of it are known
+before (the original, the smallest plan); each proposal is where the straight line between the
+measured neighbours of the budget crosses the aim. The aim is a little below the budget, so that the
+plan that is found is still within it when it is measured again.
+
+A plan that removes more than another and yet was slower is passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+from fairdeploy.errors import DeviceLostError
+from fairdeploy.records import Allocation, LatencyCandidate, LatencySearch, TimedPlan
+
+MAX_CANDIDATES = 8
+AIM = 0.985
+"""Share of the budget that proposals aim at: halfway between the budget and 3 % under it."""
+CLOSE_ENOUGH = 0.97
+"""From this share of the budget on, a plan is worth confirming."""
+
+_HALVINGS = 8
+
+PlanAt = Callable[[float], Allocation]
+"""The plan for a predicted share of the original's latency, within all other budgets."""
+Measure = Callable[[Allocation], TimedPlan]
+Used = Callable[[TimedPlan], float]
+"""Share of the latency budget; at most 1 where it is met."""
+
+
+@dataclass(slots=True)
+class _Point:
+    """A plan with all that was measured of it; ``used`` is its worst share of the budget."""
+
+    proxy: float
+    used: float
+    timed: TimedPlan
+    allocation: Allocation | None = None
+    is_confirmed: bool = False
+
+    @property
+    def fits(self) -> bool:
+        return self.used <= 1
+
+
+@dataclass(slots=True)
+class _Search:
+    plan_at: PlanAt
+    measure: Measure
+    used: Used
+    predicted: Callable[[Allocation], float]
+    points: list[_Point]
+    max_candidates: int
+    log: list[LatencyCandidate] = field(default_factory=list)
+    num_measured: int = 0
+
+    def time(
+        self, allocation: Allocation, *, is_confirmation: bool = False
+    ) -> tuple[TimedPlan, float]:
+        """Measure a plan and log it; also its share of the budget."""
+        timed = self.measure(allocation)
+        used = self.used(timed)
+        self.log.append(
+            LatencyCandidate(
+                predicted_ratio=self.predicted(allocation),
+                timed=timed,
+                used=used,
+                params=allocation.costs["params"],
+                macs=allocation.costs["macs"],
+                is_confirmation=is_confirmation,
+            )
+        )
+        return timed, used
+
+    def run(self) -> str:
+        """Measure candidates until one is close and confirmed; why it ended."""
+        while True:
+            best = self.best()
+            if best.used >= CLOSE_ENOUGH and self._confirm(best):
+                return f"confirmed between {CLOSE_ENOUGH:.0%} of the budget and the budget"
+            if self.num_measured >= self.max_candidates:
+                return self._settle(f"{self.num_measured} candidates were measured")
+            if best.allocation and best.allocation.removed == self.plan_at(1.0).removed:
+                return self._settle("the other budgets ask for more")
+            allocation = self._next(self.best())
+            if allocation is None:
+                return self._settle("no plan lies between the measured ones")
+            self._add(allocation)
+
+    def best(self) -> _Point:
+        """The plan that removes least among those that fit."""
+        fitting = [point for point in self.points if point.fits and point.allocation]
+        return max(fitting, key=lambda point: point.proxy)
+
+    def _add(self, allocation: Allocation) -> None:
+        timed, used = self.time(allocation)
+        self.num_measured += 1
+        self.points.append(_Point(self.predicted(allocation), used, timed, allocation))
+        self._pass_over_slower()
+
+    def _pass_over_slower(self) -> None:
+        """Say of each measured plan whether one that removes less was at least as fast."""
+        for number, entry in enumerate(self.log):
+            if entry.remark or entry.is_confirmation:
+                continue
+            if any(
+                other.macs > entry.macs
+                and other.params >= entry.params
+                and other.timed.ratio <= entry.timed.ratio
+                for other in self.log
+            ):
+                self.log[number] = replace(entry, remark="slower than a plan that removes less")
+
+    def _confirm(self, point: _Point) -> bool:
+        """Whether a fresh measurement finds the plan within the budget too."""
+        if point.allocation is None or point.is_confirmed:
+            return True
+        point.timed, used = self.time(point.allocation, is_confirmation=True)
+        point.is_confirmed = used <= 1
+        point.used = max(point.used, used)
+        return point.is_confirmed
+
+    def _settle(self, reason: str) -> str:
+        """Confirm the best plan, or the next best where that fails."""
+        while not self._confirm(self.best()):
+            pass
+        return reason
+
+    def _next(self, best: _Point) -> Allocation | None:
+        """A plan that was not measured, near where the aim should be; None if there is none."""
+        above = [point for point in self.points if not point.fits and point.proxy > best.proxy]
+        if not above:
+            return None
+        over = min(above, key=lambda point: point.proxy)
+        share = (AIM - best.used) / (over.used - best.used)
+        aim = best.proxy + min(max(share, 0.02), 0.98) * (over.proxy - best.proxy)
+        known = [point.allocation.removed for point in self.points if point.allocation]
+        for proxy in _around(aim, best.proxy, over.proxy):
+            allocation = self.plan_at(proxy)
+            if allocation.removed not in known:
+                return allocation
+        return None
+
+
+def _around(aim: float, low: float, high: float) -> Iterator[float]:
+    """The aim, then ever nearer to both ends: where the plans at the aim are known already."""
+    yield aim
+    for halving in range(1, _HALVINGS):
+        part = 0.5**halving
+        yield high - part * (high - aim)
+        yield low + part * (aim - low)
+
+
+def search_latency(
+    plan_at: PlanAt,
+    measure: Measure,
+    used: Used,
+    *,
+    predicted: Callable[[Allocation], float],
+    smallest: tuple[float, TimedPlan],
+    original: TimedPlan,
+    budget: str,
+    max_candidates: int = MAX_CANDIDATES,
+) -> tuple[Allocation, LatencySearch]:
+    """The plan that removes least among the measured ones within the budget.
+
+    Args:
+        plan_at: Never a larger plan for a smaller share; ``plan_at(1.0)`` meets all budgets but
+            this one and ignores this one.
+        measure: Times a plan against the original; the same plan again gives a fresh measurement.
+        used: Share of the budget that a measurement says.
+        predicted: The proxy of a plan.
+        smallest: Proxy and measurement of the smallest plan that is allowed; it fits.
+        original: Measurement of the original.
+        budget: As typed.
+        max_candidates: Different plans to measure at most; confirmations are not counted.
+
+    Raises:
+        DeviceLostError: The device stopped answering before any plan was measured.
+    """
+    share, least = smallest
+    whole = plan_at(1.0)
+    asks_for_more = any(whole.removed.values())
+    points = [
+        _Point(share, used(least), least, plan_at(share), is_confirmed=True),
+        _Point(1.0, used(original), original, None if asks_for_more else whole, is_confirmed=True),
+    ]
+    search = _Search(plan_at, measure, used, predicted, points, max_candidates)
+    is_whole = True
+    try:
+        if asks_for_more:
+            search._add(whole)
+        reason = search.run()
+    except DeviceLostError as error:
+        if search.num_measured == 0:
+            raise
+        is_whole = False
+        reason = f"the device stopped answering ({error}); this is the best plan measured so far"
+    best = search.best()
+    assert best.allocation is not None
+    record = LatencySearch(
+        budget=budget,
+        range_ms=(least.shrunk_ms, original.shrunk_ms),
+        candidates=tuple(search.log),
+        ended_because=reason,
+        accepted=best.timed,
+        is_confirmed=is_whole or best.is_confirmed,
+    )
+    return best.allocation, record

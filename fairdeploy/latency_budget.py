@@ -1,0 +1,213 @@
+"""Meets a latency budget: what is reachable, before any image is read; and then the search."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fairdeploy.allocation.cost import CostModel
+from fairdeploy.allocation.latency_model import latency_terms
+from fairdeploy.allocation.latency_search import search_latency
+from fairdeploy.allocation.search import search, smallest_plan
+from fairdeploy.allocation.trade import traded
+from fairdeploy.deployment.exporter_api import Exporter
+from fairdeploy.deployment.local_device import Device
+from fairdeploy.errors import BudgetError
+from fairdeploy.graph.node_work import node_works
+from fairdeploy.graph.unit_graph import UnitGraph
+from fairdeploy.latency_trials import LatencyTrials, TrialSetting, timed_plan
+from fairdeploy.options import Objective
+from fairdeploy.records import (
+    Allocation,
+    Budget,
+    GroupScores,
+    LatencySearch,
+    TargetProfile,
+    TensorNames,
+    TimedPlan,
+)
+from fairdeploy.stages import group_sizes, removed_units
+from fairdeploy.stopwatch import Stopwatch
+
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Which units go, and what decided it."""
+
+    allocation: Allocation
+    costs: CostModel
+    budgets: tuple[Budget, ...]
+    """What ``costs`` held the plan to; of latency, what the model predicts of the plan."""
+    search: LatencySearch | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyPlanner:
+    """What the ends of the reachable range take, and a model of what lies between."""
+
+    budget: Budget | None
+    """Of latency; None: only the model is wanted, for trades."""
+    trades: bool
+    """Whether blocks are traded between groups."""
+    graph: UnitGraph
+    trials: LatencyTrials
+    costs: CostModel
+    """Of everything, and the model's ``latency`` in milliseconds."""
+    smallest: TimedPlan
+    smallest_share: float
+    """What the model says of the smallest plan, as a share of the original."""
+
+    @property
+    def original_file(self) -> Path:
+        """The original, exported."""
+        return self.trials.original
+
+    def choose(
+        self, groups: tuple[GroupScores, ...], others: Sequence[Budget], watch: Stopwatch
+    ) -> Chosen:
+        """The plan that just meets the budget as measured, and all others as counted."""
+        if self.budget is None:
+            with watch.stage("search tolerance"):
+                return Chosen(self._plan(groups, tuple(others)), self.costs, tuple(others))
+        budget = self.budget
+        original_ms = self._model_ms(group_sizes(self.graph))
+
+        def budgets_at(share: float) -> tuple[Budget, ...]:
+            limit = Budget("latency", budget.text, fraction=share * (1 + _ROUNDING))
+            return (*others, limit)
+
+        with watch.stage("search latency") as stage:
+
+            def measure(allocation: Allocation) -> TimedPlan:
+                timed = self.trials.time(removed_units(self.graph, groups, allocation))
+                stage.note(f"{timed.ratio:.1%} of the original's latency, {budget.text}")
+                return timed
+
+            allocation, record = search_latency(
+                lambda share: self._plan(groups, budgets_at(share)),
+                measure,
+                lambda timed: share_of_budget(budget, timed),
+                predicted=lambda plan: plan.costs["latency"] / original_ms,
+                smallest=(self.smallest_share, self.smallest),
+                original=original_of(self.smallest),
+                budget=budget.text,
+            )
+            stage.note(f"{record.num_measured} candidates measured, {record.ended_because}")
+        predicted = allocation.costs["latency"] / original_ms
+        return Chosen(allocation, self.costs, budgets_at(predicted), record)
+
+    def _plan(self, groups: tuple[GroupScores, ...], budgets: tuple[Budget, ...]) -> Allocation:
+        allocation = search(groups, self.costs.costs, budgets)
+        if not self.trades:
+            return allocation
+        return traded(allocation, groups, self.costs.costs, budgets)
+
+    def _model_ms(self, kept: np.ndarray) -> float:
+        return self.costs.cost(kept)["latency"]
+
+
+@contextmanager
+def latency_planner(
+    budget: Budget | None,
+    groups: tuple[GroupScores, ...],
+    *,
+    objective: Objective,
+    graph: UnitGraph,
+    exporter: Exporter,
+    device: Device,
+    profile: TargetProfile,
+    names: TensorNames,
+    seed: int,
+    watch: Stopwatch,
+) -> Iterator[LatencyPlanner | None]:
+    """Time both ends of what is reachable; None where latency decides nothing.
+
+    The files that it made are there until the block ends.
+
+    Args:
+        budget: Of latency.
+        groups: With their caps and steps; their scores do not matter.
+        objective: Whether latency decides between plans that meet the budgets.
+        graph: The network.
+        exporter: Writes the files.
+        device: Races them.
+        profile: How.
+        names: Of the files' inputs and outputs.
+        seed: Of inputs and races.
+        watch: Shows the stages.
+
+    Raises:
+        BudgetError: Even the smallest plan takes longer.
+    """
+    if budget is None and objective != "latency":
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        setting = TrialSetting(graph, exporter, device, profile, names, Path(folder), seed)
+        yield _prepare(budget, groups, setting, watch, trades=objective == "latency")
+
+
+def _prepare(
+    budget: Budget | None,
+    groups: tuple[GroupScores, ...],
+    setting: TrialSetting,
+    watch: Stopwatch,
+    *,
+    trades: bool,
+) -> LatencyPlanner:
+    graph = setting.graph
+    removed = smallest_plan(groups)
+    nothing = Allocation(0.0, removed, {}, {}, 0)
+    with watch.stage("latency range") as stage:
+        trials = LatencyTrials(setting, removed_units(graph, groups, nothing))
+        smallest = timed_plan(trials.time_smallest())
+        stage.note(f"{smallest.shrunk_ms:.3g} to {smallest.original_ms:.3g} ms")
+        if budget is not None:
+            _refuse_unreachable(budget, smallest, setting.profile.name)
+        sizes = group_sizes(graph)
+        kept = sizes - np.array([len(removed[group.name]) for group in groups], dtype=np.int64)
+        times = trials.node_times(trials.original), trials.node_times(trials.smallest)
+        # without a profiler, MACs are what there is
+        terms = (
+            latency_terms(node_works(graph), *times, kept, sizes)
+            if times[0]
+            else graph.cost_terms["macs"]
+        )
+    costs = CostModel({**graph.cost_terms, "latency": terms}, len(graph.groups))
+    share = costs.cost(kept)["latency"] / costs.cost(sizes)["latency"]
+    return LatencyPlanner(budget, trades, graph, trials, costs, smallest, share)
+
+
+def share_of_budget(budget: Budget, timed: TimedPlan) -> float:
+    """How much of the budget a plan took.
+
+    A share of the original is compared as a ratio, since both ran in turn; milliseconds as they
+    are.
+    """
+    if budget.fraction is not None:
+        return timed.ratio / budget.fraction
+    assert budget.absolute is not None
+    return timed.shrunk_ms / budget.absolute
+
+
+def original_of(timed: TimedPlan) -> TimedPlan:
+    """The original, as it ran beside a plan."""
+    return TimedPlan(1.0, 1.0, 1.0, timed.original_ms, timed.original_ms)
+
+
+def _refuse_unreachable(budget: Budget, smallest: TimedPlan, target: str) -> None:
+    if share_of_budget(budget, smallest) <= 1:
+        return
+    raise BudgetError(
+        f"cannot reach {budget.text} on target '{target}': the smallest allowed plan takes "
+        f"{smallest.shrunk_ms:.3g} ms ({smallest.ratio:.1%} of the original's "
+        f"{smallest.original_ms:.3g} ms); raise the budget, or see with 'fairdeploy inspect' what "
+        "cannot be removed and why"
+    )

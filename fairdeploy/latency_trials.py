@@ -1,0 +1,169 @@
+"""Files of candidate plans, raced against the original on the target.
+
+The original and the smallest plan are exported. All other plans are written by a width template
+made from these two (see ``deployment.resizing``). Where they have different nodes, because tracing
+drops what does nothing at length 1, a plan halfway between is exported to make one. An exporter
+without templates, or a network that has none, exports each plan.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import fx
+
+from fairdeploy.deployment.exporter_api import Exporter, profiler_of
+from fairdeploy.deployment.local_device import Device
+from fairdeploy.deployment.resizing import WidthTemplate, can_resize, width_template
+from fairdeploy.errors import ExportError
+from fairdeploy.graph.unit_graph import UnitGraph
+from fairdeploy.records import LatencyComparison, TargetProfile, TensorNames, TimedPlan
+from fairdeploy.surgery.dimension_lengths import DimensionLengths
+from fairdeploy.surgery.removal import remove_units
+
+SEARCH_INTERVAL = 0.02
+"""Width of the 95 % interval at which a race of candidates stops: the budget is hit within 3 %."""
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class TrialSetting:
+    """Where and how plans are timed."""
+
+    graph: UnitGraph
+    exporter: Exporter
+    device: Device
+    profile: TargetProfile
+    names: TensorNames
+    folder: Path
+    """For the files; the caller removes it."""
+    seed: int
+
+
+class LatencyTrials:
+    """Times plans against the original."""
+
+    def __init__(self, setting: TrialSetting, smallest: Mask) -> None:
+        """Export the original and the smallest plan.
+
+        Args:
+            setting: Where and how.
+            smallest: The units that go in the smallest plan, boolean [num_units].
+        """
+        self._setting = setting
+        graph, profile = setting.graph, setting.profile
+        batch = profile.batch if graph.has_dynamic_batch else graph.inputs.batch
+        generator = torch.Generator().manual_seed(setting.seed)
+        self._inputs = tuple(x.numpy() for x in graph.inputs.random(batch, generator))
+        interval = min(profile.ratio_interval, SEARCH_INTERVAL)
+        self._profile = replace(profile, ratio_interval=interval)
+        self.original = self._export(graph.module, "original")
+        self.smallest = self._export(remove_units(graph, smallest).module, "smallest")
+        self._dims = DimensionLengths(graph)
+        self._template = self._width_template(smallest)
+        self._num_races = 0
+
+    @property
+    def has_template(self) -> bool:
+        """Whether plans are written without exporting them."""
+        return self._template is not None
+
+    def time_smallest(self) -> LatencyComparison:
+        """Race the smallest plan."""
+        return self._race(self.smallest)
+
+    def node_times(self, file: Path) -> Mapping[str, float]:
+        """Milliseconds by node in one of the exported files; empty if the runtime can't tell."""
+        profiler = profiler_of(self._setting.exporter)
+        if profiler is None:
+            return {}
+        times: dict[str, float] = {}
+        for row in profiler.operator_times(file, self._inputs, self._profile):
+            times[row.node] = times.get(row.node, 0.0) + row.median_ms
+        return times
+
+    def time(self, removed: Mask) -> TimedPlan:
+        """Make the file without the marked units and race it."""
+        started = time.perf_counter()
+        file = self._write(removed)
+        made = time.perf_counter()
+        result = timed_plan(self._race(file))
+        finished = time.perf_counter()
+        file.unlink()
+        return replace(result, seconds_to_make=made - started, seconds_to_measure=finished - made)
+
+    def _write(self, removed: Mask) -> Path:
+        file = self._setting.folder / f"candidate{self._setting.exporter.file_suffix}"
+        if self._template is not None:
+            try:
+                self._template.write(file, self._dims.lengths(removed))
+                self._setting.exporter.open(file, self._profile).close()
+            except ExportError:
+                self._template = None
+            else:
+                return file
+        return self._export(remove_units(self._setting.graph, removed).module, "candidate")
+
+    def _race(self, file: Path) -> LatencyComparison:
+        self._num_races += 1
+        return self._setting.device.compare(
+            self.original,
+            file,
+            self._inputs,
+            self._profile,
+            seed=self._setting.seed + self._num_races,
+        )
+
+    def _export(self, module: fx.GraphModule, name: str) -> Path:
+        setting = self._setting
+        file = setting.folder / f"{name}{setting.exporter.file_suffix}"
+        setting.exporter.export(
+            module, setting.graph.example_inputs, file,
+            dynamic_batch=setting.graph.has_dynamic_batch, metadata={}, names=setting.names,
+        )  # fmt: skip
+        return file
+
+    def _width_template(self, smallest: Mask) -> WidthTemplate | None:
+        template = self._template_from(self.smallest, smallest)
+        if template is None and can_resize(self._setting.exporter):
+            half = halfway(self._setting.graph, smallest)
+            file = self._export(remove_units(self._setting.graph, half).module, "halfway")
+            template = self._template_from(file, half)
+        return template
+
+    def _template_from(self, probe: Path, removed: Mask) -> WidthTemplate | None:
+        return width_template(
+            self._setting.exporter,
+            self.original,
+            probe,
+            self._dims.network_dims(),
+            (self._dims.lengths(np.zeros_like(removed)), self._dims.lengths(removed)),
+        )
+
+
+def halfway(graph: UnitGraph, smallest: Mask) -> Mask:
+    """Half of the units that go in the smallest plan, from each block of each group."""
+    mask = np.zeros_like(smallest)
+    for group in graph.groups:
+        for block in group.blocks:
+            gone = block[smallest[block]]
+            mask[gone[: len(gone) // 2]] = True
+    return mask
+
+
+def timed_plan(race: LatencyComparison) -> TimedPlan:
+    """Ratios of a race the other way round: shrunk over original."""
+    return TimedPlan(
+        ratio=1 / race.speedup,
+        ratio_low=1 / race.speedup_high,
+        ratio_high=1 / race.speedup_low,
+        original_ms=race.original.median_ms,
+        shrunk_ms=race.shrunk.median_ms,
+    )

@@ -1,0 +1,150 @@
+"""Which multiple channel counts are rounded to, and what that did to the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from fairdeploy.allocation.cost import CostModel
+from fairdeploy.allocation.restrictions import Rule
+from fairdeploy.allocation.search import search
+from fairdeploy.deployment.channel_multiples import cached_multiple, measured_multiple
+from fairdeploy.deployment.exporter_api import Exporter
+from fairdeploy.errors import ExportError
+from fairdeploy.graph.unit_graph import UnitGraph
+from fairdeploy.records import (
+    Allocation,
+    Budget,
+    GroupRounding,
+    GroupScores,
+    MultipleChoice,
+    Rounding,
+    TargetProfile,
+    UnitScores,
+    default_multiple,
+)
+from fairdeploy.stages import group_scores
+from fairdeploy.stopwatch import Stopwatch
+
+Source = Literal["measured", "profile", "--round-to", "not measured"]
+
+
+@dataclass(frozen=True, slots=True)
+class Multiple:
+    """What channel counts are rounded to, and who says so."""
+
+    number: int
+    source: Source
+    choice: MultipleChoice | None = None
+
+
+def resolve_multiple(
+    profile: TargetProfile,
+    round_to: int | None,
+    exporter: Exporter,
+    cache_folder: Path,
+    watch: Stopwatch,
+    *,
+    may_measure: bool,
+) -> Multiple:
+    """The user's multiple, else the profile's, which is measured where it says ``auto``.
+
+    Args:
+        profile: The target.
+        round_to: What the user asked for.
+        exporter: Writes and runs the files of the sweep.
+        cache_folder: Keeps sweeps.
+        watch: Shows the stage.
+        may_measure: Else only an earlier sweep counts.
+    """
+    if round_to is not None:
+        return Multiple(round_to, "--round-to")
+    if profile.channel_multiple != "auto":
+        return Multiple(profile.channel_multiple, "profile")
+    if not may_measure:
+        return _of(cached_multiple(profile, cache_folder), profile)
+    with watch.stage("channel multiple") as stage:
+        try:
+            choice = measured_multiple(exporter, profile, cache_folder)
+        except ExportError as error:
+            watch.warn(
+                f"which channel counts are fast was not measured ({error}); they become "
+                f"multiples of {default_multiple(profile)}"
+            )
+            return _of(None, profile)
+        origin = "measured earlier" if choice.is_cached else "measured"
+        stage.note(f"{choice.multiple} ({origin})")
+    return _of(choice, profile)
+
+
+def _of(choice: MultipleChoice | None, profile: TargetProfile) -> Multiple:
+    if choice is None:
+        return Multiple(default_multiple(profile), "not measured")
+    return Multiple(choice.multiple, "measured", choice)
+
+
+def with_multiple(profile: TargetProfile, multiple: Multiple) -> TargetProfile:
+    """The profile with a number where it said ``auto``."""
+    return replace(profile, channel_multiple=multiple.number)
+
+
+def rounding_outcome(
+    multiple: Multiple,
+    graph: UnitGraph,
+    scores: UnitScores,
+    rules: Sequence[Rule],
+    groups: Sequence[GroupScores],
+    allocation: Allocation,
+    costs: CostModel,
+    budgets: Sequence[Budget],
+) -> Rounding | None:
+    """The plan beside one for the same budgets with any counts; None if any count was allowed.
+
+    Args:
+        multiple: What counts were rounded to.
+        graph: The network.
+        scores: Of all units.
+        rules: The user's restrictions.
+        groups: With the steps that the plan kept to.
+        allocation: The plan.
+        costs: What it costs.
+        budgets: What it was held to.
+    """
+    if multiple.number == 1:
+        return None
+    free = group_scores(graph, scores, 1, [rule for rule in rules if rule.kind != "round_to"])
+    unrounded = search(free, costs.costs, budgets)
+    return Rounding(
+        multiple=multiple.number,
+        source=multiple.source,
+        choice=multiple.choice,
+        groups=tuple(
+            GroupRounding(
+                name=group.name,
+                units=len(group.u),
+                kept=_kept(group, allocation),
+                kept_unrounded=_kept(group, unrounded),
+            )
+            for group in groups
+        ),
+        costs=_plain(allocation.costs),
+        costs_unrounded=_plain(unrounded.costs),
+        r_mass=_r_mass(groups, allocation),
+        r_mass_unrounded=_r_mass(free, unrounded),
+    )
+
+
+def _kept(group: GroupScores, allocation: Allocation) -> int:
+    return len(group.u) - len(allocation.removed.get(group.name, ()))
+
+
+def _r_mass(groups: Sequence[GroupScores], allocation: Allocation) -> float:
+    return float(
+        sum(group.r[list(allocation.removed.get(group.name, ()))].sum() for group in groups)
+    )
+
+
+def _plain(costs: Mapping[str, float]) -> dict[str, float]:
+    return {metric: float(cost) for metric, cost in costs.items()}

@@ -1,0 +1,189 @@
+"""The sweep, top to bottom: load, capture, score once, plan every point, measure each, report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fairdeploy.allocation.cost import CostModel
+from fairdeploy.allocation.restrictions import rules_of
+from fairdeploy.allocation.search import reachable_range
+from fairdeploy.allocation.sweep_plans import plan_points, target_notes
+from fairdeploy.allocation.sweep_targets import capped_targets, shares_between, spread_targets
+from fairdeploy.allocation.trade_off import find_trade_off
+from fairdeploy.deployment.exporter_api import get_exporter
+from fairdeploy.errors import OutputError
+from fairdeploy.graph.unit_graph import UnitGraph
+from fairdeploy.inputs.target_profiles import load_profile
+from fairdeploy.options import SweepOptions
+from fairdeploy.output_folder import appearing_folder, check_output_folder
+from fairdeploy.progress import Progress, SilentProgress
+from fairdeploy.records import (
+    GroupScores,
+    LoadedModel,
+    PlannedPoint,
+    Quality,
+    Sweep,
+    SweepPoint,
+    SweepTarget,
+    TradeOff,
+    default_multiple,
+)
+from fairdeploy.reporting.sweep_record import build_sweep_document, write_sweep
+from fairdeploy.settings import SweepSettings, resolve_sweep
+from fairdeploy.stages import (
+    capture_network,
+    group_scores,
+    group_sizes,
+    load_images,
+    load_network,
+    make_plan,
+    recovery_method,
+    score,
+    unscored_groups,
+)
+from fairdeploy.stopwatch import Stopwatch
+from fairdeploy.sweep.next_commands import closer_command, shrink_command
+from fairdeploy.sweep.points import PointMeter
+from fairdeploy.sweep.races import latency_trials, shortened
+
+PLANS_FOLDER = "plans"
+
+
+@dataclass(frozen=True, slots=True)
+class SweepResult:
+    """Where everything is, and ``sweep.json`` as a dictionary."""
+
+    output: Path
+    document: Mapping[str, Any]
+
+
+def sweep(options: SweepOptions, progress: Progress | None = None) -> SweepResult:
+    """Measure networks between the smallest and the original, from one scoring run.
+
+    Raises:
+        FairdeployError: With the exit code for the command line; then nothing was written, but the
+            scores stay cached.
+    """
+    settings = resolve_sweep(options)
+    check_output_folder(settings.output, force=options.force)
+    profile = shortened(load_profile(settings.target))
+    multiple = default_multiple(profile)
+    exporter = get_exporter(profile.runtime) if options.with_latency else None
+    watch = Stopwatch(progress or SilentProgress())
+
+    model = load_network(settings.model, watch)
+    graph = capture_network(model, settings.model, watch)
+    costs = CostModel(graph.cost_terms, len(graph.groups))
+    rules = rules_of(graph, settings.restrictions)
+    unscored = unscored_groups(graph, multiple, rules)
+    smallest, original = reachable_range(unscored, costs.costs)[settings.metric]
+    targets = _targets(settings, smallest, original)
+    data = load_images(settings, model, graph, watch)
+    scores = score(graph, model, data, settings, watch)
+    groups = group_scores(graph, scores, multiple, rules)
+    with watch.stage("plan points") as stage:
+        planned = plan_points(groups, costs.costs, targets)
+        stage.note(f"{len(planned)} plans from one scoring")
+    notes = tuple(target_notes(planned, targets))
+    for text in notes:
+        watch.warn(text)
+
+    with appearing_folder(settings.output, force=options.force) as folder, ExitStack() as stack:
+        trials = stack.enter_context(latency_trials(
+            exporter, model, graph, unscored, profile, seed=settings.model.seed, watch=watch
+        ))  # fmt: skip
+        meter = PointMeter(graph, groups, data, settings, trials, watch)
+        first = meter.original(costs.cost(group_sizes(graph)))
+        points = (first, *_measure(planned, meter, watch))
+        _write_plans(folder / PLANS_FOLDER, planned, model, graph, groups)
+        result = Sweep(settings.metric, smallest, points, _trade_off(points, settings), notes)
+        document = build_sweep_document(
+            result,
+            model=model,
+            graph=graph,
+            data=data,
+            profile=profile,
+            recovery=recovery_method(data, settings),
+            plans_folder=PLANS_FOLDER,
+            shrink_commands={
+                point.name: shrink_command(options, point.budget.text) for point in planned
+            },
+            closer_command=_closer(result, options, settings),
+            seed=settings.model.seed,
+            command=options.command,
+            stage_seconds=watch.seconds,
+            warnings=watch.warnings,
+        )
+        write_sweep(folder, document)
+    return SweepResult(settings.output, document)
+
+
+def _targets(settings: SweepSettings, smallest: float, original: float) -> tuple[SweepTarget, ...]:
+    if settings.percents is None:
+        return spread_targets(settings.metric, smallest, original, settings.num_points)
+    return capped_targets(settings.metric, smallest, original, settings.percents)
+
+
+def _measure(
+    planned: Sequence[PlannedPoint], meter: PointMeter, watch: Stopwatch
+) -> list[SweepPoint]:
+    points = [
+        meter.measure(plan, f"point {number} of {len(planned)}")
+        for number, plan in enumerate(planned, start=1)
+    ]
+    differences = [
+        point.proof.norm_coupled_difference
+        for point in points
+        if point.proof is not None and point.proof.norm_coupled_difference is not None
+    ]
+    if differences:
+        watch.warn(
+            f"{len(differences)} of {len(points)} networks have layer norms over fewer channels "
+            "(--allow-norm-coupled), which is not exact: before repair their outputs differ by up "
+            f"to {max(differences):.1e} of the largest output; the proof covers everything else"
+        )
+    return points
+
+
+def _trade_off(points: Sequence[SweepPoint], settings: SweepSettings) -> TradeOff:
+    """By accuracy; by R-mass where there are no labelled test images."""
+    costs = [point.costs[settings.metric] for point in points]
+    estimates = [point.accuracy for point in points if point.accuracy is not None]
+    if len(estimates) == len(points):
+        return find_trade_off(costs, [Quality(x.value, x.low, x.high) for x in estimates])
+    kept = [1.0 - point.r_mass_share for point in points]
+    return find_trade_off(costs, [Quality(x, x, x) for x in kept], "r_mass_kept")
+
+
+def _closer(result: Sweep, options: SweepOptions, settings: SweepSettings) -> str | None:
+    """How to look at what lies between the knee and its neighbours; None where nothing does."""
+    knee, metric = result.trade_off.knee, result.metric
+    if knee is None:
+        return None
+    neighbours = result.points[max(knee - 1, 0) : knee + 2]
+    original = result.points[0].costs[metric]
+    percents = shares_between([point.costs[metric] / original for point in neighbours])
+    if not percents:
+        return None
+    output = settings.output.with_name(f"{settings.output.name}-closer")
+    return closer_command(options, percents, output)
+
+
+def _write_plans(
+    folder: Path,
+    planned: Sequence[PlannedPoint],
+    model: LoadedModel,
+    graph: UnitGraph,
+    groups: tuple[GroupScores, ...],
+) -> None:
+    try:
+        folder.mkdir()
+        for point in planned:
+            plan = make_plan(model, graph, groups, point.allocation)
+            (folder / f"{point.name}.json").write_text(plan.to_json(), encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write in '{folder}': {error.strerror or error}") from error

@@ -1,0 +1,208 @@
+"""The sweep finds how wide a device's steps are, and remembers it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fairdeploy.deployment import channel_multiples, channel_sweep
+from fairdeploy.deployment.channel_multiples import (
+    cached_multiple,
+    choose_multiple,
+    measured_multiple,
+)
+from fairdeploy.deployment.channel_sweep import COUNTS, FEW_COUNTS, sweep_widths, time_in_turn
+from fairdeploy.records import TargetProfile, WidthTime
+from tests.deployment.fakes import PROFILE, FakeClock, WorkingExporter
+
+Cost = Callable[[int], float]
+
+
+def rows(cost: Cost, counts: tuple[int, ...] = COUNTS) -> tuple[WidthTime, ...]:
+    return tuple(WidthTime(count, cost(count)) for count in counts)
+
+
+def steps_of(width: int, power: int = 1) -> Cost:
+    """Blocks of ``width`` channels, filled or not."""
+    return lambda count: (width * math.ceil(count / width)) ** power
+
+
+def dearer_unless_multiple_of(multiple: int) -> Cost:
+    return lambda count: count * (1.0 if count % multiple == 0 else 1.3)
+
+
+@pytest.mark.parametrize("counts", [COUNTS, FEW_COUNTS])
+@pytest.mark.parametrize(
+    ("cost", "expected"),
+    [
+        (float, 1),
+        (lambda count: float(count) ** 2 + 40 * count + 500, 1),
+        (lambda count: 3.0, 1),
+        (dearer_unless_multiple_of(2), 2),
+        (dearer_unless_multiple_of(4), 4),
+        (steps_of(8), 8),
+        (steps_of(8, power=2), 8),
+        (steps_of(16), 16),
+        (steps_of(16, power=2), 16),
+        (steps_of(32), 32),
+    ],
+)
+def test_the_smallest_multiple_that_costs_nearly_the_least_is_chosen(
+    cost: Cost, expected: int, counts: tuple[int, ...]
+) -> None:
+    assert choose_multiple(rows(cost, counts)).multiple == expected
+
+
+def test_the_staircase_that_was_measured_with_dear_odd_counts_gives_16() -> None:
+    """Milliseconds of a 3x3 convolution on one thread of a CPU with AVX-512, read off a sweep."""
+
+    def cost(count: int) -> float:
+        step = {2: 0.27, 3: 0.57, 4: 1.00, 5: 1.55, 6: 2.22}[math.ceil(count / 16)]
+        return step * (1.3 if count % 4 else 1.0)
+
+    assert choose_multiple(rows(cost)).multiple == 16
+
+
+def test_costs_weigh_each_class_as_often_as_it_comes_up() -> None:
+    costs = {
+        cost.multiple: cost.relative_cost
+        for cost in choose_multiple(rows(dearer_unless_multiple_of(4))).costs
+    }
+    # three quarters of all counts and half of the even ones are no multiple of 4
+    assert costs[1] == pytest.approx(0.75 * 1.3 + 0.25)
+    assert costs[2] == pytest.approx(0.5 * 1.3 + 0.5)
+    assert costs[4] == costs[32] == pytest.approx(1.0)
+
+
+def test_noise_of_two_percent_does_not_change_the_choice() -> None:
+    random = np.random.default_rng(3)
+    for _ in range(20):
+        noisy = rows(lambda count: steps_of(16, 2)(count) * random.normal(1, 0.02))
+        assert choose_multiple(noisy).multiple == 16
+
+
+class CountedSweep:
+    def __init__(self) -> None:
+        self.num_calls = 0
+
+    def __call__(self, exporter: object, profile: TargetProfile) -> tuple[WidthTime, ...]:
+        self.num_calls += 1
+        return rows(steps_of(16))
+
+
+def test_a_sweep_is_made_once_for_each_way_to_run(tmp_path: Path) -> None:
+    sweep = CountedSweep()
+    first = measured_multiple(WorkingExporter(), PROFILE, tmp_path / "cache", sweep=sweep)
+    again = measured_multiple(WorkingExporter(), PROFILE, tmp_path / "cache", sweep=sweep)
+    assert (first.multiple, first.is_cached) == (16, False)
+    assert again == replace(first, is_cached=True)
+    assert sweep.num_calls == 1
+    renamed = replace(PROFILE, name="other", description="the same", max_seconds=99.0)
+    assert cached_multiple(renamed, tmp_path / "cache") == again
+    for change in ({"threads": 2}, {"precision": "fp16"}, {"providers": ("X",)}, {"batch": 8}):
+        assert cached_multiple(replace(PROFILE, **change), tmp_path / "cache") is None
+
+
+def test_another_processor_or_runtime_version_is_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured_multiple(WorkingExporter(), PROFILE, tmp_path, sweep=CountedSweep())
+    assert cached_multiple(PROFILE, tmp_path) is not None
+    with monkeypatch.context() as patch:
+        facts = {"cpu": "another", "machine": "x86_64", "cores": 2}
+        patch.setattr(channel_multiples, "device_facts", lambda: facts)
+        assert cached_multiple(PROFILE, tmp_path) is None
+    with monkeypatch.context() as patch:
+        patch.setattr(channel_multiples, "_versions", lambda runtime: ["onnxruntime==99"])
+        assert cached_multiple(PROFILE, tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", '{"rows": [], "seconds": 1}', '{"rows": [{"channels": 32}], "seconds": 1}',
+     '{"rows": [{"channels": 32, "ms": 1.0}], "seconds": 1}', "\x00\xff",
+     json.dumps({"rows": [{"channels": n, "ms": math.nan} for n in COUNTS], "seconds": 1})],
+)  # fmt: skip
+def test_a_damaged_cache_is_measured_again(tmp_path: Path, content: str) -> None:
+    sweep = CountedSweep()
+    measured_multiple(WorkingExporter(), PROFILE, tmp_path, sweep=sweep)
+    (file,) = tmp_path.iterdir()
+    file.write_text(content, encoding="latin-1")
+    assert measured_multiple(WorkingExporter(), PROFILE, tmp_path, sweep=sweep).multiple == 16
+    assert sweep.num_calls == 2
+    assert len(json.loads(file.read_text())["rows"]) == len(COUNTS)
+
+
+def test_a_cache_that_cannot_be_written_costs_the_cache_only(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    folder = tmp_path / "file" / "cache"
+    found = measured_multiple(WorkingExporter(), PROFILE, folder, sweep=CountedSweep())
+    assert found.multiple == 16
+
+
+def test_all_classes_are_swept_and_the_ends_are_multiples_of_32() -> None:
+    for counts in (COUNTS, FEW_COUNTS):
+        assert list(counts) == sorted(set(counts))
+        assert {count & -count for count in counts} >= {1, 2, 4, 8, 16, 32}
+        assert (counts[0], counts[-1], 64 in counts) == (32, 96, True)
+
+
+def test_widths_are_called_in_random_turn_and_spells_of_other_load_do_not_count() -> None:
+    clock, order = FakeClock(), []
+
+    def call(width: int) -> Callable[[object], None]:
+        def run(inputs: object) -> None:
+            order.append(width)
+            # every third round is slow for all
+            clock.advance_ms(width / 10 * (9 if (len(order) - 1) // 3 % 3 == 0 else 1))
+
+        return run
+
+    found = time_in_turn(
+        {width: call(width) for width in (64, 32, 48)}, (), np.random.default_rng(0), clock
+    )
+    assert [(row.channels, row.ms) for row in found] == [(32, 3.2), (48, 4.8), (64, 6.4)]
+    turns = [tuple(order[start : start + 3]) for start in range(3, len(order), 3)]
+    assert all(sorted(turn) == [32, 48, 64] for turn in turns)
+    assert len(set(turns)) > 3
+    assert len(turns) == channel_sweep.MAX_ROUNDS
+
+
+def test_a_slow_device_is_asked_less_often_but_often_enough() -> None:
+    clock, calls = FakeClock(), []
+
+    def run(inputs: object) -> None:
+        calls.append(1)
+        clock.advance_ms(1000.0)
+
+    time_in_turn({32: run}, (), np.random.default_rng(0), clock)
+    assert len(calls) == 1 + channel_sweep.MIN_ROUNDS
+
+
+class RecordingExporter(WorkingExporter):
+    """Exports without a template; runs as long as its file says."""
+
+    def __init__(self) -> None:
+        self.widths: list[int] = []
+
+    def export(self, module, example_inputs, path, *, dynamic_batch, metadata, names=None):
+        self.widths.append(len(module.get_parameter("2.bias")))
+        return super().export(
+            module, example_inputs, path, dynamic_batch=dynamic_batch, metadata=metadata
+        )
+
+
+def test_an_exporter_without_templates_exports_a_few_widths(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(channel_sweep, "MAX_ROUNDS", 1)
+    exporter = RecordingExporter()
+    found = sweep_widths(exporter, PROFILE)
+    assert tuple(row.channels for row in found) == FEW_COUNTS
+    assert sorted(exporter.widths) == list(FEW_COUNTS)

@@ -1,0 +1,40 @@
+"""Options that are written down once appear in every command that takes them."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from fairdeploy import cli
+from fairdeploy.commands.inspect import inspect as inspect_command
+from fairdeploy.commands.shrink import shrink
+from fairdeploy.commands.sweep import sweep
+
+
+def test_commands_show_each_shared_option_as_their_own() -> None:
+    of_shrink, of_sweep, of_inspect = (
+        dict(inspect.signature(command).parameters) for command in (shrink, sweep, inspect_command)
+    )
+    assert "flags" not in of_shrink | of_sweep | of_inspect
+    shared = of_shrink.keys() & of_sweep.keys()
+    assert {"data", "exclude", "max_prune", "round_to", "no_latency", "trust_pickle"} <= shared
+    assert of_shrink.keys() - shared == {"budget"}
+    assert of_sweep.keys() - shared == {"metric", "points", "at"}
+    assert of_inspect.keys() - shared == {"prove", "depth"}
+    assert shared - of_inspect.keys() == {
+        "data", "output", "recover", "num_calibration", "mean", "std", "force", "no_latency",
+        "quiet",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["shrink", "sweep", "inspect"])
+def test_help_lists_shared_options_under_their_heading(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert cli.run([command, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.index("What may go") < shown.index("--exclude")
+    assert "Seed" not in shown
+    assert "--trust-pickle" in shown

@@ -1,0 +1,158 @@
+"""Who decides the channel multiple, and the plan beside one with any counts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fairdeploy import rounding
+from fairdeploy.allocation.cost import CostModel
+from fairdeploy.allocation.restrictions import rules_of
+from fairdeploy.allocation.search import search
+from fairdeploy.deployment.channel_multiples import choose_multiple
+from fairdeploy.deployment.channel_sweep import COUNTS
+from fairdeploy.errors import ExportError
+from fairdeploy.graph.units import build_unit_graph
+from fairdeploy.progress import SilentProgress
+from fairdeploy.records import (
+    Budget,
+    MultipleChoice,
+    Restrictions,
+    Rounding,
+    TargetProfile,
+    UnitScores,
+    WidthTime,
+)
+from fairdeploy.rounding import Multiple, resolve_multiple, rounding_outcome, with_multiple
+from fairdeploy.stages import group_scores
+from fairdeploy.stopwatch import Stopwatch
+from tests.deployment.fakes import PROFILE, FailingExporter, WorkingExporter
+
+AUTO = replace(PROFILE, channel_multiple="auto")
+
+
+def sixteen(*, is_cached: bool = False) -> MultipleChoice:
+    rows = [WidthTime(count, float(-(-count // 16))) for count in COUNTS]
+    return choose_multiple(rows, seconds=7.0, is_cached=is_cached)
+
+
+def resolve(
+    folder: Path,
+    profile: TargetProfile = AUTO,
+    round_to: int | None = None,
+    *,
+    may_measure: bool = True,
+    exporter: WorkingExporter | None = None,
+) -> tuple[Multiple, Stopwatch]:
+    watch = Stopwatch(SilentProgress())
+    multiple = resolve_multiple(
+        profile, round_to, exporter or WorkingExporter(), folder, watch, may_measure=may_measure
+    )
+    return multiple, watch
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounding, "measured_multiple", lambda *_: sixteen())
+
+
+def test_the_user_s_multiple_wins_without_a_measurement(tmp_path: Path) -> None:
+    found, watch = resolve(tmp_path, round_to=12, exporter=FailingExporter())
+    assert (found.number, found.source, found.choice) == (12, "--round-to", None)
+    assert watch.seconds == {}
+
+
+def test_a_number_in_the_profile_is_taken_as_it_is(tmp_path: Path) -> None:
+    found, watch = resolve(tmp_path, replace(PROFILE, channel_multiple=4))
+    assert (found.number, found.source) == (4, "profile")
+    assert watch.seconds == {}
+
+
+@pytest.mark.usefixtures("measured")
+def test_auto_is_measured_in_a_stage_of_its_own(tmp_path: Path) -> None:
+    found, watch = resolve(tmp_path)
+    assert (found.number, found.source, found.choice) == (16, "measured", sixteen())
+    assert list(watch.seconds) == ["channel multiple"]
+    assert with_multiple(AUTO, found).channel_multiple == 16
+
+
+def test_without_measuring_only_an_earlier_sweep_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, watch = resolve(tmp_path, may_measure=False, exporter=FailingExporter())
+    assert (found.number, found.source) == (8, "not measured")
+    monkeypatch.setattr(rounding, "cached_multiple", lambda *_: sixteen(is_cached=True))
+    found, watch = resolve(tmp_path, may_measure=False, exporter=FailingExporter())
+    assert (found.number, found.source) == (16, "measured")
+    assert watch.seconds == {}
+
+
+def test_a_sweep_that_fails_costs_a_warning_and_gives_multiples_of_8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> MultipleChoice:
+        raise ExportError("no disk")
+
+    monkeypatch.setattr(rounding, "measured_multiple", fail)
+    found, watch = resolve(tmp_path)
+    assert (found.number, found.source) == (8, "not measured")
+    assert watch.warnings == [
+        "which channel counts are fast was not measured (no disk); they become multiples of 8"
+    ]
+
+
+class Wide(nn.Module):
+    """Two groups of 64 channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 64, 1), nn.Conv2d(64, 64, 1)
+        self.head = nn.Linear(64, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        return self.head(self.second(self.first(x).relu()).relu().mean((2, 3)))
+
+
+def outcome(number: int, options: Restrictions | None = None) -> Rounding | None:
+    graph = build_unit_graph(Wide().eval(), (torch.zeros(2, 3, 4, 4),))
+    random = np.random.default_rng(5)
+    scores = UnitScores(random.random(128), random.random(128), 2, 0)
+    rules = rules_of(graph, options or Restrictions())
+    groups = group_scores(graph, scores, number, rules)
+    costs = CostModel(graph.cost_terms, len(graph.groups))
+    budgets = (Budget("params", "57%", fraction=0.57),)
+    plan = search(groups, costs.costs, budgets)
+    return rounding_outcome(
+        Multiple(number, "measured"), graph, scores, rules, groups, plan, costs, budgets
+    )
+
+
+def test_the_outcome_sets_rounded_beside_any_counts() -> None:
+    found = outcome(8)
+    assert found is not None
+    assert [(group.name, group.units) for group in found.groups] == [("first", 64), ("second", 64)]
+    assert all(group.kept % 8 == 0 for group in found.groups)
+    assert any(group.kept_unrounded % 8 for group in found.groups)
+    # 3 + 1 weights a channel of the first, then 64 by 64, then 4 by 64; 57 % may stay
+    whole = 64 * 4 + 64 * 65 + 4 * 65
+    for costs in (found.costs, found.costs_unrounded):
+        assert 0.45 * whole < costs["params"] <= 0.57 * whole
+    assert found.costs["params"] <= found.costs_unrounded["params"]
+    assert found.r_mass > 0
+    assert found.r_mass_unrounded > 0
+
+
+def test_a_user_s_multiple_is_set_beside_any_counts_too() -> None:
+    found = outcome(8, Restrictions(round_to=8))
+    assert found is not None
+    assert any(group.kept_unrounded % 8 for group in found.groups)
+
+
+def test_there_is_nothing_to_tell_where_any_count_was_allowed() -> None:
+    assert outcome(1) is None
