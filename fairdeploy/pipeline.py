@@ -20,6 +20,7 @@ from fairdeploy.allocation.restrictions import held_groups, rules_of
 from fairdeploy.allocation.tolerance import tod_curve
 from fairdeploy.delivery import deliver, tensor_names
 from fairdeploy.deployment.exporter_api import get_exporter
+from fairdeploy.deployment.latency import require_this_machine
 from fairdeploy.deployment.local_device import LocalDevice
 from fairdeploy.errors import UsageError
 from fairdeploy.evaluation import Evaluation
@@ -75,6 +76,8 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
         )
     check_output_folder(settings.output, force=options.force)
     profile = load_profile(settings.target)
+    if options.with_latency:
+        require_this_machine(profile)
     exporter = get_exporter(profile.runtime)
     device = LocalDevice(exporter)
     watch = Stopwatch(progress or SilentProgress())
