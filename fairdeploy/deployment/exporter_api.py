@@ -267,12 +267,12 @@ def load_exporters() -> dict[str, Exporter]:
 
 def unusable_because(profile: TargetProfile, exporters: Mapping[str, Exporter]) -> str | None:
     """Why ``profile`` cannot be served on this machine, None if it can."""
-    here = platform.machine()
-    if profile.machine not in (None, here):
-        return f"it is an {profile.machine} device and this is {here}; measure there, with --host"
     exporter = exporters.get(profile.runtime)
     if exporter is None:
         return f"no exporter '{profile.runtime}' is installed"
+    here = platform.machine()
+    if profile.machine not in (None, here):
+        return f"it is an {profile.machine} device and this is {here}; measure there, with --host"
     try:
         missing = exporter.is_available()
         if missing is None and isinstance(exporter, JudgesProfiles):
