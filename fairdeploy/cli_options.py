@@ -9,6 +9,7 @@ import typer
 from fairdeploy.options import ATTENTION_OPTIONS
 
 _WHAT_MAY_GO = "What may go"
+_THERE = "On another machine"
 
 Model = Annotated[
     str,
@@ -137,3 +138,17 @@ IdleGap = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+Host = Annotated[
+    str | None,
+    typer.Option(metavar="USER@DEVICE", help="Measure there, by ssh.", rich_help_panel=_THERE),
+]
+Port = Annotated[int | None, typer.Option(help="Of its ssh server.", min=1, rich_help_panel=_THERE)]
+RemotePython = Annotated[
+    str, typer.Option(help="Python there, with numpy and onnxruntime.", rich_help_panel=_THERE)
+]
+SshOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="'-i KEY'", help="More for ssh itself. Repeatable.", rich_help_panel=_THERE
+    ),
+]

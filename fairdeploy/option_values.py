@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from typing import TypeVar
 
 from fairdeploy.errors import UsageError
-from fairdeploy.options import InputShape, choice_of
+from fairdeploy.options import HostOptions, InputShape, choice_of
 
 _CHANNELS_HEIGHT_WIDTH = 3
 EVERY_MODULE = "*"
@@ -170,3 +171,13 @@ def chosen(what: str, text: str | None, choices: tuple[_Choice, ...]) -> _Choice
     if text is not None and found is None:
         raise UsageError(f"no {what} '{text}'; use one of {', '.join(map(str, choices))}")
     return found
+
+
+def host_options(
+    host: str | None, port: int | None, python: str, ssh_options: Sequence[str] | None
+) -> HostOptions | None:
+    """The machine that measures, None where it is this one."""
+    if host is None:
+        return None
+    words = tuple(word for text in ssh_options or () for word in shlex.split(text))
+    return HostOptions(host=host, port=port, python=python, ssh_options=words)

@@ -21,7 +21,7 @@ from fairdeploy.allocation.tolerance import tod_curve
 from fairdeploy.delivery import deliver, tensor_names
 from fairdeploy.deployment.exporter_api import get_exporter
 from fairdeploy.deployment.latency import require_this_machine
-from fairdeploy.deployment.local_device import LocalDevice
+from fairdeploy.deployment.measuring_device import measuring_device
 from fairdeploy.errors import UsageError
 from fairdeploy.evaluation import Evaluation
 from fairdeploy.inputs.target_profiles import load_profile
@@ -74,25 +74,26 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
         raise UsageError(
             f"'{latency_budget.text}' cannot be met without measuring; drop --no-latency"
         )
+    decides = latency_budget is not None or options.objective == "latency"
     check_output_folder(settings.output, force=options.force)
     profile = load_profile(settings.target)
-    if options.with_latency:
+    if options.with_latency and options.host is None:
         require_this_machine(profile)
     exporter = get_exporter(profile.runtime)
-    device = LocalDevice(exporter)
     watch = Stopwatch(progress or SilentProgress())
 
     model = load_network(settings.model, watch)
     graph = capture_network(model, settings.model, watch)
     channels = resolve_multiple(
         profile, settings.restrictions.round_to, exporter, cache_folder(), watch,
-        may_measure=options.with_latency,
+        may_measure=decides and options.host is None,
     )  # fmt: skip
     multiple, profile = channels.number, with_multiple(profile, channels)
     costs = CostModel(graph.cost_terms, len(graph.groups))
     rules = rules_of(graph, settings.restrictions)
     refuse_unreachable(graph, costs, counted, multiple, rules)
     with ExitStack() as stack:
+        device = stack.enter_context(measuring_device(options.host, exporter))
         planner = stack.enter_context(latency_planner(
             latency_budget,
             unscored_groups(graph, multiple, rules),

@@ -10,7 +10,7 @@ from typing import Literal
 from fairdeploy.allocation.cost import CostModel
 from fairdeploy.allocation.restrictions import Rule
 from fairdeploy.allocation.search import search
-from fairdeploy.deployment.channel_multiples import cached_multiple, measured_multiple
+from fairdeploy.deployment.channel_multiples import measured_multiple
 from fairdeploy.deployment.exporter_api import Exporter
 from fairdeploy.errors import ExportError
 from fairdeploy.graph.unit_graph import UnitGraph
@@ -57,14 +57,16 @@ def resolve_multiple(
         exporter: Writes and runs the files of the sweep.
         cache_folder: Keeps sweeps.
         watch: Shows the stage.
-        may_measure: Else only an earlier sweep counts.
+        may_measure: Whether the time that it takes is worth it: where latency decides. Else an
+            ``auto`` is the usual multiple, also where a sweep is cached: a plan that is made by
+            counts must not depend on it.
     """
     if round_to is not None:
         return Multiple(round_to, "--round-to")
     if profile.channel_multiple != "auto":
         return Multiple(profile.channel_multiple, "profile")
     if not may_measure:
-        return _of(cached_multiple(profile, cache_folder), profile)
+        return _of(None, profile)
     with watch.stage("channel multiple") as stage:
         try:
             choice = measured_multiple(exporter, profile, cache_folder)

@@ -30,6 +30,7 @@ from fairdeploy.inputs.model_loading import load_model
 from fairdeploy.inputs.other_inputs import with_noise_for_others
 from fairdeploy.options import RecoveryMethod
 from fairdeploy.records import (
+    UNMEASURED_MULTIPLE,
     Allocation,
     Budget,
     DataSplits,
@@ -52,6 +53,8 @@ from fairdeploy.surgery.plan import Plan
 from fairdeploy.surgery.removal import remove_units
 
 MIN_BLOCKS = 8
+# A multiple above the usual one was measured on the target, or the user says so.
+MIN_MEASURED_BLOCKS = 2
 # A unit of a residual stream takes a slice of every block with it, which the ranks within its group
 # do not show. ResNet-56 on CIFAR-10 at 60 % of its parameters, after least squares: 82.3 % when
 # streams share the tolerance, 86.0 % when they stay whole up to 0.5 (original 88.4 %).
@@ -167,14 +170,16 @@ def unit_step(group: Group, channel_multiple: int) -> int:
     """How many units go together so that channel counts stay multiples.
 
     A unit of several channels (an attention head) brings a multiple of its own. Groups of fewer
-    than eight blocks get smaller blocks: there the choice of units matters more than alignment.
+    than eight blocks (two, for multiples that are known to pay) get smaller blocks: there the
+    choice of units matters more than alignment.
     """
+    min_blocks = MIN_BLOCKS if channel_multiple <= UNMEASURED_MULTIPLE else MIN_MEASURED_BLOCKS
     channels = max(
         (member.positions.shape[1] for member in group.members if member.role == "produces"),
         default=1,
     )
     step = channel_multiple // math.gcd(channel_multiple, channels)
-    while step > 1 and step * MIN_BLOCKS > group.size:
+    while step > 1 and step * min_blocks > group.size:
         step //= 2
     return max(step, 1)
 

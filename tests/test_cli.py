@@ -21,8 +21,10 @@ DOCUMENT: Mapping[str, Any] = {
     "budget": [
         {"metric": "params", "asked": "params=40%", "allowed": 400.0, "original": 1000.0,
          "got": 399.0, "met": True},
-        {"metric": "macs", "asked": "macs=1k", "allowed": 1000.0, "original": 5000.0,
-         "got": 2000.0, "met": False},
+        {"metric": "macs", "asked": "macs=2k", "allowed": 2000.0, "original": 5000.0,
+         "got": 2000.0, "met": True},
+        {"metric": "latency", "asked": "latency=60%", "allowed": 2.4, "original": 4.0, "got": 2.0,
+         "met": True, "share": 0.5, "share_low": 0.48, "share_high": 0.53},
     ],
     "model": {
         "original": {"params": 1000, "macs": 5000, "size_bytes": 4_000_000},
@@ -160,7 +162,8 @@ def test_summary_shows_budgets_sizes_checks_and_where_the_report_is(
     assert cli.run(["shrink", "model.pt", "-b", "40%"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "params=40%: got 399 (39.90%), met" in shown
-    assert "macs=1k: got 2 k (40.00%), not met" in shown
+    assert "macs=2k: got 2 k (40.00%), met" in shown
+    assert "latency=60%: got 2 of 4 ms (50.0%, 95 % interval 48.0% to 53.0%), met" in shown
     assert "parameters 1 k 399 39.9%" in shown
     assert "equals the shrunk network: relative error 3.2e-07 (limit 1e-05)" in shown
     assert "model.onnx at batch 3: relative error 2.0e-06 (limit 1e-04), 100.0% same top-1" in shown
@@ -177,6 +180,17 @@ def test_summary_shows_budgets_sizes_checks_and_where_the_report_is(
         "not held by a (stays whole at 12 channels), b (stays whole at 12 channels) and 1 more"
         in shown
     )
+
+
+def test_budget_that_was_not_met_is_shown_and_exits_with_3(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    *others, latency = DOCUMENT["budget"]
+    missed = {**DOCUMENT, "budget": [*others, {**latency, "got": 2.6, "share": 0.65, "met": False}]}
+    result = pipeline.ShrinkResult(Path("model-shrunk"), missed)
+    monkeypatch.setattr(pipeline, "shrink", lambda options, progress: result)
+    assert cli.run(["shrink", "model.pt", "-b", "latency=60%"]) == 3
+    assert "got 2.6 of 4 ms (65.0%" in " ".join(capsys.readouterr().out.split())
 
 
 def test_json_prints_the_report_and_nothing_else(
@@ -271,7 +285,6 @@ def test_wrong_usage_is_one_line_and_exit_code_two(
         ("150%", "leaves the network as it is"),
         ("-5ms", "budget '-5ms' is not above zero"),
         ("40 bananas", "has unit 'bananas'"),
-        ("latency=5ms", "latency budgets are not available"),
     ],
 )
 def test_impossible_budget_is_refused_before_the_model_is_looked_at(

@@ -231,9 +231,9 @@ def test_budget_out_of_reach_names_the_option_that_limits_most(
     assert not (tmp_path / "out").exists()
 
 
-def test_latency_budget_is_refused_in_words(project: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="latency budgets are not available"):
-        run(project, tmp_path / "out", budgets=("latency=5ms",))
+def test_latency_budget_without_measuring_is_refused(project: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="'latency=5ms' cannot be met without measuring"):
+        run(project, tmp_path / "out", budgets=("latency=5ms",), with_latency=False)
 
 
 def test_a_target_of_another_machine_is_refused_before_any_work(

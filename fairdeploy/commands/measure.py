@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fairdeploy.cli_options import IdleGap, Json, Quiet, Seconds, Seed, Sizes, Target
+from fairdeploy.cli_options import (
+    Host,
+    IdleGap,
+    Json,
+    Port,
+    Quiet,
+    RemotePython,
+    Seconds,
+    Seed,
+    Sizes,
+    SshOption,
+    Target,
+)
 from fairdeploy.cli_output import progress_for, show
 from fairdeploy.errors import UsageError
-from fairdeploy.option_values import parse_sizes, parse_whole_numbers
-from fairdeploy.options import HostOptions, MeasureOptions
-
-_THERE = "On another machine"
+from fairdeploy.option_values import host_options, parse_sizes, parse_whole_numbers
+from fairdeploy.options import MeasureOptions
 
 
 def measure(
@@ -33,23 +42,10 @@ def measure(
     sizes: Sizes = None,
     seconds: Seconds = None,
     idle_gap: IdleGap = None,
-    host: Annotated[
-        str | None,
-        typer.Option(metavar="USER@DEVICE", help="Measure there, by ssh.", rich_help_panel=_THERE),
-    ] = None,
-    port: Annotated[
-        int | None, typer.Option(help="Of its ssh server.", min=1, rich_help_panel=_THERE)
-    ] = None,
-    remote_python: Annotated[
-        str,
-        typer.Option(help="Python there, with numpy and onnxruntime.", rich_help_panel=_THERE),
-    ] = "python3",
-    ssh_option: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="'-i KEY'", help="More for ssh itself. Repeatable.", rich_help_panel=_THERE
-        ),
-    ] = None,
+    host: Host = None,
+    port: Port = None,
+    remote_python: RemotePython = "python3",
+    ssh_option: SshOption = None,
     seed: Seed = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -68,14 +64,7 @@ def measure(
         seconds=seconds,
         idle_gap_ms=idle_gap,
         seed=seed or 0,
-        host=None
-        if host is None
-        else HostOptions(
-            host=host,
-            port=port,
-            python=remote_python,
-            ssh_options=tuple(part for text in ssh_option or () for part in shlex.split(text)),
-        ),
+        host=host_options(host, port, remote_python, ssh_option),
     )
     from fairdeploy import measuring
     from fairdeploy.measure_summary import measure_summary

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from fairdeploy.cli_options import Model
+from fairdeploy.cli_options import Host, Model, Port, RemotePython, SshOption
 from fairdeploy.cli_output import progress_for, show
 from fairdeploy.command_flags import RunFlags, with_flags
 from fairdeploy.errors import BudgetError
-from fairdeploy.option_values import given
-from fairdeploy.options import ShrinkOptions
+from fairdeploy.option_values import chosen, given, host_options
+from fairdeploy.options import OBJECTIVES, ShrinkOptions
 
 
 @with_flags
@@ -28,13 +28,30 @@ def shrink(
             "Give several to meet them all.",
         ),
     ] = None,
+    objective: Annotated[
+        str,
+        typer.Option(
+            metavar="|".join(OBJECTIVES),
+            help="latency: trade blocks between layers where that is faster and loses no R-mass.",
+        ),
+    ] = "tolerance",
+    host: Host = None,
+    port: Port = None,
+    remote_python: RemotePython = "python3",
+    ssh_option: SshOption = None,
     flags: RunFlags,
 ) -> None:
     """Shrink a network to a budget: remove, prove, repair, export, measure, report.
 
     A fairdeploy.toml beside the model supplies what is not given here.
     """
-    options = ShrinkOptions(model=model, budgets=given(budget), **flags.values())
+    options = ShrinkOptions(
+        model=model,
+        budgets=given(budget),
+        objective=chosen("--objective", objective, OBJECTIVES) or "tolerance",
+        host=host_options(host, port, remote_python, ssh_option),
+        **flags.values(),
+    )
     from fairdeploy import pipeline
     from fairdeploy.summary import shrink_summary
 

@@ -20,6 +20,7 @@ from fairdeploy.records.allocation import (
 )
 from fairdeploy.records.control import GroupRemark, RestrictionOutcome, Restrictions
 from fairdeploy.records.deployment import (
+    UNMEASURED_MULTIPLE,
     AccuracyByStage,
     Artifact,
     CallTimes,
@@ -63,6 +64,7 @@ from fairdeploy.records.sweep import (
 )
 
 __all__ = [
+    "UNMEASURED_MULTIPLE",
     "AccuracyByStage",
     "AccuracyEstimate",
     "Allocation",
