@@ -10,9 +10,10 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from fairdeploy.deployment.exporter_api import get_exporter, load_exporters, unusable_because
+from fairdeploy.deployment.exporter_api import get_exporter, load_exporters
 from fairdeploy.deployment.latency import compare_latency
 from fairdeploy.deployment.race import MIN_PAIRS
+from fairdeploy.deployment.usability import unusable_because
 from fairdeploy.errors import ExportError
 from fairdeploy.inputs.target_profiles import list_profiles, load_profile
 from fairdeploy.records import TargetProfile, default_multiple

@@ -16,8 +16,8 @@ from fairdeploy.deployment.exporter_api import (
     get_exporter,
     load_exporters,
     profiler_of,
-    unusable_because,
 )
+from fairdeploy.deployment.usability import unusable_because
 from fairdeploy.errors import DataError, ExportError
 from tests.deployment.fakes import PROFILE, ProfilingExporter, profile
 
