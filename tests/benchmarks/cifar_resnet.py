@@ -57,6 +57,11 @@ class CifarResNet(nn.Module):
         return out
 
 
+def resnet56() -> CifarResNet:
+    """For ``--arch tests/benchmarks/cifar_resnet.py:resnet56``."""
+    return CifarResNet(56)
+
+
 def _stage(in_channels: int, out_channels: int, num_blocks: int, stride: int) -> nn.Sequential:
     first = BasicBlock(in_channels, out_channels, stride)
     rest = [BasicBlock(out_channels, out_channels, 1) for _ in range(num_blocks - 1)]

@@ -1,0 +1,181 @@
+"""How much of a cut in MACs becomes speed, beside Torch-Pruning 1.6.1 at the same MACs.
+
+``python tests/benchmarks/gain_per_mac.py --network timm:resnet18 --peer-path FOLDER`` halves the
+MACs of each network three ways: fairdeploy as it comes, fairdeploy with ``--objective latency``,
+and Torch-Pruning's magnitude pruner (global, L2, output layer left alone), whose ratio is bisected
+until the MACs agree. All are written by the same exporter and raced against the original in one
+process. *Gain* is the speed-up times the share of the MACs that is left: 1 means that the network
+is as much faster as it has fewer MACs. ``FOLDER`` holds Torch-Pruning (``pip install --no-deps
+--target FOLDER torch-pruning==1.6.1``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from fairdeploy.deployment.exporter_api import get_exporter
+from fairdeploy.deployment.latency import compare_latency
+from fairdeploy.graph.capture import capture
+from fairdeploy.graph.model_inputs import model_inputs
+from fairdeploy.inputs.model_loading import load_model
+from fairdeploy.inputs.target_profiles import load_profile
+from fairdeploy.options import Objective, ShrinkOptions
+from fairdeploy.pipeline import shrink
+from tests.benchmarks.latency_budgets import Network
+
+CLOSE_MACS = 0.005
+
+
+def main() -> None:
+    """Print the table; write everything that was measured."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--network", nargs="+", required=True)
+    parser.add_argument("--peer-path", required=True)
+    parser.add_argument("--macs", type=float, default=0.5)
+    parser.add_argument("--target", default="cpu")
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    sys.path.append(arguments.peer_path)
+    rows = []
+    print(
+        f"{'network':<18} {'by':<22} {'MACs':>6} {'speed-up':>9} {'95 % interval':>16} {'gain':>6}"
+    )
+    for network in map(Network.parsed, arguments.network):
+        for row in _rows(network, arguments.macs, arguments.target):
+            rows.append(row)
+            print(
+                f"{row['network']:<18} {row['by']:<22} {row['macs']:>6.1%} {row['speedup']:>8.2f}x "
+                f"{row['low']:>7.2f} to {row['high']:.2f} {row['speedup'] * row['macs']:>8.2f}",
+                flush=True,
+            )
+        if arguments.output:
+            arguments.output.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def _rows(network: Network, macs: float, target: str) -> list[dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        original = folder / "original.onnx"
+        module = _module(network)
+        example = _example(network)
+        _export(_graph(module, example), example, original)
+        files = {
+            "fairdeploy": _ours(network, macs, target, "tolerance", folder / "plain"),
+            "fairdeploy, latency": _ours(network, macs, target, "latency", folder / "latency"),
+            "Torch-Pruning": _peer(network, macs, folder / "peer.onnx"),
+        }
+        return [
+            _raced(network, name, original, file, share, target, example)
+            for name, (file, share) in files.items()
+        ]
+
+
+def _ours(
+    network: Network, macs: float, target: str, objective: Objective, output: Path
+) -> tuple[Path, float]:
+    document = shrink(
+        ShrinkOptions(
+            model=network.model, arch=network.arch, input_shape=network.size, target=target,
+            budgets=(f"macs={macs:.1%}",), objective=objective, recover="none",
+            num_calibration=32, output=output, with_latency=objective == "latency",
+        )
+    ).document  # fmt: skip
+    model = document["model"]
+    return output / "model.onnx", model["shrunk"]["macs"] / model["original"]["macs"]
+
+
+def _peer(network: Network, macs: float, file: Path) -> tuple[Path, float]:
+    """Bisect the peer's ratio until it leaves these MACs."""
+    example = _example(network)
+    low, high = 0.0, 0.95
+    best: tuple[float, nn.Module] | None = None
+    for _ in range(12):
+        ratio = (low + high) / 2
+        module, share = _pruned_by_peer(_module(network), example[:1], ratio)
+        if best is None or abs(share - macs) < abs(best[0] - macs):
+            best = share, module
+        if abs(share - macs) <= CLOSE_MACS:
+            break
+        low, high = (ratio, high) if share > macs else (low, ratio)
+    assert best is not None
+    _export(_graph(best[1], example), example, file)
+    return file, best[0]
+
+
+def _pruned_by_peer(
+    module: nn.Module, example: torch.Tensor, ratio: float
+) -> tuple[nn.Module, float]:
+    import torch_pruning
+
+    before, _ = torch_pruning.utils.count_ops_and_params(module, example)
+    outputs = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
+    pruner = torch_pruning.pruner.BasePruner(
+        module,
+        example,
+        importance=torch_pruning.importance.MagnitudeImportance(p=2),
+        global_pruning=True,
+        pruning_ratio=ratio,
+        ignored_layers=outputs[-1:],
+    )
+    pruner.step()
+    after, _ = torch_pruning.utils.count_ops_and_params(module, example)
+    return module, after / before
+
+
+def _raced(
+    network: Network,
+    name: str,
+    original: Path,
+    file: Path,
+    share: float,
+    target: str,
+    example: torch.Tensor,
+) -> dict[str, Any]:
+    profile = load_profile(target)
+    exporter = get_exporter(profile.runtime)
+
+    def opener(path: Path) -> Callable[[], Any]:
+        return lambda: exporter.open(path, profile)
+
+    race = compare_latency(opener(original), opener(file), (example[:1].numpy(),), profile, seed=0)
+    return {
+        "network": network.name, "by": name, "macs": share, "speedup": race.speedup,
+        "low": race.speedup_low, "high": race.speedup_high,
+        "original_ms": race.original.median_ms, "shrunk_ms": race.shrunk.median_ms,
+        "load_average": race.load_average, "stopped_because": race.stopped_because,
+    }  # fmt: skip
+
+
+def _module(network: Network) -> nn.Module:
+    model = load_model(
+        network.model, arch=network.arch, input_shape=network.size, seed=0,
+    )  # fmt: skip
+    return model.module.eval()
+
+
+def _example(network: Network) -> torch.Tensor:
+    size = network.size or 224
+    return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def _graph(module: nn.Module, example: torch.Tensor) -> fx.GraphModule:
+    return capture(
+        module, model_inputs(module, (), (3, example.shape[2], example.shape[3]), None)
+    ).module
+
+
+def _export(module: fx.GraphModule, example: torch.Tensor, file: Path) -> None:
+    get_exporter("onnx").export(module, (example,), file, dynamic_batch=True, metadata={})
+
+
+if __name__ == "__main__":
+    main()

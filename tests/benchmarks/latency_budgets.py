@@ -1,0 +1,119 @@
+"""Does a latency budget hold? Shrinks networks to shares of their latency, then measures again.
+
+``python tests/benchmarks/latency_budgets.py --network timm:resnet18 timm:mobilenetv2_100`` shrinks
+each network to each of ``--budgets`` and prints, for the file that was written and a fresh race:
+the share of the original's latency with its interval, whether it is at or under the budget and
+within 3 % of it, how many plans were measured, and what each cost. Images are noise: only latency
+counts here. A state dict comes as ``NAME=FILE@ARCHITECTURE@SIZE``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fairdeploy.errors import FairdeployError
+from fairdeploy.options import Objective, ShrinkOptions
+from fairdeploy.pipeline import shrink
+
+CLOSE = 0.97
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What is shrunk."""
+
+    name: str
+    model: str
+    arch: str | None = None
+    size: int | None = None
+
+    @classmethod
+    def parsed(cls, text: str) -> Network:
+        """``timm:NAME``, or ``NAME=FILE@ARCHITECTURE@SIZE``."""
+        name, equals, rest = text.partition("=")
+        if not equals:
+            return cls(text.partition(":")[2], text)
+        file, arch, size = rest.split("@")
+        return cls(name, file, arch, int(size))
+
+
+def main() -> None:
+    """Print the table; write everything that was measured."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--network", nargs="+", required=True)
+    parser.add_argument("--budgets", nargs="+", default=["80%", "60%", "40%"])
+    parser.add_argument("--target", default="cpu")
+    parser.add_argument("--objective", choices=["tolerance", "latency"], default="tolerance")
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    print(_line("network", "budget", "got", "95 % interval", "hit", "plans", "make s", "time s"))
+    for network in map(Network.parsed, arguments.network):
+        for budget in arguments.budgets:
+            row = _row(network, budget, arguments.target, arguments.objective)
+            rows.append(row)
+            print(_shown(row), flush=True)
+            if arguments.output:
+                arguments.output.write_text(json.dumps(rows, indent=1) + "\n")
+    hits = sum(row["hit"] for row in rows)
+    print(f"{hits} of {len(rows)} at or under the budget and within {1 - CLOSE:.0%} of it")
+
+
+def _row(network: Network, budget: str, target: str, objective: Objective) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            document = shrink(
+                ShrinkOptions(
+                    model=network.model, arch=network.arch, input_shape=network.size,
+                    budgets=(f"latency={budget}",), target=target, objective=objective,
+                    recover="none", num_calibration=32, output=Path(scratch) / "out",
+                )
+            ).document  # fmt: skip
+        except FairdeployError as error:
+            return {"network": network.name, "budget": budget, "hit": False, "error": str(error)}
+    found = document["budget"][0]
+    limit = float(budget.rstrip("%")) / 100
+    return {
+        "network": network.name,
+        "budget": budget,
+        "hit": CLOSE * limit <= found["share"] <= limit,
+        **{key: found[key] for key in ("share", "share_low", "share_high", "got", "original")},
+        "macs": document["model"]["shrunk"]["macs"] / document["model"]["original"]["macs"],
+        "search": document["latency_search"],
+        "latency": {k: v for k, v in document["latency"].items() if not k.endswith("raw_ms")},
+        "environment": document["environment"],
+        "stage_seconds": document["stage_seconds"],
+    }
+
+
+def _shown(row: dict[str, Any]) -> str:
+    if "error" in row:
+        return f"{row['network']:<18} {row['budget']:>6}  {row['error']}"
+    timed = [candidate["timed"] for candidate in row["search"]["candidates"]]
+    seconds = [
+        sum(each[key] for each in timed) / max(len(timed), 1)
+        for key in ("seconds_to_make", "seconds_to_measure")
+    ]
+    return _line(
+        row["network"],
+        row["budget"],
+        f"{row['share']:.1%}",
+        f"{row['share_low']:.1%} to {row['share_high']:.1%}",
+        "yes" if row["hit"] else "no",
+        str(row["search"]["num_measured"]),
+        *(f"{each:.1f}" for each in seconds),
+    )
+
+
+def _line(name: str, *cells: str) -> str:
+    widths = (6, 7, 16, 4, 5, 6, 6)
+    return f"{name:<18} " + "  ".join(f"{c:>{w}}" for c, w in zip(cells, widths, strict=True))
+
+
+if __name__ == "__main__":
+    main()
