@@ -6,7 +6,8 @@ import platform
 from importlib import metadata
 from typing import Any
 
-from fairdeploy.deployment.exporter_api import load_exporters, unusable_because
+from fairdeploy.deployment.exporter_api import load_exporters
+from fairdeploy.deployment.usability import unusable_because
 from fairdeploy.errors import FairdeployError
 from fairdeploy.inputs.target_profiles import list_profiles
 from fairdeploy.torchvision_compat import ensure_torchvision

@@ -20,6 +20,7 @@ from fairdeploy.allocation.restrictions import held_groups, rules_of
 from fairdeploy.allocation.tolerance import tod_curve
 from fairdeploy.delivery import deliver, tensor_names
 from fairdeploy.deployment.exporter_api import get_exporter
+from fairdeploy.deployment.latency import require_this_machine
 from fairdeploy.deployment.measuring_device import measuring_device
 from fairdeploy.errors import UsageError
 from fairdeploy.evaluation import Evaluation
@@ -76,6 +77,8 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
     decides = latency_budget is not None or options.objective == "latency"
     check_output_folder(settings.output, force=options.force)
     profile = load_profile(settings.target)
+    if options.with_latency and options.host is None:
+        require_this_machine(profile)
     exporter = get_exporter(profile.runtime)
     watch = Stopwatch(progress or SilentProgress())
 

@@ -186,6 +186,14 @@ def _latency_lines(latency: Document | None) -> Iterator[tuple[str, str]]:
         f"{escape(latency['target'])}: {latency['speedup']:.2f} times as fast "
         f"[dim]({latency['speedup_low']:.2f} to {latency['speedup_high']:.2f})[/]{noisy}",
     )
+    idle = latency.get("idle_gap")
+    if idle:
+        yield (
+            "",
+            f"calls {idle['gap_ms']:g} ms apart: {idle['original']['median_ms']:.3g} ms, now "
+            f"{idle['shrunk']['median_ms']:.3g} ms: {idle['speedup']:.2f} times as fast "
+            f"[dim]({idle['speedup_low']:.2f} to {idle['speedup_high']:.2f})[/]",
+        )
 
 
 def why_not_faster_lines(

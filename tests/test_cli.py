@@ -45,6 +45,8 @@ DOCUMENT: Mapping[str, Any] = {
     "latency": {
         "target": "cpu", "original_median_ms": 4.0, "shrunk_median_ms": 2.0, "speedup": 2.0,
         "speedup_low": 1.9, "speedup_high": 2.1, "is_noisy": True,
+        "idle_gap": {"gap_ms": 33.0, "original": {"median_ms": 6.0}, "shrunk": {"median_ms": 4.0},
+                     "speedup": 1.5, "speedup_low": 1.4, "speedup_high": 1.6},
     },
     "artifacts": [{"path": "model.onnx", "size_bytes": 1_600_000}],
     "restrictions": [
@@ -168,6 +170,7 @@ def test_summary_shows_budgets_sizes_checks_and_where_the_report_is(
     assert "original 99.0% (97.0% to 99.5%), pruned 50.0%" in shown
     assert "on 450 test images" in shown
     assert "4 ms, now 2 ms on cpu: 2.00 times as fast (1.90 to 2.10); the machine was busy" in shown
+    assert "calls 33 ms apart: 6 ms, now 4 ms: 1.50 times as fast (1.40 to 1.60)" in shown
     assert "report model-shrunk/report.html" in shown
     assert "control --exclude 'layer4.*': 5 groups stay whole" in shown
     assert "layer3.conv (stays whole with 'up')" in shown

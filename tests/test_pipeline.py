@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import fairdeploy
-from fairdeploy.errors import BudgetError, OutputError, PlanError, UsageError
+from fairdeploy.errors import BudgetError, MeasurementError, OutputError, PlanError, UsageError
+from fairdeploy.inputs.target_profiles import load_profile, profile_toml
 from fairdeploy.options import ShrinkOptions
 from fairdeploy.pipeline import ShrinkResult, shrink
 from fairdeploy.progress import Progress
@@ -233,6 +234,16 @@ def test_budget_out_of_reach_names_the_option_that_limits_most(
 def test_latency_budget_without_measuring_is_refused(project: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="'latency=5ms' cannot be met without measuring"):
         run(project, tmp_path / "out", budgets=("latency=5ms",), with_latency=False)
+
+
+def test_a_target_of_another_machine_is_refused_before_any_work(
+    project: Path, tmp_path: Path
+) -> None:
+    board = tmp_path / "board.toml"
+    cpu = profile_toml(load_profile("cpu"))
+    board.write_text(f'{cpu}machine = "riscv64"\n')
+    with pytest.raises(MeasurementError, match=r"'board' is an riscv64 device .* --no-latency"):
+        run(project, tmp_path / "out", target=str(board), with_latency=True)
 
 
 def test_existing_output_is_refused_before_the_model_is_read(tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ from fairdeploy_onnx import device_main, session
 from fairdeploy_onnx.attention import prepare_attention
 from fairdeploy_onnx.node_sources import SOURCE_KEY, source_names
 from fairdeploy_onnx.operator_times import operator_times
-from fairdeploy_onnx.runner import OnnxRunner, import_onnxruntime
-from fairdeploy_onnx.session import ProviderError, require_providers
+from fairdeploy_onnx.probe import unusable_because
+from fairdeploy_onnx.runner import OnnxRunner
 
 if TYPE_CHECKING:
     from torch.onnx import ONNXProgram
@@ -62,27 +62,7 @@ class OnnxExporter:
         """None if a small file opens on the profile's providers, else what is in the way."""
         if profile.precision != PRECISION:
             return f"the exporter 'onnx' does not write precision '{profile.precision}'"
-        try:
-            available = import_onnxruntime().get_available_providers()
-            require_providers(profile.providers, available)
-        except ExportError as error:
-            return str(error)
-        except ProviderError as error:
-            return (
-                f"ONNX Runtime has no {' and no '.join(error.missing)} here; install the "
-                "onnxruntime build for that device"
-            )
-        try:
-            with tempfile.TemporaryDirectory() as scratch:
-                path = Path(scratch) / "probe.onnx"
-                _write_probe(path)
-                self.open(path, profile).close()
-        except ExportError:
-            return (
-                f"ONNX Runtime lists {', '.join(profile.providers)} but cannot use it; its device, "
-                "driver or libraries are missing"
-            )
-        return None
+        return unusable_because(profile)
 
     def device_sources(self) -> tuple[str, ...]:
         """The files that measure on a device with numpy and ONNX Runtime alone."""
@@ -164,21 +144,6 @@ def _require_precision(profile: TargetProfile) -> None:
             f"target '{profile.name}' asks for precision '{profile.precision}', which the "
             f"exporter 'onnx' does not write; set precision = \"{PRECISION}\" in the profile"
         )
-
-
-def _write_probe(path: Path) -> None:
-    """The smallest network: ONNX Runtime tells only on opening one where it would run it."""
-    import onnx  # optional library: imported when an exporter is really used
-
-    value = onnx.helper.make_tensor_value_info
-    graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("Relu", ["x"], ["y"])],
-        "probe",
-        [value("x", onnx.TensorProto.FLOAT, [1])],
-        [value("y", onnx.TensorProto.FLOAT, [1])],
-    )
-    opset = onnx.helper.make_opsetid("", 17)
-    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8), path)
 
 
 def _onnx_program(

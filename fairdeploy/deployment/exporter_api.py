@@ -12,7 +12,6 @@ into one ``ExportError``.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -120,14 +119,6 @@ class OperatorProfiler(Protocol):
         """
 
 
-@runtime_checkable
-class JudgesProfiles(Protocol):
-    """What an exporter may do besides: tell whether it can serve a target profile here."""
-
-    def unusable_because(self, profile: TargetProfile) -> str | None:
-        """None if files for this profile can be written and run here, else what is in the way."""
-
-
 @dataclass(frozen=True, slots=True)
 class GuardedRunner:
     """A plug-in's runner whose exceptions come out as ``ExportError``."""
@@ -176,13 +167,6 @@ class GuardedExporter:
         """None if it can work here, else what is missing."""
         with guarded(f"exporter '{self.name}' failed"):
             return self.exporter.is_available()
-
-    def unusable_because(self, profile: TargetProfile) -> str | None:
-        """None if the plug-in can serve ``profile`` here or does not say, else why not."""
-        if not isinstance(self.exporter, JudgesProfiles):
-            return None
-        with guarded(f"exporter '{self.name}' failed"):
-            return self.exporter.unusable_because(profile)
 
     def export(
         self,
@@ -263,23 +247,6 @@ class BrokenExporter:
 def load_exporters() -> dict[str, Exporter]:
     """All installed exporters by name; a broken one is there too and says what is wrong with it."""
     return {name: _load(entry) for name, entry in sorted(_entries().items())}
-
-
-def unusable_because(profile: TargetProfile, exporters: Mapping[str, Exporter]) -> str | None:
-    """Why ``profile`` cannot be served on this machine, None if it can."""
-    here = platform.machine()
-    if profile.machine not in (None, here):
-        return f"it is an {profile.machine} device and this is {here}; measure there, with --host"
-    exporter = exporters.get(profile.runtime)
-    if exporter is None:
-        return f"no exporter '{profile.runtime}' is installed"
-    try:
-        missing = exporter.is_available()
-        if missing is None and isinstance(exporter, JudgesProfiles):
-            return exporter.unusable_because(profile)
-    except ExportError as error:
-        return str(error)
-    return missing
 
 
 def get_exporter(name: str) -> Exporter:

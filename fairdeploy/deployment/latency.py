@@ -111,6 +111,20 @@ def race_settings(profile: TargetProfile) -> RaceSettings:
     )
 
 
+def require_this_machine(profile: TargetProfile) -> None:
+    """Refuse to let this machine stand for a device of another kind.
+
+    Raises:
+        MeasurementError: It is of another architecture.
+    """
+    if profile.machine not in (None, platform.machine()):
+        raise MeasurementError(
+            f"target '{profile.name}' is an {profile.machine} device and this machine is "
+            f"{platform.machine()}; measure there with fairdeploy measure --host, or leave the "
+            "latency out with --no-latency"
+        )
+
+
 def _measured(
     opens: Sequence[Callable[[], Runner]],
     inputs: tuple[Array, ...],
@@ -144,12 +158,7 @@ def _refuse_empty_claims(profile: TargetProfile) -> None:
             f"min_pairs {profile.min_pairs} in target '{profile.name}' is too few for percentiles; "
             f"use at least {MIN_PAIRS}"
         )
-    if profile.machine not in (None, platform.machine()):
-        raise MeasurementError(
-            f"target '{profile.name}' is an {profile.machine} device and this machine is "
-            f"{platform.machine()}; measure there with fairdeploy measure --host, or leave the "
-            "latency out with --no-latency"
-        )
+    require_this_machine(profile)
 
 
 @contextmanager

@@ -65,6 +65,7 @@ class RemoteDevice:
         self._host = SshHost(host, port, python, tuple(ssh_options), connect_timeout_s)
         self._answer_timeout_s = answer_timeout_s
         self._folder: str | None = None
+        self._forgotten: list[str] = []
         self._sent: set[str] = set()
         self._script_of: str | None = None
 
@@ -113,10 +114,12 @@ class RemoteDevice:
 
     def close(self) -> None:
         """Remove everything that was sent; a device that does not answer keeps it."""
-        if self._folder is not None:
-            with contextlib.suppress(MeasurementError):
-                self._host.run(f"rm -rf -- {shlex.quote(self._folder)}", timeout_s=_SHORT_SECONDS)
         self._forget()
+        if self._forgotten:
+            folders = shlex.join(self._forgotten)
+            with contextlib.suppress(MeasurementError):
+                self._host.run(f"rm -rf -- {folders}", timeout_s=_SHORT_SECONDS)
+        self._forgotten.clear()
 
     def _measure(
         self,
@@ -212,6 +215,9 @@ class RemoteDevice:
         return _OPENING_SECONDS + race_seconds + _MIN_PAIRS_SECONDS
 
     def _forget(self) -> None:
+        """Use the folder no more; ``close`` removes it if the device answers again."""
+        if self._folder is not None:
+            self._forgotten.append(self._folder)
         self._folder, self._script_of = None, None
         self._sent.clear()
 

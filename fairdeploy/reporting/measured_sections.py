@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fairdeploy.records import LatencyComparison, LatencyStats
+from fairdeploy.records import DeviceRecord, LatencyComparison, LatencyStats
 from fairdeploy.reporting.charts import axis_labels, interval_bar, latency_histogram
 from fairdeploy.reporting.markup import NOTHING, Html, join, pill, section, table, tag
 from fairdeploy.reporting.quantities import (
@@ -164,6 +164,10 @@ def _latency_table(comparison: LatencyComparison) -> Html:
         (label, getattr(comparison.original, key), getattr(comparison.shrunk, key))
         for label, key in keys
     ]
+    idle = comparison.idle_gap
+    if idle is not None:
+        label = f"median, {idle.gap_ms:g} ms apart"
+        pairs.append((label, idle.original.median_ms, idle.shrunk.median_ms))
     rows = (
         (
             label,
@@ -182,9 +186,25 @@ def _latency_facts(comparison: LatencyComparison) -> Html:
         "p",
         f"Target {comparison.target}, {', '.join(comparison.providers)}, threads: {threads}, "
         f"load average {comparison.load_average:.1f}. Stopped because "
-        f"{comparison.stopped_because}.",
+        f"{comparison.stopped_because}.{_device_facts(comparison.device)}",
         class_="lead after",
     )
+
+
+def _device_facts(device: DeviceRecord | None) -> str:
+    """The device, its clocks and surroundings, as far as it tells."""
+    if device is None:
+        return ""
+    clocks = [
+        f"{name} {mhz:.0f} MHz"
+        for name, mhz in (("clock", device.clock_mhz), ("at most", device.max_clock_mhz))
+        if mhz is not None
+    ]
+    governor = [f"governor {device.governor}"] if device.governor else []
+    versions = [f"{name} {version}" for name, version in device.versions.items()]
+    cores = f"{device.cores} cores"
+    parts = (device.cpu, cores, *governor, *clocks, device.surroundings, *versions)
+    return f" Measured on {', '.join(parts)}."
 
 
 def _parity_table(parity: Sequence[Row]) -> Html:

@@ -15,6 +15,7 @@ from fairdeploy.allocation.sweep_plans import plan_points, target_notes
 from fairdeploy.allocation.sweep_targets import capped_targets, shares_between, spread_targets
 from fairdeploy.allocation.trade_off import find_trade_off
 from fairdeploy.deployment.exporter_api import get_exporter
+from fairdeploy.deployment.latency import require_this_machine
 from fairdeploy.errors import OutputError
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.inputs.target_profiles import load_profile
@@ -71,6 +72,8 @@ def sweep(options: SweepOptions, progress: Progress | None = None) -> SweepResul
     settings = resolve_sweep(options)
     check_output_folder(settings.output, force=options.force)
     profile = shortened(load_profile(settings.target))
+    if options.with_latency:
+        require_this_machine(profile)
     multiple = default_multiple(profile)
     exporter = get_exporter(profile.runtime) if options.with_latency else None
     watch = Stopwatch(progress or SilentProgress())

@@ -10,9 +10,10 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from fairdeploy.deployment.exporter_api import get_exporter, load_exporters, unusable_because
+from fairdeploy.deployment.exporter_api import get_exporter, load_exporters
 from fairdeploy.deployment.latency import compare_latency
 from fairdeploy.deployment.race import MIN_PAIRS
+from fairdeploy.deployment.usability import unusable_because
 from fairdeploy.errors import ExportError
 from fairdeploy.inputs.target_profiles import list_profiles, load_profile
 from fairdeploy.records import TargetProfile, default_multiple
@@ -57,6 +58,9 @@ def test_whether_a_profile_is_usable_is_what_opening_a_file_shows(
     profile: TargetProfile, file: Path
 ) -> None:
     problem = unusable_because(profile, load_exporters())
+    if profile.runtime not in load_exporters():
+        assert problem == f"no exporter '{profile.runtime}' is installed"
+        return
     if profile.machine not in (None, platform.machine()):
         assert problem == (
             f"it is an {profile.machine} device and this is {platform.machine()}; measure there, "

@@ -16,8 +16,8 @@ from fairdeploy.deployment.exporter_api import (
     get_exporter,
     load_exporters,
     profiler_of,
-    unusable_because,
 )
+from fairdeploy.deployment.usability import unusable_because
 from fairdeploy.errors import DataError, ExportError
 from tests.deployment.fakes import PROFILE, ProfilingExporter, profile
 
@@ -162,7 +162,10 @@ def test_a_profiler_s_exception_becomes_one_line_with_the_file_s_name(tmp_path: 
         ({"runtime": "crashing"}, "cannot be loaded"),
         ({"runtime": "picky", "precision": "int8"}, "no int8 here"),
         ({"runtime": "picky", "precision": "fp16"}, "exporter 'picky' failed: KeyError: 'fp16'"),
-        ({"machine": "riscv64"}, "it is an riscv64 device and this is .*; measure there"),
+        (
+            {"runtime": "working", "machine": "riscv64"},
+            "it is an riscv64 device and this is .*; measure there",
+        ),
     ],
 )
 def test_why_a_profile_is_unusable_is_told_by_who_knows(

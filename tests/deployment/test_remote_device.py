@@ -186,6 +186,9 @@ def test_a_device_that_stays_silent_is_lost_when_its_time_is_over(
     endless = profile(max_seconds=30.0, ratio_interval=1e-9)
     with pytest.raises(DeviceLostError, match=r"'127.0.0.1' has not answered for 0.5 s; check"):
         device.compare(*files, INPUTS, endless, seed=0)
+    assert len(server.remote_folders()) == 1
+    device.close()
+    assert server.remote_folders() == []
 
 
 def test_without_an_ssh_client_the_bundle_is_pointed_out(

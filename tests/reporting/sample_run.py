@@ -19,9 +19,12 @@ from fairdeploy.records import (
     AllocationDiagnostics,
     Artifact,
     Budget,
+    CallTimes,
     DataSplits,
+    DeviceRecord,
     GroupDiagnostics,
     GroupScores,
+    IdleGapComparison,
     ImageSet,
     LatencyComparison,
     LatencyStats,
@@ -117,6 +120,15 @@ def sample_latency(*, is_noisy: bool = False) -> LatencyComparison:
         speedup=1.43, speedup_low=1.41, speedup_high=1.45,
         stopped_because="the interval is narrow enough", providers=("CPUExecutionProvider",),
         threads=0, load_average=0.4, is_noisy=is_noisy,
+        idle_gap=IdleGapComparison(
+            33.0, CallTimes(3.0, 3.1, 3.2, (3.0,)), CallTimes(2.5, 2.6, 2.7, (2.5,)), 1.2, 1.1, 1.3
+        ),
+        device=DeviceRecord(
+            cpu="Small CPU", machine="aarch64", system="Linux", python="3.11", cores=4,
+            governor="ondemand", clock_mhz=1500.0, max_clock_mhz=1800.0,
+            surroundings="container", load_before=0.4, load_after=1.1,
+            versions={"onnxruntime": "1.32.0"},
+        ),
     )  # fmt: skip
 
 

@@ -164,6 +164,15 @@ def test_page_claims_nothing_that_was_not_measured(graph: UnitGraph) -> None:
     assert page.count("circle", "original") == 0
 
 
+def test_latency_after_a_pause_and_the_device_are_told(graph: UnitGraph) -> None:
+    text = render(graph).text
+    assert "median, 33 ms apart" in text
+    assert (
+        "Measured on Small CPU, 4 cores, governor ondemand, clock 1500 MHz, at most 1800 MHz, "
+        "container, onnxruntime 1.32.0."
+    ) in text
+
+
 def test_noisy_latency_is_marked(graph: UnitGraph) -> None:
     text = render(graph, latency=sample_latency(is_noisy=True)).text
     assert "✗ noisy" in text

@@ -69,6 +69,8 @@ def test_document_holds_the_numbers_of_the_run(document: dict[str, Any]) -> None
     assert document["accuracy"]["num_images"] == 800
     assert document["latency"]["num_pairs"] == 200
     assert document["latency"]["original_median_ms"] == pytest.approx(2.0, rel=0.02)
+    assert document["latency"]["idle_gap"]["shrunk"]["median_ms"] == 2.5
+    assert document["latency"]["device"]["max_clock_mhz"] == 1800.0
     assert document["command"] == "fairdeploy shrink 'my model.pt' --budget 40%"
     assert document["data"]["num_calibration_classes"] == 4
     assert document["environment"]["packages"]["torch"] == metadata.version("torch")
