@@ -31,7 +31,7 @@ from fairdeploy.records import (
     TensorNames,
     TimedPlan,
 )
-from fairdeploy.stages import group_sizes, removed_units
+from fairdeploy.scored_groups import group_sizes, removed_units
 from fairdeploy.stopwatch import Stopwatch
 
 _ROUNDING = 1e-9

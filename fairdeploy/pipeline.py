@@ -33,22 +33,24 @@ from fairdeploy.records import AccuracyByStage, RunRecord
 from fairdeploy.reporting.run_record import build_document, write_report
 from fairdeploy.rounding import resolve_multiple, rounding_outcome, with_multiple
 from fairdeploy.saving import write_network
+from fairdeploy.scored_groups import (
+    group_scores,
+    group_sizes,
+    limits_of,
+    removed_units,
+    unscored_groups,
+)
 from fairdeploy.settings import cache_folder, resolve_shrink
 from fairdeploy.stages import (
     allocate,
     capture_network,
-    group_scores,
-    group_sizes,
-    limits_of,
     load_images,
     load_network,
     make_plan,
     recover,
     refuse_unreachable,
     remove,
-    removed_units,
     score,
-    unscored_groups,
 )
 from fairdeploy.stopwatch import Stopwatch
 

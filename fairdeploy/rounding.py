@@ -25,7 +25,7 @@ from fairdeploy.records import (
     UnitScores,
     default_multiple,
 )
-from fairdeploy.stages import group_scores
+from fairdeploy.scored_groups import group_scores
 from fairdeploy.stopwatch import Stopwatch
 
 Source = Literal["measured", "profile", "--round-to", "not measured"]

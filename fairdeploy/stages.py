@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -12,25 +11,22 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from fairdeploy.allocation.cost import CostModel
-from fairdeploy.allocation.pairing import paired_scores, paired_units, places_in_groups
+from fairdeploy.allocation.pairing import places_in_groups
 from fairdeploy.allocation.restrictions import (
-    GroupLimit,
     Rule,
-    group_limits,
     rules_without_an_option,
 )
 from fairdeploy.allocation.search import check_reachable, search
 from fairdeploy.deployment.parity import predict
 from fairdeploy.graph.model_inputs import model_inputs
 from fairdeploy.graph.model_outputs import class_scores
-from fairdeploy.graph.unit_graph import Group, UnitGraph
+from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.inputs.calibration import check_labels_fit, load_data, with_predicted_labels
 from fairdeploy.inputs.model_loading import load_model
 from fairdeploy.inputs.other_inputs import with_noise_for_others
 from fairdeploy.options import RecoveryMethod
 from fairdeploy.records import (
-    UNMEASURED_MULTIPLE,
     Allocation,
     Budget,
     DataSplits,
@@ -42,6 +38,7 @@ from fairdeploy.records import (
 )
 from fairdeploy.recovery.batchnorm import reestimate_batchnorm
 from fairdeploy.recovery.least_squares import fit_least_squares
+from fairdeploy.scored_groups import unscored_groups
 from fairdeploy.scoring.cache import cached_scores, scores_key
 from fairdeploy.scoring.unit_scores import score_units
 from fairdeploy.settings import DEFAULT_RECOVERY, ModelSettings, RunSettings, cache_folder
@@ -51,14 +48,6 @@ from fairdeploy.surgery.graph_part import graph_parts
 from fairdeploy.surgery.module_rewrite import rebuild_own_class
 from fairdeploy.surgery.plan import Plan
 from fairdeploy.surgery.removal import remove_units
-
-MIN_BLOCKS = 8
-# A multiple above the usual one was measured on the target, or the user says so.
-MIN_MEASURED_BLOCKS = 2
-# A unit of a residual stream takes a slice of every block with it, which the ranks within its group
-# do not show. ResNet-56 on CIFAR-10 at 60 % of its parameters, after least squares: 82.3 % when
-# streams share the tolerance, 86.0 % when they stay whole up to 0.5 (original 88.4 %).
-STREAM_RELUCTANCE = 0.5
 
 
 def load_network(settings: ModelSettings, watch: Stopwatch) -> LoadedModel:
@@ -115,78 +104,6 @@ def refuse_unreachable(
     }
     groups = unscored_groups(graph, channel_multiple, rules)
     check_reachable(groups, costs.costs, budgets, relaxed)
-
-
-def unscored_groups(
-    graph: UnitGraph, channel_multiple: int, rules: Sequence[Rule] = ()
-) -> tuple[GroupScores, ...]:
-    """Groups with their limits and all scores 0."""
-    blank = UnitScores(np.zeros(graph.num_units), np.zeros(graph.num_units), 0, 0)
-    return group_scores(graph, blank, channel_multiple, rules)
-
-
-def limits_of(
-    graph: UnitGraph, channel_multiple: int, rules: Sequence[Rule] = ()
-) -> tuple[GroupLimit, ...]:
-    """How many units of each group may go, and in what steps."""
-    steps = [unit_step(group, channel_multiple) for group in graph.groups]
-    return group_limits(graph.groups, rules, steps)
-
-
-def group_scores(
-    graph: UnitGraph, scores: UnitScores, channel_multiple: int, rules: Sequence[Rule] = ()
-) -> tuple[GroupScores, ...]:
-    """Scores group by group, within the limits that the target and the user set.
-
-    Each group keeps at least one unit, and a multiple that the target likes.
-    """
-    limits = limits_of(graph, channel_multiple, rules)
-    return tuple(
-        _scores_of(group, scores, limit) for group, limit in zip(graph.groups, limits, strict=True)
-    )
-
-
-def _scores_of(group: Group, scores: UnitScores, limit: GroupLimit) -> GroupScores:
-    u, r = scores.u[group.blocks], scores.r[group.blocks]
-    places = paired_units(u, r)
-    return GroupScores(
-        group.name,
-        *paired_scores(u, r, places),
-        max_removed=limit.max_removed,
-        places=places if group.num_blocks > 1 else None,
-        step=limit.step,
-        reluctance=STREAM_RELUCTANCE if group.is_summed else 0.0,
-    )
-
-
-def removed_units(
-    graph: UnitGraph, groups: tuple[GroupScores, ...], allocation: Allocation
-) -> NDArray[np.bool_]:
-    """Which units of the graph an allocation removes, shape [num_units]."""
-    return graph.removed_mask(places_in_groups(groups, allocation.removed))
-
-
-def unit_step(group: Group, channel_multiple: int) -> int:
-    """How many units go together so that channel counts stay multiples.
-
-    A unit of several channels (an attention head) brings a multiple of its own. Groups of fewer
-    than eight blocks (two, for multiples that are known to pay) get smaller blocks: there the
-    choice of units matters more than alignment.
-    """
-    min_blocks = MIN_BLOCKS if channel_multiple <= UNMEASURED_MULTIPLE else MIN_MEASURED_BLOCKS
-    channels = max(
-        (member.positions.shape[1] for member in group.members if member.role == "produces"),
-        default=1,
-    )
-    step = channel_multiple // math.gcd(channel_multiple, channels)
-    while step > 1 and step * min_blocks > group.size:
-        step //= 2
-    return max(step, 1)
-
-
-def group_sizes(graph: UnitGraph) -> NDArray[np.int64]:
-    """Number of units of each group."""
-    return np.array([group.size for group in graph.groups], dtype=np.int64)
 
 
 def load_images(

@@ -29,7 +29,7 @@ from fairdeploy.records import (
     WidthTime,
 )
 from fairdeploy.rounding import Multiple, resolve_multiple, rounding_outcome, with_multiple
-from fairdeploy.stages import group_scores
+from fairdeploy.scored_groups import group_scores
 from fairdeploy.stopwatch import Stopwatch
 from tests.deployment.fakes import PROFILE, FailingExporter, WorkingExporter
 

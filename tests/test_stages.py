@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fairdeploy.graph.unit_graph import Group, Member
-from fairdeploy.stages import unit_step
+from fairdeploy.scored_groups import unit_step
 
 
 def group(size: int, channels_per_unit: int) -> Group:

@@ -21,8 +21,9 @@ from fairdeploy.inspection.standing_rows import standing_rows, unknown_op_rows
 from fairdeploy.options import InspectOptions
 from fairdeploy.progress import Progress, SilentProgress
 from fairdeploy.records import LoadedModel, default_multiple
+from fairdeploy.scored_groups import group_sizes, limits_of
 from fairdeploy.settings import project_of, resolve_model, resolve_restrictions, resolve_target
-from fairdeploy.stages import capture_network, group_sizes, limits_of, load_network
+from fairdeploy.stages import capture_network, load_network
 from fairdeploy.stopwatch import Stopwatch
 
 

@@ -15,7 +15,7 @@ from fairdeploy.allocation.multiples import nearest_kept
 from fairdeploy.allocation.restrictions import GroupLimit
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import LoadedModel, ProofResult
-from fairdeploy.stages import group_sizes
+from fairdeploy.scored_groups import group_sizes
 from fairdeploy.stopwatch import Stopwatch
 from fairdeploy.surgery.equivalence import PROOF_LIMIT, prove
 from fairdeploy.surgery.module_rewrite import rebuild_own_class

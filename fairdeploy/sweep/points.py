@@ -23,8 +23,9 @@ from fairdeploy.records import (
     SweepPoint,
     TimedPlan,
 )
+from fairdeploy.scored_groups import removed_units
 from fairdeploy.settings import RunSettings
-from fairdeploy.stages import recover, remove_and_prove, removed_units
+from fairdeploy.stages import recover, remove_and_prove
 from fairdeploy.stopwatch import Stopwatch
 
 _MAX_STEPS = 4

@@ -15,7 +15,7 @@ from fairdeploy.deployment.local_device import LocalDevice
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.latency_trials import LatencyTrials, TrialSetting
 from fairdeploy.records import Allocation, GroupScores, LoadedModel, TargetProfile
-from fairdeploy.stages import removed_units
+from fairdeploy.scored_groups import removed_units
 from fairdeploy.stopwatch import Stopwatch
 
 _SHORTER = 4

@@ -34,17 +34,15 @@ from fairdeploy.records import (
     default_multiple,
 )
 from fairdeploy.reporting.sweep_record import build_sweep_document, write_sweep
+from fairdeploy.scored_groups import group_scores, group_sizes, unscored_groups
 from fairdeploy.settings import SweepSettings, resolve_sweep
 from fairdeploy.stages import (
     capture_network,
-    group_scores,
-    group_sizes,
     load_images,
     load_network,
     make_plan,
     recovery_method,
     score,
-    unscored_groups,
 )
 from fairdeploy.stopwatch import Stopwatch
 from fairdeploy.sweep.next_commands import closer_command, shrink_command

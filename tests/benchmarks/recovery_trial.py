@@ -32,8 +32,8 @@ from fairdeploy.inputs.target_profiles import load_profile
 from fairdeploy.records import GroupScores, ImageSet, RecoverySummary, default_multiple
 from fairdeploy.recovery.batchnorm import reestimate_batchnorm
 from fairdeploy.recovery.least_squares import fit_least_squares
+from fairdeploy.scored_groups import group_scores
 from fairdeploy.scoring import score_units
-from fairdeploy.stages import group_scores
 from fairdeploy.surgery.removal import remove_units
 from fairdeploy.torchvision_compat import ensure_torchvision
 

@@ -29,7 +29,7 @@ from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import unit_graph_from_capture
 from fairdeploy.inputs.target_profiles import load_profile
 from fairdeploy.records import Allocation, GroupScores, UnitScores, default_multiple
-from fairdeploy.stages import group_scores, removed_units
+from fairdeploy.scored_groups import group_scores, removed_units
 from fairdeploy.surgery.equivalence import PROOF_LIMIT, prove, relative_error
 from fairdeploy.surgery.graph_part import graph_parts
 from fairdeploy.surgery.module_rewrite import rebuild_own_class

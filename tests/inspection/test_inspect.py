@@ -17,7 +17,7 @@ from fairdeploy.inspection.random_proof import prove_random_removal, random_remo
 from fairdeploy.options import InspectOptions
 from fairdeploy.progress import SilentProgress
 from fairdeploy.records import LoadedModel, Preprocessing, Restrictions
-from fairdeploy.stages import limits_of
+from fairdeploy.scored_groups import limits_of
 from fairdeploy.stopwatch import Stopwatch
 from tests.allocation.restricted_networks import TwoStages
 
