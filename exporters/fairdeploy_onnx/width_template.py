@@ -27,8 +27,8 @@ from fairdeploy.records import NetworkDims
 from fairdeploy_onnx.node_sources import SOURCE_KEY
 
 Lengths = NDArray[np.int64]
-_Number = tuple[int, int, int]
-"""Which dimension, and a fraction of its length: ``length * times // parts``."""
+_Number = Callable[[Lengths], int]
+"""From all lengths to what a number in the file is at these."""
 _COPY = "~"
 _NO_LENGTHS = (onnx.AttributeProto.FLOAT, onnx.AttributeProto.FLOATS)
 
@@ -110,7 +110,7 @@ class WidthTemplate:
         def cut(lengths: Lengths) -> Any:
             part = array
             for axis, number in axes:
-                part = part.take(np.arange(_value(number, lengths)), axis=axis)
+                part = part.take(np.arange(number(lengths)), axis=axis)
             return onnx.numpy_helper.from_array(np.ascontiguousarray(part), ours.name)
 
         return cut
@@ -118,16 +118,21 @@ class WidthTemplate:
     def _recount(self, node: Any, ours: Any, changed: Any) -> Callable[[Lengths], Any]:
         """Writes a constant of lengths anew."""
         old, new = (onnx.numpy_helper.to_array(tensor) for tensor in (ours, changed))
-        numbers = [
-            (place, self._trace.in_node(node, (int(one), int(two))))
-            for place, (one, two) in enumerate(zip(old.reshape(-1), new.reshape(-1), strict=True))
-            if one != two
-        ]
+        pairs = [(int(a), int(b)) for a, b in zip(old.reshape(-1), new.reshape(-1), strict=True)]
+        changed = [place for place, (one, two) in enumerate(pairs) if one != two]
+        if node.op_type == "Pad":
+            rank = len(pairs) // 2
+            sides = sorted(
+                {side for place in changed for side in (place % rank, place % rank + rank)}
+            )
+            numbers = [(side, self._trace.of_padding(node, side, rank)) for side in sides]
+        else:
+            numbers = [(place, self._trace.in_node(node, pairs[place])) for place in changed]
 
         def recount(lengths: Lengths) -> Any:
             values = old.copy().reshape(-1)
             for place, number in numbers:
-                values[place] = _value(number, lengths)
+                values[place] = number(lengths)
             return onnx.numpy_helper.from_array(values.reshape(old.shape), ours.name)
 
         return recount
@@ -165,7 +170,7 @@ class _Tracer:
         known = self._dims.tensors.get(name, ())
         is_known = axis < len(known) and known[axis] in self._around(node)
         if is_known and self._pair(known[axis]) == pair:
-            return known[axis], 1, 1
+            return _share_of(known[axis], 1, 1)
         return self.in_node(node, pair)
 
     def in_node(self, node: Any, pair: tuple[int, int]) -> _Number:
@@ -175,15 +180,39 @@ class _Tracer:
                 whole = self._pair(dim)
                 if fits(pair, whole):
                     shared = math.gcd(pair[0], whole[0])
-                    return dim, pair[0] // shared, whole[0] // shared
+                    return _share_of(dim, pair[0] // shared, whole[0] // shared)
         raise Untraceable(f"{pair[0]} in {node.name}, which became {pair[1]}")
 
+    def of_padding(self, node: Any, side: int, rank: int) -> _Number:
+        """What is added before (sides below ``rank``) or after a dimension.
+
+        Which side loses how much does not matter for time: half goes before, the rest after.
+        """
+        dims = self._dims.padded.get(self._source(node), ())
+        if len(dims) != rank:
+            raise Untraceable(f"padding of {node.name}")
+        before, after = dims[side % rank]
+        is_rest = side >= rank
+
+        def padding(lengths: Lengths) -> int:
+            added = int(lengths[after]) - int(lengths[before])
+            return added - added // 2 if is_rest else added // 2
+
+        return padding
+
     def _around(self, node: Any) -> tuple[int, ...]:
-        source = next((entry.value for entry in node.metadata_props if entry.key == SOURCE_KEY), "")
-        return self._dims.nodes.get(source, ())
+        return self._dims.nodes.get(self._source(node), ())
+
+    def _source(self, node: Any) -> str:
+        found = (entry.value for entry in node.metadata_props if entry.key == SOURCE_KEY)
+        return next(found, "")
 
     def _pair(self, dim: int) -> tuple[int, int]:
         return int(self._lengths[0][dim]), int(self._lengths[1][dim])
+
+
+def _share_of(dim: int, times: int, parts: int) -> _Number:
+    return lambda lengths: int(lengths[dim]) * times // parts
 
 
 def _is_equal(pair: tuple[int, int], whole: tuple[int, int]) -> bool:
@@ -198,11 +227,6 @@ def _is_share(pair: tuple[int, int], whole: tuple[int, int]) -> bool:
 def _is_multiple(pair: tuple[int, int], whole: tuple[int, int]) -> bool:
     """Such as queries, keys and values in one, of a head's."""
     return whole[0] > 1 and pair[0] % whole[0] == 0 and pair[0] * whole[1] == pair[1] * whole[0]
-
-
-def _value(number: _Number, lengths: Lengths) -> int:
-    dim, times, parts = number
-    return int(lengths[dim]) * times // parts
 
 
 def _require_same_nodes(ours: Any, theirs: Any) -> None:
@@ -259,6 +283,6 @@ def _set_numbers(attribute: Any, numbers: Sequence[tuple[int, _Number]], lengths
     """Write numbers into an attribute (changes it)."""
     for position, number in numbers:
         if attribute.type == onnx.AttributeProto.INT:
-            attribute.i = _value(number, lengths)
+            attribute.i = number(lengths)
         else:
-            attribute.ints[position] = _value(number, lengths)
+            attribute.ints[position] = number(lengths)

@@ -161,4 +161,5 @@ def _dims() -> NetworkDims:
             "conv2d": (*middle, *image), "relu": middle, "conv2d_1": middle, "relu_1": middle,
             "conv2d_2": (*image, *middle),
         },
+        padded={},
     )  # fmt: skip

@@ -77,6 +77,9 @@ class NetworkDims:
     """By name of a parameter or buffer: the number of each of its dimensions."""
     nodes: Mapping[str, tuple[int, ...]]
     """By node: those of its result, then of what it reads."""
+    padded: Mapping[str, tuple[tuple[int, int], ...]]
+    """By node whose result has the rank of what it reads first: for each dimension, that of what it
+    reads and that of its result."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,14 +39,22 @@ class DimensionLengths:
 
     def network_dims(self) -> NetworkDims:
         """Which dimensions each stored tensor has, and which each node deals with."""
+        calls = [node for node in self._graph.module.graph.nodes if node.op == "call_function"]
         return NetworkDims(
             tensors=self._of_tensor,
-            nodes={
-                node.name: self._around(node)
-                for node in self._graph.module.graph.nodes
-                if node.op == "call_function"
+            nodes={node.name: self._around(node) for node in calls},
+            padded={
+                node.name: tuple(zip(before, after, strict=True))
+                for node in calls
+                if (after := self._of_value.get(node.name, ()))
+                and len(before := self._of_first(node)) == len(after)
             },
         )
+
+    def _of_first(self, node: fx.Node) -> tuple[int, ...]:
+        """Dimensions of the value that the node reads first."""
+        first = node.args[0] if node.args else None
+        return self._of_value.get(first.name, ()) if isinstance(first, fx.Node) else ()
 
     def _around(self, node: fx.Node) -> tuple[int, ...]:
         """Dimensions of the node's result, then of what it reads; each once."""
