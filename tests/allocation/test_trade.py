@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fairdeploy.allocation.limits import CostFunction
-from fairdeploy.allocation.search import search
+from fairdeploy.allocation.search import reachable_range, search
 from fairdeploy.allocation.trade import traded
 from fairdeploy.records import Allocation, Budget, GroupScores
 
@@ -82,6 +82,8 @@ def test_trades_never_make_anything_worse(
     groups = [group(str(i), list(rng.permutation(r)), step) for i, r in enumerate(scores)]
     cost_of = costs(list(rng.uniform(1, 5, len(groups))), list(rng.uniform(0, 1, len(groups))))
     budget = Budget("params", "params", fraction=fraction)
+    least = reachable_range(groups, cost_of)["params"]
+    assume(least[0] <= fraction * least[1])
     before = search(groups, cost_of, (budget,))
     after = traded(before, groups, cost_of, (budget,))
     whole = float(cost_of(np.array([[len(g.u) for g in groups]]))["params"][0])
