@@ -8,6 +8,8 @@ shrink by nine digits; a wrong surgery's do not.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -26,11 +28,25 @@ def in_double(module: fx.GraphModule) -> fx.GraphModule:
         for name, value in list(vars(owner).items()):
             if isinstance(value, Tensor) and value.dtype == torch.float32:
                 setattr(owner, name, value.double())
-    for node in result.graph.nodes:
+    for node in list(result.graph.nodes):
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:
+            result.graph.erase_node(node)  # it insists on float32
+            continue
         node.args = map_aggregate(node.args, _doubled)
         node.kwargs = map_aggregate(node.kwargs, _doubled)
     result.recompile()
     return result
+
+
+@contextmanager
+def double_by_default() -> Iterator[None]:
+    """Tensors that the graph makes without naming a type are float64 too."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def double_inputs(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -23,7 +23,7 @@ from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.input_specs import sizes_text
 from fairdeploy.records import ProofResult
 from fairdeploy.surgery.coupled_norms import norms_that_lose_channels, take_statistics_over_kept
-from fairdeploy.surgery.double_precision import double_inputs, in_double
+from fairdeploy.surgery.double_precision import double_by_default, double_inputs, in_double
 from fairdeploy.surgery.removal import StayingIndices
 
 PROOF_LIMIT = 1e-5
@@ -153,7 +153,8 @@ def _largest_error_in_double(
         return error, "float32"
     trials = [double_inputs(inputs) for inputs in trials]
     try:
-        return _largest_error(in_double(ours), in_double(theirs), trials), "float64"
+        with double_by_default():
+            return _largest_error(in_double(ours), in_double(theirs), trials), "float64"
     except (RuntimeError, TypeError):  # a kernel that takes float32 alone
         return error, "float32"
 

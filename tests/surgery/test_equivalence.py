@@ -156,7 +156,9 @@ def test_network_that_magnifies_rounding_is_proved_in_float64() -> None:
             self.first, self.second = nn.Conv2d(3, 96, 3), nn.Conv2d(96, 5, 3)
 
         def forward(self, x):
-            return torch.sin(1e5 * self.second(self.first(x)).mean((2, 3)))
+            # made here, in float32 by default and by request
+            steps = torch.linspace(0, 1, 5).to(x.device, torch.float32)
+            return torch.sin(1e5 * self.second(self.first(x)).mean((2, 3))) + steps
 
     torch.manual_seed(0)
     graph = build_unit_graph(Magnifying().eval(), EXAMPLE)
