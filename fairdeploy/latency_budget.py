@@ -20,7 +20,7 @@ from fairdeploy.deployment.local_device import Device
 from fairdeploy.errors import BudgetError
 from fairdeploy.graph.node_work import node_works
 from fairdeploy.graph.unit_graph import UnitGraph
-from fairdeploy.latency_trials import LatencyTrials, TrialSetting, timed_plan
+from fairdeploy.latency_trials import LatencyTrials, TrialSetting
 from fairdeploy.options import Objective
 from fairdeploy.records import (
     Allocation,
@@ -31,7 +31,7 @@ from fairdeploy.records import (
     TensorNames,
     TimedPlan,
 )
-from fairdeploy.scored_groups import group_sizes, removed_units
+from fairdeploy.scored_groups import group_sizes, removed_units, smallest_plan_units
 from fairdeploy.stopwatch import Stopwatch
 
 _ROUNDING = 1e-9
@@ -77,7 +77,7 @@ class LatencyPlanner:
             with watch.stage("search tolerance"):
                 return Chosen(self._plan(groups, tuple(others)), self.costs, tuple(others))
         budget = self.budget
-        original_ms = self._model_ms(group_sizes(self.graph))
+        original_ms = self.costs.cost(group_sizes(self.graph))["latency"]
 
         def budgets_at(share: float) -> tuple[Budget, ...]:
             limit = Budget("latency", budget.text, fraction=share * (1 + _ROUNDING))
@@ -108,9 +108,6 @@ class LatencyPlanner:
         if not self.trades:
             return allocation
         return traded(allocation, groups, self.costs.costs, budgets)
-
-    def _model_ms(self, kept: np.ndarray) -> float:
-        return self.costs.cost(kept)["latency"]
 
 
 @contextmanager
@@ -164,10 +161,9 @@ def _prepare(
 ) -> LatencyPlanner:
     graph = setting.graph
     removed = smallest_plan(groups)
-    nothing = Allocation(0.0, removed, {}, {}, 0)
     with watch.stage("latency range") as stage:
-        trials = LatencyTrials(setting, removed_units(graph, groups, nothing))
-        smallest = timed_plan(trials.time_smallest())
+        trials = LatencyTrials(setting, smallest_plan_units(graph, groups))
+        smallest = trials.time_smallest().timed_plan
         stage.note(f"{smallest.shrunk_ms:.3g} to {smallest.original_ms:.3g} ms")
         if budget is not None:
             _refuse_unreachable(budget, smallest, setting.profile.name)

@@ -70,11 +70,6 @@ class LatencyTrials:
         self._template = self._width_template(smallest)
         self._num_races = 0
 
-    @property
-    def has_template(self) -> bool:
-        """Whether plans are written without exporting them."""
-        return self._template is not None
-
     def time_smallest(self) -> LatencyComparison:
         """Race the smallest plan."""
         return self._race(self.smallest)
@@ -94,7 +89,7 @@ class LatencyTrials:
         started = time.perf_counter()
         file = self._write(removed)
         made = time.perf_counter()
-        result = timed_plan(self._race(file))
+        result = self._race(file).timed_plan
         finished = time.perf_counter()
         file.unlink()
         return replace(result, seconds_to_make=made - started, seconds_to_measure=finished - made)
@@ -156,14 +151,3 @@ def halfway(graph: UnitGraph, smallest: Mask) -> Mask:
             gone = block[smallest[block]]
             mask[gone[: len(gone) // 2]] = True
     return mask
-
-
-def timed_plan(race: LatencyComparison) -> TimedPlan:
-    """Ratios of a race the other way round: shrunk over original."""
-    return TimedPlan(
-        ratio=1 / race.speedup,
-        ratio_low=1 / race.speedup_high,
-        ratio_high=1 / race.speedup_low,
-        original_ms=race.original.median_ms,
-        shrunk_ms=race.shrunk.median_ms,
-    )

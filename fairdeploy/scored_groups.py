@@ -14,6 +14,7 @@ from fairdeploy.allocation.restrictions import (
     Rule,
     group_limits,
 )
+from fairdeploy.allocation.search import smallest_plan
 from fairdeploy.graph.unit_graph import Group, UnitGraph
 from fairdeploy.records import (
     UNMEASURED_MULTIPLE,
@@ -78,6 +79,11 @@ def removed_units(
 ) -> NDArray[np.bool_]:
     """Which units of the graph an allocation removes, shape [num_units]."""
     return graph.removed_mask(places_in_groups(groups, allocation.removed))
+
+
+def smallest_plan_units(graph: UnitGraph, groups: tuple[GroupScores, ...]) -> NDArray[np.bool_]:
+    """Which units go if as many go as may, shape [num_units]; scores do not matter."""
+    return graph.removed_mask(places_in_groups(groups, smallest_plan(groups)))
 
 
 def unit_step(group: Group, channel_multiple: int) -> int:

@@ -14,7 +14,7 @@ from fairdeploy.graph.functionalize import op_name
 from fairdeploy.graph.label_grids import rows_of
 from fairdeploy.graph.module_paths import module_path
 from fairdeploy.graph.node_work import NodeWork, node_works
-from fairdeploy.graph.unit_graph import KEPT, CostTerm, UnitGraph, UnitIds
+from fairdeploy.graph.unit_graph import KEPT, CostTerm, UnitGraph, UnitIds, group_of_unit
 
 BeforeAfter = tuple[float, float]
 
@@ -82,9 +82,7 @@ class _Sizes:
     def __init__(self, graph: UnitGraph, removed: NDArray[np.bool_]) -> None:
         self._graph = graph
         self._stays = graph.staying(removed)
-        self._group_of_unit = np.zeros(graph.num_units, dtype=np.int64)
-        for index, group in enumerate(graph.groups):
-            self._group_of_unit[group.units] = index
+        self._group_of_unit = group_of_unit(graph.groups, graph.num_units)
 
     def moved(self, node: fx.Node) -> BeforeAfter:
         """Elements of all operands and the result, for one image."""

@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 from torch import fx
 
 from fairdeploy.graph.cost_terms import Length, Lengths, cost_terms_of_product, mac_products
-from fairdeploy.graph.unit_graph import CostTerm, UnitGraph, UnitIds
+from fairdeploy.graph.unit_graph import CostTerm, UnitGraph, group_of_unit
 
 WorkKind = Literal["macs", "elements"]
 
@@ -31,7 +30,7 @@ class NodeWork:
 
 def node_works(graph: UnitGraph) -> tuple[NodeWork, ...]:
     """The work of every node that makes a tensor, in graph order."""
-    lengths = Lengths(graph.groups, _group_of_unit(graph), _pairs(graph))
+    lengths = Lengths(graph.groups, group_of_unit(graph.groups, graph.num_units), _pairs(graph))
     batch = graph.inputs.batch
     return tuple(
         NodeWork(node.name, kind, tuple(terms))
@@ -54,13 +53,6 @@ def _work(
 def _terms(products: list[tuple[float, list[Length]]], batch: int) -> Iterator[CostTerm]:
     for scale, factors in products:
         yield from cost_terms_of_product(scale / batch, factors)
-
-
-def _group_of_unit(graph: UnitGraph) -> UnitIds:
-    owners = np.zeros(graph.num_units, dtype=np.int64)
-    for number, group in enumerate(graph.groups):
-        owners[group.units] = number
-    return owners
 
 
 def _pairs(graph: UnitGraph) -> list[tuple[int, int]]:

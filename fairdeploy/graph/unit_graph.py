@@ -8,7 +8,7 @@ number must go. Units are numbered from 0; ``KEPT`` (-1) marks an index that nev
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -111,6 +111,14 @@ class Contracted:
     node: str
     argument: str
     dim: int
+
+
+def group_of_unit(groups: Sequence[Group], num_units: int) -> UnitIds:
+    """The index of each unit's group, shape [num_units]; every unit has one."""
+    owner = np.zeros(num_units, dtype=np.int64)
+    for index, group in enumerate(groups):
+        owner[group.units] = index
+    return owner
 
 
 CostDim = tuple[int, tuple[tuple[int, float], ...]]

@@ -29,6 +29,7 @@ from fairdeploy.graph.unit_graph import (
     Group,
     UnitGraph,
     UnitIds,
+    group_of_unit,
 )
 from fairdeploy.options import AttentionOption
 
@@ -90,9 +91,7 @@ def unit_graph_from_capture(
         layer = _laid_over(layer, channels, inner, names, pairs)
     walk = labelled.walk
     num_units = _num_units(layer.groups)
-    owner = np.zeros(num_units, dtype=np.int64)
-    for index, group in enumerate(layer.groups):
-        owner[group.units] = index
+    owner = group_of_unit(layer.groups, num_units)
     return UnitGraph(
         module=captured.module,
         groups=layer.groups,

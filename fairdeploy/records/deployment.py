@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from fairdeploy.records.allocation import TimedPlan
 from fairdeploy.records.surgery import AccuracyEstimate
 
 if TYPE_CHECKING:
@@ -197,6 +198,17 @@ class LatencyComparison:
     is_noisy: bool
     idle_gap: IdleGapComparison | None = None
     device: DeviceRecord | None = None
+
+    @property
+    def timed_plan(self) -> TimedPlan:
+        """The same the other way round: shrunk over original."""
+        return TimedPlan(
+            ratio=1 / self.speedup,
+            ratio_low=1 / self.speedup_high,
+            ratio_high=1 / self.speedup_low,
+            original_ms=self.original.median_ms,
+            shrunk_ms=self.shrunk.median_ms,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,13 +175,7 @@ def budget_row(
 def _timed(latency: LatencyComparison | None, search: LatencySearch | None) -> TimedPlan | None:
     """The last word on the plan's latency: of the file that is written, else of its search."""
     if latency is not None:
-        return TimedPlan(
-            ratio=1 / latency.speedup,
-            ratio_low=1 / latency.speedup_high,
-            ratio_high=1 / latency.speedup_low,
-            original_ms=latency.original.median_ms,
-            shrunk_ms=latency.shrunk.median_ms,
-        )
+        return latency.timed_plan
     return search.accepted if search else None
 
 

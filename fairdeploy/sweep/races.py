@@ -8,14 +8,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from fairdeploy.allocation.search import smallest_plan
 from fairdeploy.delivery import tensor_names
 from fairdeploy.deployment.exporter_api import Exporter
 from fairdeploy.deployment.local_device import LocalDevice
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.latency_trials import LatencyTrials, TrialSetting
-from fairdeploy.records import Allocation, GroupScores, LoadedModel, TargetProfile
-from fairdeploy.scored_groups import removed_units
+from fairdeploy.records import GroupScores, LoadedModel, TargetProfile
+from fairdeploy.scored_groups import smallest_plan_units
 from fairdeploy.stopwatch import Stopwatch
 
 _SHORTER = 4
@@ -56,12 +55,11 @@ def latency_trials(
     if exporter is None:
         yield None
         return
-    nothing = Allocation(0.0, smallest_plan(groups), {}, {}, 0)
     with tempfile.TemporaryDirectory() as folder:
         with watch.stage("export both ends"):
             setting = TrialSetting(
                 graph, exporter, LocalDevice(exporter), profile,
                 tensor_names(graph, bool(model.inputs)), Path(folder), seed,
             )  # fmt: skip
-            trials = LatencyTrials(setting, removed_units(graph, groups, nothing))
+            trials = LatencyTrials(setting, smallest_plan_units(graph, groups))
         yield trials
