@@ -3,20 +3,43 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
 
 from fairdeploy.deployment.exporter_api import Array
 from fairdeploy.errors import DeviceLostError
-from fairdeploy.records import LatencyComparison, LatencyStats, TargetProfile
+from fairdeploy.records import LatencyComparison, LatencyStats, OperatorTime, TargetProfile
+from fairdeploy_onnx.node_sources import SOURCE_KEY
 
 
 def weight_count(path: Path) -> int:
     """Numbers in all weights of an ONNX file, each as often as a node reads it."""
+    return sum(count for _, count in _weights_by_node(path))
+
+
+def _weights_by_node(path: Path) -> Iterator[tuple[onnx.NodeProto, int]]:
     graph = onnx.load(path).graph
     sizes = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer}
-    return sum(sizes.get(name, 0) for node in graph.node for name in node.input)
+    for node in graph.node:
+        yield node, sum(sizes.get(name, 0) for name in node.input)
+
+
+class SizedProfiler:
+    """Takes each operator to last as long as the device would."""
+
+    def operator_times(
+        self, path: Path, inputs: tuple[Array, ...], profile: TargetProfile, *, num_runs: int = 20
+    ) -> tuple[OperatorTime, ...]:
+        return tuple(
+            OperatorTime(node.name, node.op_type, _source(node), count / 1e3, ())
+            for node, count in _weights_by_node(path)
+        )
+
+
+def _source(node: onnx.NodeProto) -> str:
+    return next(item.value for item in node.metadata_props if item.key == SOURCE_KEY)
 
 
 class SizedDevice:

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 import fairdeploy
-from fairdeploy import pipeline
+from fairdeploy import latency_trials, pipeline
 from fairdeploy.errors import BudgetError, DeviceLostError
 from fairdeploy.options import ShrinkOptions
 from fairdeploy.pipeline import ShrinkResult
 from tests.progress_recorder import RecordedProgress
-from tests.sized_device import SizedDevice, weight_count
+from tests.sized_device import SizedDevice, SizedProfiler, weight_count
 from tests.tiny_project import write_project
 
 
@@ -42,6 +42,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> SizedDevice:
         yield made
 
     monkeypatch.setattr(pipeline, "measuring_device", measuring_device)
+    monkeypatch.setattr(latency_trials, "profiler_of", lambda exporter: SizedProfiler())
     return made
 
 

@@ -39,7 +39,7 @@ AUTO = replace(PROFILE, channel_multiple="auto")
 
 def sixteen(*, is_cached: bool = False) -> MultipleChoice:
     rows = [WidthTime(count, float(-(-count // 16))) for count in COUNTS]
-    return choose_multiple(rows, seconds=7.0, is_cached=is_cached)
+    return choose_multiple([rows] * 5, seconds=7.0, is_cached=is_cached)
 
 
 def resolve(

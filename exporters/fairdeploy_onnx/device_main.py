@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fairdeploy.deployment.bootstrap import CoarseClockError
-from fairdeploy.deployment.race import RaceSettings, cold_start, measure
+from fairdeploy.deployment.race import RaceSettings, measure
 from fairdeploy.device_facts import (
     AffinityError,
     device_facts,
@@ -72,9 +72,11 @@ def do_job(folder: Path) -> dict[str, Any]:
         stack.enter_context(held_on_cores(job["affinity"]))
         threads = job["threads"] or usable_cores()
         paths = [folder / name for name in job["files"]]
-        opened = [_start(onnxruntime, path, job["providers"], threads, inputs) for path in paths]
+        opens = [
+            partial(_opened, onnxruntime, path, job["providers"], threads, inputs) for path in paths
+        ]
         facts = device_facts()
-        measured = measure(opened, RaceSettings(**job["settings"]), seed=job["seed"])
+        measured = measure(opens, RaceSettings(**job["settings"]), seed=job["seed"])
     return {
         "schema_version": 1,
         "job": job,
@@ -121,23 +123,30 @@ def table_lines(result: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _start(
+def _opened(
     onnxruntime: Any, path: Path, providers: Sequence[str], threads: int, inputs: Sequence[Any]
-) -> tuple[Call, float]:
-    """An open file's call and its cold start."""
-
-    def open_call() -> Call:
-        session = open_session(onnxruntime, path, providers, threads)
-        names = [node.name for node in session.get_inputs()]
-        feed = {name: inputs[index] for index, name in enumerate(names)}
-        return lambda: session.run(None, feed)
-
+) -> Call:
+    """An open file's call."""
     try:
-        return cold_start(open_call, time.perf_counter_ns)
+        session = open_session(onnxruntime, path, providers, threads)
     except ProviderError:
         raise
     except Exception as error:  # ONNX Runtime's exceptions have no public base
-        raise JobError(f"'{path.name}' cannot be opened and run: {one_line(error)}") from error
+        raise _cannot_run(path, error) from error
+    names = [node.name for node in session.get_inputs()]
+    feed = {name: inputs[index] for index, name in enumerate(names)}
+
+    def call() -> None:
+        try:
+            session.run(None, feed)
+        except Exception as error:  # as above
+            raise _cannot_run(path, error) from error
+
+    return call
+
+
+def _cannot_run(path: Path, error: Exception) -> JobError:
+    return JobError(f"'{path.name}' cannot be opened and run: {one_line(error)}")
 
 
 def _import_onnxruntime() -> Any:

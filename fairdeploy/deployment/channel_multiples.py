@@ -6,8 +6,12 @@ parabola through the multiples of 32 (32, 64, 96): a layer's work is a constant,
 with the width, and one that grows with its square. Counts fall into classes by the largest power
 of two in them; a class's cost is the mean of its counts. If a plan's counts are multiples of m, all
 classes from m up come up as often as among the natural numbers: half of the multiples of m are odd
-multiples, a quarter have one more factor of two, and so on. The smallest multiple within 3 % of the
-best is chosen: a finer grid leaves the choice of channels more freedom.
+multiples, a quarter have one more factor of two, and so on.
+
+The sweep is made several times with newly opened files, and each gives every multiple's cost. The
+usual multiple stays unless these agree, by Student's 95 % interval of their ratio, that a coarser
+one saves more than 3 %, or that a finer one costs less than 3 %: a finer grid leaves the choice of
+channels more freedom. So a busy machine changes nothing.
 """
 
 from __future__ import annotations
@@ -22,24 +26,36 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import distributions
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fairdeploy.deployment.channel_sweep import COUNTS, FEW_COUNTS, sweep_widths
 from fairdeploy.deployment.exporter_api import Exporter
 from fairdeploy.device_facts import device_facts
-from fairdeploy.records import MultipleChoice, MultipleCost, TargetProfile, WidthTime
+from fairdeploy.records import (
+    UNMEASURED_MULTIPLE,
+    MultipleChoice,
+    MultipleCost,
+    TargetProfile,
+    WidthTime,
+)
 
 MULTIPLES = (1, 2, 4, 8, 16, 32)
 TOLERANCE = 0.03
-"""Above the best cost, what a finer grid may cost."""
+"""What a finer grid may cost."""
 
-_FORMAT = 1
+_FORMAT = 2
 """Raise when the sweep or the choice changes."""
 
-Sweep = Callable[[Exporter, TargetProfile], Sequence[WidthTime]]
+# Student's 97.5 % quantile by degrees of freedom: Abramowitz and Stegun, table 26.10.
+_STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306}
+
+Rows = Sequence[WidthTime]
+Sweep = Callable[[Exporter, TargetProfile], Sequence[Rows]]
+"""The times of all widths, once for each time that the files were opened."""
 
 
 def measured_multiple(
@@ -60,10 +76,10 @@ def measured_multiple(
     if cached is not None:
         return cached
     started = time.perf_counter()
-    rows = tuple(sweep(exporter, profile))
+    sweeps = sweep(exporter, profile)
     seconds = time.perf_counter() - started
-    _write(_cache_file(profile, cache_folder), rows, seconds)
-    return choose_multiple(rows, seconds=seconds)
+    _write(_cache_file(profile, cache_folder), sweeps, seconds)
+    return choose_multiple(sweeps, seconds=seconds)
 
 
 def cached_multiple(profile: TargetProfile, cache_folder: Path) -> MultipleChoice | None:
@@ -73,23 +89,75 @@ def cached_multiple(profile: TargetProfile, cache_folder: Path) -> MultipleChoic
 
 
 def choose_multiple(
-    rows: Sequence[WidthTime], *, seconds: float = 0.0, is_cached: bool = False
+    sweeps: Sequence[Rows], *, seconds: float = 0.0, is_cached: bool = False
 ) -> MultipleChoice:
-    """The smallest multiple whose cost is within 3 % of the best.
+    """The usual multiple, or the one that all sweeps say is better by 3 %.
 
     Args:
-        rows: Some of each class, and three multiples of 32 among them.
-        seconds: That the sweep took.
+        sweeps: Each with some counts of each class, and three multiples of 32 among them.
+        seconds: That they took.
         is_cached: Whether that was in an earlier run.
     """
-    classes = _costs_by_class(rows)
-    costs = [MultipleCost(multiple, _cost(multiple, classes)) for multiple in MULTIPLES]
-    best = min(cost.relative_cost for cost in costs)
-    chosen = next(cost.multiple for cost in costs if cost.relative_cost <= (1 + TOLERANCE) * best)
-    return MultipleChoice(chosen, tuple(rows), tuple(costs), is_cached, seconds)
+    classes = [_costs_by_class(rows) for rows in sweeps]
+    # logarithms, shape [sweeps, multiples]
+    costs = np.log([[_cost(multiple, own) for multiple in MULTIPLES] for own in classes])
+    place, is_certain = _chosen(costs)
+    rows = tuple(
+        WidthTime(same[0].channels, median(row.ms for row in same))
+        for same in zip(*sweeps, strict=True)
+    )
+    low, value, high = np.exp(_interval(costs - costs[:, -1:]))
+    return MultipleChoice(
+        multiple=MULTIPLES[place],
+        rows=rows,
+        costs=tuple(
+            MultipleCost(multiple, *map(float, cost))
+            for multiple, *cost in zip(MULTIPLES, value, low, high, strict=True)
+        ),
+        is_certain=is_certain,
+        is_cached=is_cached,
+        seconds=seconds,
+    )
 
 
-def _costs_by_class(rows: Sequence[WidthTime]) -> dict[int, float]:
+def _chosen(costs: NDArray[np.float64]) -> tuple[int, bool]:
+    """Place of the chosen multiple in ``MULTIPLES``, and whether the sweeps could tell.
+
+    Args:
+        costs: Logarithms, shape [sweeps, multiples].
+    """
+    limit = math.log(1 + TOLERANCE)
+    usual = place = MULTIPLES.index(UNMEASURED_MULTIPLE)
+
+    def saved(place: int) -> NDArray[np.float64]:
+        """By coarser ones: low end, mean and high end."""
+        return _interval(costs[:, place : place + 1] - costs[:, place + 1 :])
+
+    while place < len(MULTIPLES) - 1 and (saved(place)[0] > limit).any():
+        place += 1
+    if place == usual:
+        low, _, high = _interval(costs[:, :usual] - costs[:, usual:][:, :1])
+        good = np.flatnonzero(high <= limit)
+        if len(good):
+            return int(good[0]), True
+        is_certain = bool((low > limit).all() and (saved(place)[2] <= limit).all())
+        return place, is_certain
+    return place, bool((saved(place)[2] <= limit).all())
+
+
+def _interval(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Low end, mean and high end of each column, shape [3, columns]; one row tells nothing."""
+    count = len(values)
+    middle = values.mean(axis=0)
+    if count < 2:
+        half = np.full_like(middle, math.inf)
+    else:
+        half = _STUDENT[min(count - 1, max(_STUDENT))] * values.std(axis=0, ddof=1)
+        half = half / math.sqrt(count)
+    return np.stack([middle - half, middle, middle + half])
+
+
+def _costs_by_class(rows: Rows) -> dict[int, float]:
     """Mean cost of the counts whose largest power of two (up to 32) is the key."""
     coarsest = MULTIPLES[-1]
     anchors = [row for row in rows if row.channels % coarsest == 0]
@@ -134,20 +202,26 @@ def _versions(runtime: str) -> list[str]:
     return sorted(f"{name}=={version}" for name, version in found.items() if runtime in name)
 
 
-def _read(path: Path) -> tuple[tuple[WidthTime, ...], float] | None:
+def _read(path: Path) -> tuple[tuple[tuple[WidthTime, ...], ...], float] | None:
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
-        rows = tuple(WidthTime(int(row["channels"]), float(row["ms"])) for row in content["rows"])
+        sweeps = tuple(
+            tuple(WidthTime(int(row["channels"]), float(row["ms"])) for row in rows)
+            for rows in content["sweeps"]
+        )
         seconds = float(content["seconds"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    is_whole = tuple(row.channels for row in rows) in (COUNTS, FEW_COUNTS)
-    return (rows, seconds) if is_whole and all(0 < row.ms < math.inf for row in rows) else None
+    widths = {tuple(row.channels for row in rows) for rows in sweeps}
+    is_whole = len(widths) == 1 and widths <= {COUNTS, FEW_COUNTS}
+    times = [row.ms for rows in sweeps for row in rows]
+    return (sweeps, seconds) if is_whole and all(0 < ms < math.inf for ms in times) else None
 
 
-def _write(path: Path, rows: Sequence[WidthTime], seconds: float) -> None:
-    """Store a sweep; a folder that cannot be written costs the cache, not the run."""
-    text = json.dumps({"rows": [asdict(row) for row in rows], "seconds": seconds})
+def _write(path: Path, sweeps: Sequence[Rows], seconds: float) -> None:
+    """Store the sweeps; a folder that cannot be written costs the cache, not the run."""
+    stored = [[asdict(row) for row in rows] for rows in sweeps]
+    text = json.dumps({"sweeps": stored, "seconds": seconds})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")

@@ -4,14 +4,16 @@ The network is a bottleneck: a 1x1 convolution from 64 channels to the width, a 
 the width to itself, and a 1x1 convolution back, with ReLUs between them. So the width is input and
 output of both kinds, as in a network that was shrunk everywhere. All widths are timed in turn, in
 random order, so that drift and other load hit them alike; of the calls of each width the lower
-quartile counts, since other load only adds.
+quartile counts, since other load only adds. All that is done several times, with files that are
+opened anew: where a session's buffers come to lie can make it some percent faster or slower for as
+long as it lives.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -42,7 +44,9 @@ SIZE = 28
 """Height and width."""
 MIN_ROUNDS = 10
 MAX_ROUNDS = 60
-MAX_SECONDS = 4.0
+MAX_SECONDS = 2.5
+"""For each sweep."""
+NUM_SWEEPS = 5
 _NS_PER_MS = 1e6
 _NS_PER_S = 1e9
 
@@ -57,21 +61,37 @@ def sweep_widths(
     *,
     seed: int = 0,
     clock: Clock = time.perf_counter_ns,
-) -> tuple[WidthTime, ...]:
-    """Milliseconds at each width, narrowest first.
+) -> tuple[tuple[WidthTime, ...], ...]:
+    """Milliseconds at each width, narrowest first, in each of the sweeps.
 
     Raises:
         ExportError: The exporter cannot write or run such a network.
     """
     batch = torch.randn((profile.batch, OUTSIDE, SIZE, SIZE), generator=_generator(seed))
     inputs = (batch.numpy(),)
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+    rng = np.random.default_rng(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        files = list(_files(exporter, Path(folder)))
+        sweeps = (_sweep(files, exporter, profile, inputs, rng, clock) for _ in range(NUM_SWEEPS))
+        return tuple(sweeps)
+
+
+def _sweep(
+    files: Sequence[tuple[int, Path]],
+    exporter: Exporter,
+    profile: TargetProfile,
+    inputs: tuple[Array, ...],
+    rng: np.random.Generator,
+    clock: Clock,
+) -> tuple[WidthTime, ...]:
+    """Open all files and time them in turn."""
+    with ExitStack() as stack:
         calls = {}
-        for width, file in _files(exporter, Path(folder)):
+        for width, file in files:
             runner = exporter.open(file, profile)
             stack.callback(runner.close)
             calls[width] = runner.run
-        return time_in_turn(calls, inputs, np.random.default_rng(seed), clock)
+        return time_in_turn(calls, inputs, rng, clock)
 
 
 def time_in_turn(

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fairdeploy.deployment.bootstrap import CoarseClockError
@@ -24,7 +25,6 @@ from fairdeploy.deployment.race import (
     MIN_PAIRS,
     Measured,
     RaceSettings,
-    cold_start,
     measure,
 )
 from fairdeploy.deployment.runner_facts import runtime_versions
@@ -61,7 +61,7 @@ def compare_latency(
     Args:
         open_original: Opens the original; called once. It also pays for loading the runtime's
             libraries if nothing has used them so far.
-        open_shrunk: Opens the shrunk network; called once.
+        open_shrunk: Opens the shrunk network; called twice, see ``race.measure``.
         inputs: One batch, the same for every call.
         profile: Limits of time and precision.
         seed: Decides the order within pairs and the resamples.
@@ -140,10 +140,11 @@ def _measured(
         stack.enter_context(_measurement_errors(profile))
         stack.enter_context(held_on_cores(profile.affinity))
         runners: list[Runner] = []
-        opened = [_start(open_one, inputs, clock, stack, runners) for open_one in opens]
-        _require_equal_terms(runners)
         facts = device_facts()
-        measured = measure(opened, settings, seed=seed, clock=clock, sleep=sleep)
+        measured = measure(
+            [partial(_opened, open_one, inputs, stack, runners) for open_one in opens],
+            settings, seed=seed, clock=clock, sleep=sleep,
+        )  # fmt: skip
         device = device_record(
             facts, load_before=load_before, load_after=load_average(),
             versions=runtime_versions(runners[0]),
@@ -172,29 +173,25 @@ def _measurement_errors(profile: TargetProfile) -> Iterator[None]:
         raise MeasurementError(f"target '{profile.name}': {error}") from error
 
 
-def _start(
+def _opened(
     open_runner: Callable[[], Runner],
     inputs: tuple[Array, ...],
-    clock: Clock,
     stack: ExitStack,
     runners: list[Runner],
-) -> tuple[Call, float]:
-    """The call to time and its cold start (appends to ``runners``, closes them with ``stack``)."""
-
-    def open_call() -> Call:
-        runner = open_runner()
-        stack.callback(runner.close)
-        runners.append(runner)
-        return lambda: runner.run(inputs)
-
-    return cold_start(open_call, clock)
+) -> Call:
+    """The call to time (appends to ``runners``, closes them with ``stack``)."""
+    runner = open_runner()
+    stack.callback(runner.close)
+    runners.append(runner)
+    _require_equal_terms(runners[0], runner)
+    return lambda: runner.run(inputs)
 
 
-def _require_equal_terms(runners: Sequence[Runner]) -> None:
+def _require_equal_terms(original: Runner, shrunk: Runner) -> None:
     """Either network would look faster or slower than it is."""
-    first, last = runners[0], runners[-1]
-    if (first.providers, first.threads) != (last.providers, last.threads):
+    if (original.providers, original.threads) != (shrunk.providers, shrunk.threads):
         raise MeasurementError(
-            f"the original runs on {first.providers} with {first.threads} threads, the shrunk "
-            f"network on {last.providers} with {last.threads}; both must run alike to be compared"
+            f"the original runs on {original.providers} with {original.threads} threads, the "
+            f"shrunk network on {shrunk.providers} with {shrunk.threads}; both must run alike to "
+            "be compared"
         )

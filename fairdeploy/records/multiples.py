@@ -18,19 +18,26 @@ class WidthTime:
 
 @dataclass(frozen=True, slots=True)
 class MultipleCost:
-    """Time per channel of counts that are multiples of ``multiple``; 1 for multiples of 32."""
+    """Time per channel of counts that are multiples of ``multiple``; 1 for multiples of 32.
+
+    With the 95 % interval over the sweeps.
+    """
 
     multiple: int
     relative_cost: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, slots=True)
 class MultipleChoice:
-    """The channel multiple that a sweep on the target chose."""
+    """The channel multiple that sweeps on the target chose; ``rows`` are their medians."""
 
     multiple: int
     rows: tuple[WidthTime, ...]
     costs: tuple[MultipleCost, ...]
+    is_certain: bool
+    """Whether the sweeps could tell it from its neighbours; else it is the usual one."""
     is_cached: bool
     seconds: float
     """That the sweep took, whenever that was."""

@@ -33,10 +33,16 @@ def _origin(row: Row) -> str:
     if row["source"] == "measured":
         when = "by an earlier run" if choice["is_cached"] else "by this run"
         gain = _cost(choice, 1) / _cost(choice, multiple)
+        doubt = (
+            ""
+            if choice["is_certain"]
+            else " The sweeps could not tell whether another multiple is better, so it is the "
+            "usual one."
+        )
         return (
             f"Multiples of {multiple}, measured on the target {when} in "
             f"{seconds(choice['seconds'])}. With any counts, the sweep's network takes "
-            f"{factor(gain)} as long for the same work."
+            f"{factor(gain)} as long for the same work.{doubt}"
         )
     origin = {
         "profile": "as the target's profile says",
@@ -68,12 +74,20 @@ def _price(row: Row) -> Html:
 
 def _sweep(choice: Row) -> Html:
     costs = (
-        (f"multiples of {row['multiple']}", factor(row["relative_cost"])) for row in choice["costs"]
+        (
+            f"multiples of {row['multiple']}",
+            factor(row["relative_cost"]),
+            f"{factor(row['low'])} to {factor(row['high'])}",
+        )
+        for row in choice["costs"]
     )
     widths = ((str(row["channels"]), milliseconds(row["ms"])) for row in choice["rows"])
     return details(
         "The sweep",
-        table(("counts that are", "time for the same work, beside multiples of 32"), costs),
+        table(
+            ("counts that are", "time for the same work, beside multiples of 32", "95 % interval"),
+            costs,
+        ),
         table(("channels", "time of a small network of that width"), widths),
     )
 

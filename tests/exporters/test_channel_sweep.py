@@ -36,6 +36,7 @@ def test_two_exports_give_files_of_all_widths_that_run(monkeypatch: pytest.Monke
     exporter = Watched()
     found = sweep_widths(exporter, profile(batch=2))
     assert exporter.num_exports == 2
-    assert exporter.middles == [[count, count, 3, 3] for count in COUNTS]
-    assert tuple(row.channels for row in found) == COUNTS
-    assert all(row.ms > 0 for row in found)
+    assert exporter.middles == [[count, count, 3, 3] for count in COUNTS] * len(found)
+    for rows in found:
+        assert tuple(row.channels for row in rows) == COUNTS
+        assert all(row.ms > 0 for row in rows)

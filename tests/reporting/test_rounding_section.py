@@ -24,7 +24,12 @@ from tests.reporting.sample_run import sample_arguments, sample_curves, sample_g
 CHOICE = MultipleChoice(
     16,
     (WidthTime(32, 0.25), WidthTime(33, 0.5)),
-    (MultipleCost(1, 1.21), MultipleCost(16, 1.1), MultipleCost(32, 1.0)),
+    (
+        MultipleCost(1, 1.21, 1.18, 1.24),
+        MultipleCost(16, 1.1, 1.05, 1.15),
+        MultipleCost(32, 1.0, 1.0, 1.0),
+    ),
+    is_certain=True,
     is_cached=False,
     seconds=9.0,
 )
@@ -93,5 +98,10 @@ def test_a_run_with_any_counts_has_no_such_section(graph: UnitGraph) -> None:
 def test_the_json_holds_the_whole_sweep(graph: UnitGraph) -> None:
     row = build_document(**sample_arguments(graph, rounding=ROUNDED))["rounding"]
     assert row["choice"]["rows"][1] == {"channels": 33, "ms": 0.5}
-    assert row["choice"]["costs"][0] == {"multiple": 1, "relative_cost": 1.21}
+    assert row["choice"]["costs"][0] == {
+        "multiple": 1,
+        "relative_cost": 1.21,
+        "low": 1.18,
+        "high": 1.24,
+    }
     assert row["groups"][0] == {"name": "a<b", "units": 64, "kept": 48, "kept_unrounded": 45}
