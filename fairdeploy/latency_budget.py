@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 from fairdeploy.allocation.cost import CostModel
 from fairdeploy.allocation.latency_model import latency_terms
 from fairdeploy.allocation.latency_search import search_latency
-from fairdeploy.allocation.search import search, smallest_plan
+from fairdeploy.allocation.search import check_reachable, search, smallest_plan
 from fairdeploy.allocation.trade import traded
 from fairdeploy.deployment.exporter_api import Exporter
 from fairdeploy.deployment.local_device import Device
@@ -54,6 +54,10 @@ class LatencyPlanner:
 
     budget: Budget | None
     """Of latency; None: only the model is wanted, for trades."""
+    others: tuple[Budget, ...]
+    """Of all else, which the plans meet too."""
+    multiple: int
+    """What channel counts are multiples of."""
     trades: bool
     """Whether blocks are traded between groups."""
     graph: UnitGraph
@@ -69,14 +73,12 @@ class LatencyPlanner:
         """The original, exported."""
         return self.trials.original
 
-    def choose(
-        self, groups: tuple[GroupScores, ...], others: Sequence[Budget], watch: Stopwatch
-    ) -> Chosen:
+    def choose(self, groups: tuple[GroupScores, ...], watch: Stopwatch) -> Chosen:
         """The plan that just meets the budget as measured, and all others as counted."""
-        if self.budget is None:
+        budget, others = self.budget, self.others
+        if budget is None:
             with watch.stage("search tolerance"):
-                return Chosen(self._plan(groups, tuple(others)), self.costs, tuple(others))
-        budget = self.budget
+                return Chosen(self._plan(groups, others), self.costs, others)
         original_ms = self.costs.cost(group_sizes(self.graph))["latency"]
 
         def budgets_at(share: float) -> tuple[Budget, ...]:
@@ -113,7 +115,8 @@ class LatencyPlanner:
 @contextmanager
 def latency_planner(
     budget: Budget | None,
-    groups: tuple[GroupScores, ...],
+    others: tuple[Budget, ...],
+    groups: Mapping[int, tuple[GroupScores, ...]],
     *,
     objective: Objective,
     graph: UnitGraph,
@@ -130,7 +133,9 @@ def latency_planner(
 
     Args:
         budget: Of latency.
-        groups: With their caps and steps; their scores do not matter.
+        others: Of all else.
+        groups: By channel multiple, with their caps and steps; their scores do not matter. The
+            first multiple with which all budgets can be reached counts.
         objective: Whether latency decides between plans that meet the budgets.
         graph: The network.
         exporter: Writes the files.
@@ -148,11 +153,35 @@ def latency_planner(
         return
     with tempfile.TemporaryDirectory() as folder:
         setting = TrialSetting(graph, exporter, device, profile, names, Path(folder), seed)
-        yield _prepare(budget, groups, setting, watch, trades=objective == "latency")
+        yield _first_that_reaches(
+            budget, others, groups, setting, watch, trades=objective == "latency"
+        )
+
+
+def _first_that_reaches(
+    budget: Budget | None,
+    others: tuple[Budget, ...],
+    groups: Mapping[int, tuple[GroupScores, ...]],
+    setting: TrialSetting,
+    watch: Stopwatch,
+    *,
+    trades: bool,
+) -> LatencyPlanner:
+    *coarser, finest = groups
+    for multiple in coarser:
+        try:
+            return _prepare(
+                budget, others, multiple, groups[multiple], setting, watch, trades=trades
+            )
+        except BudgetError as error:
+            watch.warn(f"with multiples of {multiple} channels: {error}; finer ones are tried")
+    return _prepare(budget, others, finest, groups[finest], setting, watch, trades=trades)
 
 
 def _prepare(
     budget: Budget | None,
+    others: tuple[Budget, ...],
+    multiple: int,
     groups: tuple[GroupScores, ...],
     setting: TrialSetting,
     watch: Stopwatch,
@@ -160,6 +189,8 @@ def _prepare(
     trades: bool,
 ) -> LatencyPlanner:
     graph = setting.graph
+    counted = CostModel(graph.cost_terms, len(graph.groups))
+    check_reachable(groups, counted.costs, others, {})
     removed = smallest_plan(groups)
     with watch.stage("latency range") as stage:
         trials = LatencyTrials(setting, smallest_plan_units(graph, groups))
@@ -178,7 +209,7 @@ def _prepare(
         )
     costs = CostModel({**graph.cost_terms, "latency": terms}, len(graph.groups))
     share = costs.cost(kept)["latency"] / costs.cost(sizes)["latency"]
-    return LatencyPlanner(budget, trades, graph, trials, costs, smallest, share)
+    return LatencyPlanner(budget, others, multiple, trades, graph, trials, costs, smallest, share)
 
 
 def share_of_budget(budget: Budget, timed: TimedPlan) -> float:

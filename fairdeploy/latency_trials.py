@@ -21,14 +21,14 @@ from torch import fx
 from fairdeploy.deployment.exporter_api import Exporter, profiler_of
 from fairdeploy.deployment.local_device import Device
 from fairdeploy.deployment.resizing import WidthTemplate, can_resize, width_template
-from fairdeploy.errors import ExportError
+from fairdeploy.errors import DeviceLostError, ExportError, MeasurementError
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import LatencyComparison, TargetProfile, TensorNames, TimedPlan
 from fairdeploy.surgery.dimension_lengths import DimensionLengths
 from fairdeploy.surgery.removal import remove_units
 
-SEARCH_INTERVAL = 0.02
-"""Width of the 95 % interval at which a race of candidates stops: the budget is hit within 3 %."""
+BUDGET_INTERVAL = 0.02
+"""Width of the 95 % interval at which a race for a budget stops: it is hit within 3 %."""
 
 Mask = NDArray[np.bool_]
 
@@ -47,6 +47,11 @@ class TrialSetting:
     seed: int
 
 
+def precise(profile: TargetProfile) -> TargetProfile:
+    """The profile with races that are as exact as a latency budget needs."""
+    return replace(profile, ratio_interval=min(profile.ratio_interval, BUDGET_INTERVAL))
+
+
 class LatencyTrials:
     """Times plans against the original."""
 
@@ -62,8 +67,6 @@ class LatencyTrials:
         batch = profile.batch if graph.has_dynamic_batch else graph.inputs.batch
         generator = torch.Generator().manual_seed(setting.seed)
         self._inputs = tuple(x.numpy() for x in graph.inputs.random(batch, generator))
-        interval = min(profile.ratio_interval, SEARCH_INTERVAL)
-        self._profile = replace(profile, ratio_interval=interval)
         self.original = self._export(graph.module, "original")
         self.smallest = self._export(remove_units(graph, smallest).module, "smallest")
         self._dims = DimensionLengths(graph)
@@ -80,31 +83,37 @@ class LatencyTrials:
         if profiler is None:
             return {}
         times: dict[str, float] = {}
-        for row in profiler.operator_times(file, self._inputs, self._profile):
+        for row in profiler.operator_times(file, self._inputs, self._setting.profile):
             times[row.node] = times.get(row.node, 0.0) + row.median_ms
         return times
 
     def time(self, removed: Mask) -> TimedPlan:
-        """Make the file without the marked units and race it."""
+        """Make the file without the marked units and race it.
+
+        A cut file that cannot be run is exported instead, as are all after it.
+        """
+        if self._template is not None:
+            try:
+                return self._made_and_raced(removed, self._template)
+            except DeviceLostError:
+                raise
+            except (ExportError, MeasurementError):
+                self._template = None
+        return self._made_and_raced(removed, None)
+
+    def _made_and_raced(self, removed: Mask, template: WidthTemplate | None) -> TimedPlan:
         started = time.perf_counter()
-        file = self._write(removed)
+        if template is None:
+            module = remove_units(self._setting.graph, removed).module
+            file = self._export(module, "candidate")
+        else:
+            file = self._setting.folder / f"candidate{self._setting.exporter.file_suffix}"
+            template.write(file, self._dims.lengths(removed))
         made = time.perf_counter()
         result = self._race(file).timed_plan
         finished = time.perf_counter()
         file.unlink()
         return replace(result, seconds_to_make=made - started, seconds_to_measure=finished - made)
-
-    def _write(self, removed: Mask) -> Path:
-        file = self._setting.folder / f"candidate{self._setting.exporter.file_suffix}"
-        if self._template is not None:
-            try:
-                self._template.write(file, self._dims.lengths(removed))
-                self._setting.exporter.open(file, self._profile).close()
-            except ExportError:
-                self._template = None
-            else:
-                return file
-        return self._export(remove_units(self._setting.graph, removed).module, "candidate")
 
     def _race(self, file: Path) -> LatencyComparison:
         self._num_races += 1
@@ -112,7 +121,7 @@ class LatencyTrials:
             self.original,
             file,
             self._inputs,
-            self._profile,
+            self._setting.profile,
             seed=self._setting.seed + self._num_races,
         )
 

@@ -26,6 +26,7 @@ from fairdeploy.errors import UsageError
 from fairdeploy.evaluation import Evaluation
 from fairdeploy.inputs.target_profiles import load_profile
 from fairdeploy.latency_budget import Chosen, latency_planner
+from fairdeploy.latency_trials import precise
 from fairdeploy.options import ShrinkOptions
 from fairdeploy.output_folder import appearing_folder, check_output_folder
 from fairdeploy.progress import Progress, SilentProgress
@@ -93,24 +94,26 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
         profile, settings.restrictions.round_to, exporter, cache_folder(), watch,
         may_measure=decides and options.host is None,
     )  # fmt: skip
-    multiple, profile = channels.number, with_multiple(profile, channels)
-    refuse_unreachable(graph, costs, counted, multiple, rules)
+    profile = with_multiple(precise(profile) if latency_budget else profile, channels)
+    refuse_unreachable(graph, costs, counted, channels.finest, rules)
     with ExitStack() as stack:
         device = stack.enter_context(measuring_device(options.host, exporter))
         planner = stack.enter_context(latency_planner(
             latency_budget,
-            unscored_groups(graph, multiple, rules),
+            counted,
+            {number: unscored_groups(graph, number, rules) for number in channels.to_try},
             objective=options.objective, graph=graph, exporter=exporter, device=device,
             profile=profile,
             names=tensor_names(graph, bool(model.inputs)), seed=settings.model.seed, watch=watch,
         ))  # fmt: skip
+        channels = channels.settled(planner.multiple if planner else channels.number)
         data = load_images(settings, model, graph, watch)
         scores = score(graph, model, data, settings, watch)
-        groups = group_scores(graph, scores, multiple, rules)
+        groups = group_scores(graph, scores, channels.number, rules)
         if planner is None:
             chosen = Chosen(allocate(groups, costs, counted, watch), costs, counted)
         else:
-            chosen = planner.choose(groups, counted, watch)
+            chosen = planner.choose(groups, watch)
         allocation = chosen.allocation
         removed = removed_units(graph, groups, allocation)
         shrunk, proof, own_class_problem = remove(model, graph, removed, settings, watch)
@@ -145,7 +148,7 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
             restrictions=restriction_outcomes(
                 graph,
                 rules,
-                limits_of(graph, multiple, rules),
+                limits_of(graph, channels.number, rules),
                 {name: len(units) for name, units in allocation.removed.items()},
             ),
             proof=proof,

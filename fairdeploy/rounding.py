@@ -15,6 +15,7 @@ from fairdeploy.deployment.exporter_api import Exporter
 from fairdeploy.errors import ExportError
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import (
+    UNMEASURED_MULTIPLE,
     Allocation,
     Budget,
     GroupRounding,
@@ -28,7 +29,7 @@ from fairdeploy.records import (
 from fairdeploy.scored_groups import group_scores
 from fairdeploy.stopwatch import Stopwatch
 
-Source = Literal["measured", "profile", "--round-to", "not measured"]
+Source = Literal["measured", "profile", "--round-to", "not measured", "budget"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,22 @@ class Multiple:
     choice: MultipleChoice | None = None
     liked: int = 1
     """What the target likes, as far as it is known; ``number`` may be the user's."""
+
+    @property
+    def to_try(self) -> tuple[int, ...]:
+        """Finest last: a measured multiple gives way to the usual one where a budget needs it."""
+        if self.source == "measured" and self.number > UNMEASURED_MULTIPLE:
+            return (self.number, UNMEASURED_MULTIPLE)
+        return (self.number,)
+
+    @property
+    def finest(self) -> int:
+        """The last to try."""
+        return self.to_try[-1]
+
+    def settled(self, number: int) -> Multiple:
+        """With the number that was taken."""
+        return self if number == self.number else replace(self, number=number, source="budget")
 
 
 def resolve_multiple(

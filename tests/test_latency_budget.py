@@ -12,10 +12,12 @@ import pytest
 import torch
 
 import fairdeploy
-from fairdeploy import latency_trials, pipeline
-from fairdeploy.errors import BudgetError, DeviceLostError
+from fairdeploy import latency_trials, pipeline, scored_groups
+from fairdeploy.errors import BudgetError, DeviceLostError, MeasurementError
 from fairdeploy.options import ShrinkOptions
 from fairdeploy.pipeline import ShrinkResult
+from fairdeploy.records import LatencyComparison
+from fairdeploy.rounding import Multiple
 from tests.progress_recorder import RecordedProgress
 from tests.sized_device import SizedDevice, SizedProfiler, weight_count
 from tests.tiny_project import write_project
@@ -136,6 +138,26 @@ def test_device_lost_at_once_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_cut_file_that_fails_to_run_is_exported_instead(
+    project: Path, tmp_path: Path, device: SizedDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(project, tmp_path / "cut", "latency=60%")
+    race = device.compare
+    failed: list[Path] = []
+
+    def fails_once(original: Path, shrunk: Path, *rest: Any, **options: Any) -> LatencyComparison:
+        if shrunk.stem == "candidate" and not failed:
+            failed.append(shrunk)
+            raise MeasurementError("the runtime failed")
+        return race(original, shrunk, *rest, **options)
+
+    monkeypatch.setattr(device, "compare", fails_once)
+    run(project, tmp_path / "exported", "latency=60%")
+    assert failed
+    plans = [(tmp_path / name / "plan.json").read_bytes() for name in ("cut", "exported")]
+    assert plans[0] == plans[1]
+
+
 def test_same_seed_and_measurements_give_the_same_plan(
     project: Path, tmp_path: Path, device: SizedDevice
 ) -> None:
@@ -152,3 +174,17 @@ def test_objective_latency_meets_the_same_macs_and_is_proved(
     assert row(traded, "macs")["met"]
     assert traded.document["latency_search"] is None
     assert traded.document["proof"]["passed"]
+
+
+def test_coarse_multiple_gives_way_where_the_budget_needs_it(
+    project: Path, tmp_path: Path, device: SizedDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coarse = Multiple(64, "measured", None, 64)
+    monkeypatch.setattr(pipeline, "resolve_multiple", lambda *_, **__: coarse)
+    monkeypatch.setattr(scored_groups, "MIN_MEASURED_BLOCKS", 1)
+    result = run(project, tmp_path / "out", "latency=60%", round_to=None)
+    assert row(result, "latency")["met"]
+    assert result.document["rounding"]["source"] == "budget"
+    assert result.document["rounding"]["multiple"] == 8
+    (warning,) = [text for text in result.document["warnings"] if "finer" in text]
+    assert warning.startswith("with multiples of 64 channels: cannot reach latency=60%")

@@ -1,4 +1,9 @@
-"""How well a ratio of medians is known from calls that were timed in turn.
+"""How well the speed-up is known from calls that were timed in turn.
+
+The speed-up is the median of the pairs' ratios, not the ratio of two medians: on a machine with
+other load calls are fast or slow in spells, and where about half are slow, each network's median
+falls on either side by chance. In six races of one pair of networks on two shared cores the ratio
+of medians spread by 4.6 % (standard deviation), the median of ratios by 0.7 %.
 
 This file needs Python 3.8 and numpy, nothing else, so that a copy of it runs on any device.
 """
@@ -21,6 +26,7 @@ _DECIDING = (0.5, 99.5)
 """A decision is looked for again and again; the wider interval keeps 95 % over all these looks."""
 _DECIDING_Z = 2.576
 _MIN_BLOCKS = 5
+_LEAST_MS = 1e-6
 
 
 class CoarseClockError(ValueError):
@@ -29,7 +35,7 @@ class CoarseClockError(ValueError):
 
 @dataclass(frozen=True)
 class Interval:
-    """First median over second (or the only median, in ms), with its 95 % bootstrap interval."""
+    """Median of first over second (of one network: in ms), with its 95 % bootstrap interval."""
 
     value: float
     low: float
@@ -51,11 +57,11 @@ class Interval:
 def bootstrap_interval(
     times_ms: NDArray[np.float64], rng: np.random.Generator, num_resamples: int = _NUM_RESAMPLES
 ) -> Interval:
-    """Ratio of medians (of one network: its median) with a 95 % bootstrap interval.
+    """Median ratio of the pairs (of one network: its median) with a 95 % bootstrap interval.
 
     Rounds are drawn together, in blocks of neighbours (Kuensch 1989): slow spells last for many
     calls, and drawing single rounds would take them for independent. Blocks are as long as the
-    times stay alike, and the interval is widened as Student's t is for so few blocks.
+    ratios stay alike, and the interval is widened as Student's t is for so few blocks.
 
     Args:
         times_ms: One or two rows of as many calls.
@@ -63,39 +69,33 @@ def bootstrap_interval(
     Raises:
         CoarseClockError: A median is 0 ms.
     """
-    medians = np.median(times_ms, axis=1)
-    if medians.min() <= 0:
+    if np.median(times_ms, axis=1).min() <= 0:
         raise CoarseClockError(
             "the clock cannot resolve one call (median 0 ms); use a larger batch"
         )
-    length = _block_length(times_ms, medians)
-    drawn = _drawn_blocks(times_ms.shape[1], length, num_resamples, rng)
-    value = float(_value(medians))
-    logs = np.log(_value(np.median(times_ms[:, drawn], axis=2)) / value)
-    num_blocks = times_ms.shape[1] / length
-    reported = np.percentile(logs, _REPORTED) * _widening(num_blocks, _REPORTED_Z)
-    deciding = np.percentile(logs, _DECIDING) * _widening(num_blocks, _DECIDING_Z)
-    return Interval(value, *(value * math.exp(end) for end in (*reported, *deciding)))
+    # a clock may miss single calls of a network whose median it sees
+    logs = np.log(np.maximum(times_ms, _LEAST_MS))
+    series = logs[0] - logs[1] if len(logs) == 2 else logs[0]
+    middle = float(np.median(series))
+    length = _block_length(series - middle)
+    drawn = _drawn_blocks(len(series), length, num_resamples, rng)
+    moved = np.median(series[drawn], axis=1) - middle
+    num_blocks = len(series) / length
+    reported = np.percentile(moved, _REPORTED) * _widening(num_blocks, _REPORTED_Z)
+    deciding = np.percentile(moved, _DECIDING) * _widening(num_blocks, _DECIDING_Z)
+    return Interval(*(math.exp(middle + end) for end in (0.0, *reported, *deciding)))
 
 
-def _value(medians: NDArray[np.float64]) -> NDArray[np.float64]:
-    """First over second; of one network, itself."""
-    ratio: NDArray[np.float64] = medians[0] / medians[1] if len(medians) == 2 else medians[0]
-    return ratio
-
-
-def _block_length(times_ms: NDArray[np.float64], medians: NDArray[np.float64]) -> int:
+def _block_length(centred: NDArray[np.float64]) -> int:
     """Rounds in a block: more, the longer slow and fast spells last.
 
     The length grows with the number of rounds and with their correlation as the best one does for
-    the variance of a mean (Politis and White 2004).
+    the variance of a mean (Politis and White 2004). A median moves with the signs of its values.
     """
-    count = int(times_ms.shape[1])
-    low, high = np.percentile(times_ms, (25, 75), axis=1)
-    # How a call moves the logarithm of its median: up or down, by as much as times differ.
-    moves = np.sign(times_ms - medians[:, None]) * ((high - low) / medians)[:, None]
-    correlated = _correlation_length(moves[0] - moves[1] if len(moves) == 2 else moves[0])
-    wanted = math.ceil(math.pow(count, 1 / 3) * math.pow(correlated, 2 / 3))
+    count = len(centred)
+    wanted = math.ceil(
+        math.pow(count, 1 / 3) * math.pow(_correlation_length(np.sign(centred)), 2 / 3)
+    )
     return min(wanted, count // _MIN_BLOCKS)
 
 

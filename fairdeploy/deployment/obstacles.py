@@ -145,10 +145,10 @@ def _obstacle(cause: Cause, op: str, rows: Sequence[OperatorRow], shrunk_ms: flo
     )
     modules = tuple(dict.fromkeys(row.module for row in rows))
     details = list(dict.fromkeys(row.detail for row in rows))
-    example = ", such as" if len(details) > 1 else ":"
+    where = f"; in {_names(modules[:1])}" if len(details) > 1 else ""
     text = (
         f"{op} in {_names(modules)}: {shrunk:.3g} of {shrunk_ms:.3g} ms "
-        f"({shrunk / shrunk_ms:.0%}), before {original:.3g} ms; {cause}{example} {details[0]}"
+        f"({shrunk / shrunk_ms:.0%}), before {original:.3g} ms; {cause}{where}: {details[0]}"
     )
     return Obstacle(cause, op, modules, original, shrunk, lost, text)
 

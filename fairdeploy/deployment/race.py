@@ -4,7 +4,7 @@ This file needs Python 3.8, numpy and ``bootstrap``, so that a copy of both runs
 ``latency`` turns what it finds into records.
 
 Two separate measurements drift apart with clocks, heat and other load. Pairs in random order share
-all of that, so the ratio of medians holds still long before the milliseconds do.
+all of that, so their ratio holds still long before the milliseconds do.
 """
 
 from __future__ import annotations

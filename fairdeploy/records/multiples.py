@@ -58,7 +58,7 @@ class Rounding:
     """What rounding to a channel multiple cost and gained."""
 
     multiple: int
-    source: Literal["measured", "profile", "--round-to", "not measured"]
+    source: Literal["measured", "profile", "--round-to", "not measured", "budget"]
     choice: MultipleChoice | None
     """The sweep, where there was one."""
     groups: tuple[GroupRounding, ...]

@@ -48,6 +48,7 @@ def _origin(row: Row) -> str:
         "profile": "as the target's profile says",
         "--round-to": "as asked with --round-to",
         "not measured": "the default: it was not measured on this target",
+        "budget": "since with the coarser ones that the target likes the budget is out of reach",
     }[row["source"]]
     return f"Multiples of {multiple}, {origin}."
 

@@ -66,3 +66,11 @@ def _stage(in_channels: int, out_channels: int, num_blocks: int, stride: int) ->
     first = BasicBlock(in_channels, out_channels, stride)
     rest = [BasicBlock(out_channels, out_channels, 1) for _ in range(num_blocks - 1)]
     return nn.Sequential(first, *rest)
+
+
+def stream_layers(module: nn.Module) -> list[nn.Module]:
+    """What makes the residual streams of a CIFAR ResNet; nothing of other networks."""
+    blocks = [layer for layer in module.modules() if type(layer).__name__ == "BasicBlock"]
+    if type(module).__name__ != "CifarResNet":
+        return []
+    return [module.get_submodule("conv1"), *(block.get_submodule("conv2") for block in blocks)]

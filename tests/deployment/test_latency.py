@@ -43,13 +43,32 @@ def race(original: Duration, shrunk: Duration, **changes: object) -> LatencyComp
     )
 
 
-def test_speedup_is_the_ratio_of_the_medians() -> None:
+def test_speedup_is_the_ratio_of_steady_networks() -> None:
     result = race(always(6.0), always(4.0))
     assert result.speedup == pytest.approx(1.5)
     assert result.speedup_low == pytest.approx(1.5)
     assert result.speedup_high == pytest.approx(1.5)
     assert (result.original.median_ms, result.shrunk.median_ms) == (6.0, 4.0)
     assert not result.is_noisy
+
+
+def test_spells_that_slow_down_half_of_all_pairs_do_not_move_the_speedup() -> None:
+    """Both networks take 1.3 times as long in spells of 8 pairs; just over half of them."""
+    clock, calls = FakeClock(), [0]
+
+    def in_spells(milliseconds: float) -> Duration:
+        def duration(call: int) -> float:
+            calls[0] += 1
+            return milliseconds * (1.3 if calls[0] // 16 % 2 else 1.0)
+
+        return duration
+
+    result = compare_latency(
+        lambda: FakeRunner(clock, in_spells(6.0)), lambda: FakeRunner(clock, in_spells(4.0)),
+        IMAGES, profile(min_pairs=200, max_seconds=60.0), seed=0, clock=clock,
+    )  # fmt: skip
+    assert result.speedup == pytest.approx(1.5, rel=1e-6)
+    assert result.speedup_low == pytest.approx(1.5, rel=1e-6)
 
 
 def test_the_interval_holds_the_true_ratio_of_two_unsteady_networks() -> None:
@@ -64,6 +83,25 @@ def test_the_interval_of_a_network_against_itself_holds_one_in_most_races() -> N
         result = race(lognormal(5.0, 0.1, 2 * seed), lognormal(5.0, 0.1, 2 * seed + 1))
         holds += result.speedup_low <= 1.0 <= result.speedup_high
     assert holds >= 34  # 38 expected; fewer than 34 of 40 has a chance below 2 %
+
+
+def test_the_last_network_is_opened_again_and_that_copy_is_not_timed() -> None:
+    clock = FakeClock()
+    opened: list[tuple[str, FakeRunner]] = []
+
+    def open_named(name: str) -> FakeRunner:
+        opened.append((name, FakeRunner(clock, always(1.0))))
+        return opened[-1][1]
+
+    result = compare_latency(
+        lambda: open_named("original"), lambda: open_named("shrunk"), IMAGES, profile(), seed=0,
+        clock=clock,
+    )  # fmt: skip
+    assert [name for name, _ in opened] == ["original", "shrunk", "shrunk"]
+    calls = [runner.num_calls for _, runner in opened]
+    assert calls[0] == calls[1] > len(result.shrunk.raw_ms)
+    assert calls[2] == 1
+    assert all(runner.is_closed for _, runner in opened)
 
 
 def test_percentiles_come_from_the_timed_calls_only() -> None:

@@ -183,7 +183,7 @@ def test_alike_operators_are_one_obstacle_and_the_largest_loss_comes_first() -> 
     assert frozen.text == "conv2d in b: 1.9 of 10 ms (19%), before 2 ms; frozen: softmax"
     assert kept.modules == ("c", "a")
     assert kept.text == (
-        "conv2d in c, a: 2.4 of 10 ms (24%), before 4 ms; kept, such as the plan left 90% of the "
+        "conv2d in c, a: 2.4 of 10 ms (24%), before 4 ms; kept; in c: the plan left 90% of the "
         "MACs here"
     )
 

@@ -58,8 +58,8 @@ def test_a_race_on_the_device_gives_the_record_of_a_race_here(
     assert (result.target, result.batch, result.threads) == ("test-target", 2, 1)
     assert result.providers == ("CPUExecutionProvider",)
     assert result.speedup_low <= result.speedup <= result.speedup_high
-    ratio = np.median(result.original.raw_ms) / np.median(result.shrunk.raw_ms)
-    assert result.speedup == pytest.approx(ratio)
+    ratio = np.median(np.divide(result.original.raw_ms, result.shrunk.raw_ms))
+    assert result.speedup == pytest.approx(ratio, rel=1e-3)
     assert result.idle_gap is not None
     assert len(result.idle_gap.shrunk.raw_ms) == 20
     assert result.device is not None
