@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from fairdeploy.deployment.exporter_api import Array, Exporter, GuardedExporter, guarded
-from fairdeploy.records import Artifact
+from fairdeploy.records import Artifact, Divergence, OnnxChanges
 
 Batches = Iterable[tuple[Array, ...]]
 """One array per input for each batch; may be gone through several times."""
@@ -53,7 +53,49 @@ class ChoosesOnnx(Protocol):
     """A converter that takes another ONNX file than the fp32 one for some precisions."""
 
     def onnx_precision(self, precision: str) -> str:
-        """Precision of the ONNX file to convert from: ``fp32``, ``fp16`` or ``int8`` (QDQ)."""
+        """Precision of the ONNX file to convert from.
+
+        ``fp32``, ``fp16``, ``int8`` (QDQ, activations with zero points) or ``int8-symmetric`` (QDQ
+        without zero points, biases in float, as TensorRT wants it).
+        """
+
+
+@runtime_checkable
+class LimitsDrop(Protocol):
+    """A converter that can hold the loss of accuracy within a limit."""
+
+    def with_max_drop(self, max_drop: float) -> ConvertsOnnx:
+        """The same, keeping in float what would lose more than this share of right answers."""
+
+
+@runtime_checkable
+class ChangesOnnx(Protocol):
+    """An exporter that can change a finished ONNX file."""
+
+    def change(self, onnx_path: Path, path: Path, changes: OnnxChanges) -> Artifact:
+        """Write the changed file to ``path``; it appears whole or not at all.
+
+        Raises:
+            ExportError: A change does not fit the network, or the disk refused.
+        """
+
+
+@runtime_checkable
+class FindsDivergence(Protocol):
+    """An exporter that can look into two of its files."""
+
+    def first_divergence(
+        self, reference: Path, suspect: Path, inputs: tuple[Array, ...], limit: float
+    ) -> Divergence | None:
+        """The first node of ``reference`` whose result differs by more than ``limit``."""
+
+
+@runtime_checkable
+class RunsAlone(Protocol):
+    """An exporter whose files a small script can run without fairdeploy."""
+
+    def stand_alone_script(self) -> str:
+        """Text of ``run.py``: it classifies an image with a file that lies beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +117,13 @@ class GuardedConverter:
         with guarded(f"exporter '{self.name}' failed"):
             return self.converter.onnx_precision(precision)
 
+    def with_max_drop(self, max_drop: float) -> GuardedConverter:
+        """The same with a limit, if the plug-in knows limits."""
+        if not isinstance(self.converter, LimitsDrop):
+            return self
+        with guarded(f"exporter '{self.name}' failed"):
+            return GuardedConverter(self.converter.with_max_drop(max_drop), self.name)
+
     def convert(
         self, onnx_path: Path, path: Path, precision: str, calibration: Batches | None
     ) -> Artifact:
@@ -85,5 +134,10 @@ class GuardedConverter:
 
 def converter_of(exporter: Exporter) -> GuardedConverter | None:
     """The exporter's way to make its file from ONNX, or None if it has none."""
-    plug_in = exporter.exporter if isinstance(exporter, GuardedExporter) else exporter
+    plug_in = plug_in_of(exporter)
     return GuardedConverter(plug_in, exporter.name) if isinstance(plug_in, ConvertsOnnx) else None
+
+
+def plug_in_of(exporter: Exporter) -> object:
+    """The plug-in itself, to ask for what it can do besides; guard every call of it."""
+    return exporter.exporter if isinstance(exporter, GuardedExporter) else exporter
