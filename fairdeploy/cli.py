@@ -16,11 +16,13 @@ from fairdeploy import __version__
 from fairdeploy.cli_output import show_text
 from fairdeploy.commands.bundle import bundle
 from fairdeploy.commands.demo import demo
+from fairdeploy.commands.export import export
 from fairdeploy.commands.inspect import inspect
 from fairdeploy.commands.measure import measure
 from fairdeploy.commands.shrink import shrink
 from fairdeploy.commands.standing import doctor, targets
 from fairdeploy.commands.sweep import sweep
+from fairdeploy.commands.verify import verify
 from fairdeploy.errors import FairdeployError
 
 EXIT_CODES = (
@@ -42,7 +44,7 @@ app = typer.Typer(
 )
 
 
-for command in (shrink, sweep, inspect, measure, bundle, targets, doctor, demo):
+for command in (shrink, sweep, export, verify, inspect, measure, bundle, targets, doctor, demo):
     app.command()(command)
 
 

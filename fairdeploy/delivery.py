@@ -56,6 +56,7 @@ def deliver(
     watch: Stopwatch,
     *,
     plan: Plan,
+    metadata: Mapping[str, str],
     seed: int,
     with_latency: bool,
     original_file: Path | None = None,
@@ -64,6 +65,7 @@ def deliver(
     """Export, check parity and accuracy of the file, and race it against the original.
 
     Args:
+        metadata: Texts for the file.
         original_file: The original, where it was exported before.
         held: By index of a group that the user keeps whole: the option.
     """
@@ -72,7 +74,7 @@ def deliver(
     with watch.stage("export") as stage:
         artifact = exporter.export(
             shrunk, graph.example_inputs, folder / ONNX_FILE,
-            dynamic_batch=graph.has_dynamic_batch, metadata=plan.metadata(), names=names,
+            dynamic_batch=graph.has_dynamic_batch, metadata=metadata, names=names,
         )  # fmt: skip
         stage.note(f"{artifact.size_bytes / 1e6:.1f} MB")
     with watch.stage("parity"):

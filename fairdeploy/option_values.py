@@ -181,3 +181,15 @@ def host_options(
         return None
     words = tuple(word for text in ssh_options or () for word in shlex.split(text))
     return HostOptions(host=host, port=port, python=python, ssh_options=words)
+
+
+def parse_words(option: str, text: str) -> tuple[str, ...]:
+    """``fp16,int8`` as a tuple without repeats.
+
+    Raises:
+        UsageError: There is none.
+    """
+    words = [word.strip() for word in text.split(",")]
+    if not all(words):
+        raise UsageError(f"{option} '{text}' is not a list of names; use {option} a,b")
+    return tuple(dict.fromkeys(words))

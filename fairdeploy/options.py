@@ -172,3 +172,27 @@ class MeasureOptions:
     seed: int = 0
     host: HostOptions | None = None
     """Another machine that measures."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportOptions:
+    """Everything that ``fairdeploy export`` can be told."""
+
+    folder: Path
+    """What ``fairdeploy shrink`` wrote."""
+    formats: tuple[str, ...] = ("onnx",)
+    """Names of exporters, and ``pt2``."""
+    precisions: tuple[str, ...] = ("fp32",)
+    data: str | None = None
+    """None: that of the run, if it is still there."""
+    num_calibration: int | None = None
+    max_test: int | None = None
+    max_drop: float | None = None
+    """Share of right answers that a quantised file may lose."""
+    batch: int | None = None
+    """The only number of images that the files shall take."""
+    opset: int | None = None
+    embed_preprocess: bool = False
+    probabilities: bool = False
+    target: str | None = None
+    """Name or path of the target profile that ONNX files are opened with; None: the run's."""

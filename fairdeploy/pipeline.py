@@ -18,12 +18,15 @@ from fairdeploy.allocation.diagnostics import diagnose
 from fairdeploy.allocation.restriction_outcomes import restriction_outcomes
 from fairdeploy.allocation.restrictions import held_groups, rules_of
 from fairdeploy.allocation.tolerance import tod_curve
+from fairdeploy.artifact_folder import complete_folder
 from fairdeploy.delivery import deliver, tensor_names
 from fairdeploy.deployment.exporter_api import get_exporter
 from fairdeploy.deployment.latency import require_this_machine
 from fairdeploy.deployment.measuring_device import measuring_device
+from fairdeploy.deployment.usability import require_full_precision
 from fairdeploy.errors import UsageError
 from fairdeploy.evaluation import Evaluation
+from fairdeploy.file_metadata import file_metadata
 from fairdeploy.inputs.target_profiles import load_profile
 from fairdeploy.latency_budget import Chosen, latency_planner
 from fairdeploy.latency_trials import precise
@@ -80,6 +83,7 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
     decides = latency_budget is not None or options.objective == "latency"
     check_output_folder(settings.output, force=options.force)
     profile = load_profile(settings.target)
+    require_full_precision(profile)
     if options.with_latency and options.host is None:
         require_this_machine(profile)
     exporter = get_exporter(profile.runtime)
@@ -123,13 +127,17 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
         recovery = recover(graph, shrunk, removed, data, settings, watch)
         evaluation.add("recovered", shrunk)
         plan = make_plan(model, graph, groups, allocation)
+        metadata = file_metadata(
+            plan.metadata(), model.preprocessing, data.class_names, graph.outputs.main
+        )
 
         folder = stack.enter_context(appearing_folder(settings.output, force=options.force))
         with watch.stage("write network"):
             artifacts = write_network(folder, shrunk, graph.inputs, plan)
         deployed = deliver(
             folder, graph, shrunk, data, exporter, device, profile, evaluation, watch,
-            plan=plan, seed=settings.model.seed, with_latency=options.with_latency,
+            plan=plan, metadata=metadata, seed=settings.model.seed,
+            with_latency=options.with_latency,
             original_file=planner.original_file if planner else None,
             held=held_groups(graph.groups, rules),
         )  # fmt: skip
@@ -167,6 +175,8 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
             stage_seconds=watch.seconds,
             warnings=watch.warnings,
             own_class_problem=own_class_problem,
+            file_metadata=metadata,
         )
         write_report(folder, RunRecord(document, curves, deployed.latency))
+        complete_folder(folder, document, exporter)
     return ShrinkResult(settings.output, document)

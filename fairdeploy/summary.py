@@ -14,6 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from fairdeploy.reporting.chain import verdict
+
 Document = Mapping[str, Any]
 
 _SIZE_NAMES = {"params": "parameters", "macs": "MACs per image", "size_bytes": "bytes"}
@@ -31,6 +33,7 @@ def shrink_summary(document: Document, folder: Path) -> RenderableType:
             *latency_search_lines(document.get("latency_search")),
             *restriction_lines(document["restrictions"]),
             *_check_lines(document),
+            *_chain_lines(document.get("chain")),
             *_accuracy_lines(document["accuracy"]),
             *_latency_lines(document["latency"]),
             *why_not_faster_lines(document["latency"], document.get("why_not_faster")),
@@ -151,6 +154,13 @@ def _check_lines(document: Document) -> Iterator[tuple[str, str]]:
             f"{', ' + row['image_size'] if row.get('image_size') else ''}: {_error(row)}"
             + _same_top1(row["top1_agreement"]),
         )
+
+
+def _chain_lines(chain: Document | None) -> Iterator[tuple[str, str]]:
+    """From the zeroed original to the exported file, in one verdict."""
+    if chain is not None:
+        color = "green" if chain["passed"] else "bold red"
+        yield "chain", f"[{color}]{escape(verdict(chain))}[/]"
 
 
 def _same_top1(share: float | None) -> str:

@@ -36,3 +36,25 @@ def write_dense(
     opset = helper.make_opsetid("", 17)
     onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), path)
     return path
+
+
+def write_nodes(
+    path: Path,
+    nodes: Sequence[onnx.NodeProto],
+    weights: Sequence[onnx.TensorProto],
+    *,
+    width: int = 8,
+    out: int | None = None,
+) -> Path:
+    """A file of these nodes between ``x`` [N, width] and ``y`` [N, out]."""
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        list(nodes),
+        "nodes",
+        [value("x", onnx.TensorProto.FLOAT, ["N", width])],
+        [value("y", onnx.TensorProto.FLOAT, ["N", out or width])],
+        list(weights),
+    )
+    opset = helper.make_opsetid("", 18)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=9), path)
+    return path

@@ -23,6 +23,7 @@ from fairdeploy.errors import ExportError
 from fairdeploy.records import Artifact, NetworkDims, OperatorTime, TargetProfile, TensorNames
 from fairdeploy_onnx import device_main, session
 from fairdeploy_onnx.attention import prepare_attention
+from fairdeploy_onnx.conversion import OnnxConversion
 from fairdeploy_onnx.node_sources import SOURCE_KEY, source_names
 from fairdeploy_onnx.operator_times import operator_times
 from fairdeploy_onnx.probe import unusable_because
@@ -42,7 +43,7 @@ _REQUIRED = ("onnx", "onnxscript", "onnxruntime")
 _LOGGERS = ("torch.onnx", "torch.export", "torch._export", "torch.fx", "onnxscript", "onnx_ir")
 
 
-class OnnxExporter:
+class OnnxExporter(OnnxConversion):
     """Exports through ``torch.onnx`` and opens files with ONNX Runtime."""
 
     name = "onnx"
@@ -60,7 +61,7 @@ class OnnxExporter:
 
     def unusable_because(self, profile: TargetProfile) -> str | None:
         """None if a small file opens on the profile's providers, else what is in the way."""
-        if profile.precision != PRECISION:
+        if profile.precision not in self.precisions:
             return f"the exporter 'onnx' does not write precision '{profile.precision}'"
         return unusable_because(profile)
 
@@ -103,7 +104,7 @@ class OnnxExporter:
         Raises:
             ExportError: Not an ONNX file, or ONNX Runtime would run it on another provider.
         """
-        _require_precision(profile)
+        self._require_precision(profile)
         return OnnxRunner(path, profile)
 
     def operator_times(
@@ -119,7 +120,7 @@ class OnnxExporter:
         Raises:
             ExportError: As from ``open``, or ONNX Runtime fails to run it.
         """
-        _require_precision(profile)
+        self._require_precision(profile)
         return operator_times(path, inputs, profile, num_runs=num_runs)
 
     def width_template(
@@ -137,13 +138,13 @@ class OnnxExporter:
         except Untraceable:
             return None
 
-
-def _require_precision(profile: TargetProfile) -> None:
-    if profile.precision != PRECISION:
-        raise ExportError(
-            f"target '{profile.name}' asks for precision '{profile.precision}', which the "
-            f"exporter 'onnx' does not write; set precision = \"{PRECISION}\" in the profile"
-        )
+    def _require_precision(self, profile: TargetProfile) -> None:
+        if profile.precision not in self.precisions:
+            choices = ", ".join(self.precisions)
+            raise ExportError(
+                f"target '{profile.name}' asks for precision '{profile.precision}', which the "
+                f"exporter 'onnx' does not write; it writes {choices}"
+            )
 
 
 def _onnx_program(

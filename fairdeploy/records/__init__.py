@@ -62,6 +62,7 @@ from fairdeploy.records.sweep import (
     SweepTarget,
     TradeOff,
 )
+from fairdeploy.records.variants import Divergence, OnnxChanges, Tolerance, VariantCheck
 
 __all__ = [
     "UNMEASURED_MULTIPLE",
@@ -75,6 +76,7 @@ __all__ = [
     "Cause",
     "DataSplits",
     "DeviceRecord",
+    "Divergence",
     "GroupDiagnostics",
     "GroupRemark",
     "GroupRounding",
@@ -96,6 +98,7 @@ __all__ = [
     "MultipleCost",
     "NetworkDims",
     "Obstacle",
+    "OnnxChanges",
     "OperatorComparison",
     "OperatorRow",
     "OperatorTime",
@@ -115,8 +118,10 @@ __all__ = [
     "TargetProfile",
     "TensorNames",
     "TimedPlan",
+    "Tolerance",
     "TradeOff",
     "UnitScores",
+    "VariantCheck",
     "WidthTime",
     "default_multiple",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fairdeploy.records import RunRecord
 from fairdeploy.reporting import (
+    chain_section,
     groups_section,
     latency_search_section,
     measured_sections,
@@ -35,6 +36,7 @@ def render_html(record: RunRecord) -> str:
         groups_section.frozen_parts(
             groups, document["freezes"], document["model"]["original"]["params"]
         ),
+        chain_section.chain(document),
         measured_sections.artifacts(document),
         run_section.run_facts(document),
         tag("footer", "Every number on this page, and more, is in report.json beside it."),

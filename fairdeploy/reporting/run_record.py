@@ -41,6 +41,7 @@ from fairdeploy.records import (
     TargetProfile,
     TimedPlan,
 )
+from fairdeploy.reporting.chain import chain_of
 from fairdeploy.reporting.environment import describe_environment
 from fairdeploy.reporting.group_rows import freeze_rows, group_rows
 from fairdeploy.reporting.html_report import render_html
@@ -77,6 +78,7 @@ def build_document(
     latency_search: LatencySearch | None = None,
     operators: OperatorComparison | None = None,
     rounding: Rounding | None = None,
+    file_metadata: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Put a whole run into the tree of ``report.json``, version 1.
 
@@ -95,6 +97,7 @@ def build_document(
         latency_search: How a budget of latency was met, where there is one.
         operators: Single operators before and after, where they were timed.
         rounding: What rounding channel counts did, where they were rounded.
+        file_metadata: What every exported file carries inside.
 
     Returns:
         Dictionaries, lists, strings, finite numbers, booleans and None.
@@ -144,6 +147,9 @@ def build_document(
         "stage_seconds": dict(stage_seconds),
         "environment": describe_environment(),
     }
+    document["file_metadata"] = dict(file_metadata or {})
+    document["preprocessing"] = asdict(model.preprocessing)
+    document["chain"] = chain_of(document)
     safe = json_safe(document)
     assert isinstance(safe, dict)
     return safe
@@ -151,9 +157,13 @@ def build_document(
 
 def write_report(folder: Path, record: RunRecord) -> None:
     """Write ``report.json`` and ``report.html`` into ``folder``."""
-    text = json.dumps(record.document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    (folder / "report.json").write_text(text, encoding="utf-8")
+    (folder / "report.json").write_text(json_text(record.document), encoding="utf-8")
     (folder / "report.html").write_text(render_html(record), encoding="utf-8")
+
+
+def json_text(document: Mapping[str, Any]) -> str:
+    """The text of ``report.json``."""
+    return json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def budget_row(

@@ -205,8 +205,8 @@ def test_missing_libraries_are_named_with_the_command_that_installs_them(
 
 
 def test_a_precision_that_it_does_not_write_is_refused(written: Path) -> None:
-    with pytest.raises(ExportError, match=r"precision 'int8'.*set precision = .fp32"):
-        OnnxExporter().open(written, profile(precision="int8"))
+    with pytest.raises(ExportError, match=r"precision 'int4'.*it writes fp32, fp16, int8"):
+        OnnxExporter().open(written, profile(precision="int4"))
 
 
 def test_inputs_outputs_and_varying_sizes_get_the_names_that_are_given(tmp_path: Path) -> None:

@@ -110,8 +110,8 @@ def test_profiling_leaves_no_file_behind(
 
 
 def test_a_wrong_precision_and_no_runs_are_refused(original: Path) -> None:
-    with pytest.raises(ExportError, match="asks for precision 'fp16'"):
-        OnnxExporter().operator_times(original, IMAGE, profile(precision="fp16"))
+    with pytest.raises(ExportError, match="asks for precision 'int4'"):
+        OnnxExporter().operator_times(original, IMAGE, profile(precision="int4"))
     with pytest.raises(ExportError, match="operator times need at least 1 run, got 0"):
         OnnxExporter().operator_times(original, IMAGE, PROFILE, num_runs=0)
 

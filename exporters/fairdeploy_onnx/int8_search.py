@@ -1,0 +1,175 @@
+"""Which INT8 file: the ranges that hold best on images held out, and what has to stay in float.
+
+Half of the calibration batches give the ranges, the others judge. Everything is tried with all
+operators quantised first, then with products only; if the answers still differ for more images than
+allowed, the layers that err most by themselves stay in float: one, two, four, …, at most half.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fairdeploy.errors import ExportError
+from fairdeploy_onnx.model_files import (
+    MAIN_OUTPUT_KEY,
+    PRECISION_KEY,
+    Batch,
+    metadata_of,
+    opened,
+    run_batch,
+)
+from fairdeploy_onnx.quantization import (
+    ALL_OPERATORS,
+    METHODS,
+    PRODUCTS,
+    Scheme,
+    quantized,
+    value_ranges,
+)
+
+DISAGREEMENT_PER_DROP = 2.0
+"""Where an answer changes, at most every second time a right one is lost: the others were wrong
+before, or change from wrong to right."""
+MAX_MAP_ERROR = 0.1
+"""Of outputs that are no class scores, relative to their own size."""
+_MATRIX = 2
+_TINY = 1e-30
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """How closely a quantised network follows the float one."""
+
+    disagreement: float | None
+    """Share of images with another class; None: the output is a map."""
+    error: float
+    """Root mean square of the difference, relative to that of the output."""
+
+    def is_within(self, max_drop: float) -> bool:
+        """Whether it may be taken to lose no more than ``max_drop`` of accuracy."""
+        if self.disagreement is None:
+            return self.error <= MAX_MAP_ERROR
+        return self.disagreement <= DISAGREEMENT_PER_DROP * max_drop
+
+    def rank(self) -> tuple[float, float]:
+        """The smaller the better."""
+        return (self.disagreement or 0.0, self.error)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One INT8 network, and how it was made."""
+
+    model: Any
+    method: str
+    operators: tuple[str, ...]
+    kept: tuple[str, ...]
+    fidelity: Fidelity
+
+    def metadata(self, scheme: Scheme) -> dict[str, str]:
+        """What the file says about it."""
+        return {
+            PRECISION_KEY: scheme.name,
+            "fairdeploy.int8_ranges": self.method,
+            "fairdeploy.int8_operators": "products" if self.operators == PRODUCTS else "all",
+            "fairdeploy.int8_kept_in_float": json.dumps(self.kept),
+        }
+
+
+class Int8Search:
+    """Makes INT8 networks of one float network and judges them."""
+
+    def __init__(self, model: Any, scheme: Scheme, batches: Sequence[Batch]) -> None:
+        """Split ``batches``; ``model`` is from ``foldable_copy``."""
+        self._model = model
+        self._scheme = scheme
+        # The calibrators take batches of one size only.
+        equal = [batch for batch in batches if len(batch[0]) == len(batches[0][0])]
+        self._measured = equal[::2]
+        self._judging = equal[1::2] or equal
+        self._main = int(metadata_of(model).get(MAIN_OUTPUT_KEY, "0"))
+        self._expected = self._outputs(model, self._judging)
+        self._ranges: dict[str, Any] = {}
+
+    def best(self, max_drop: float) -> Candidate:
+        """The first that keeps within ``max_drop``, else the closest one there is."""
+        found: list[Candidate] = []
+        for operators in (ALL_OPERATORS, PRODUCTS):
+            tried = [made for method in METHODS for made in self._attempt(method, operators)]
+            found.append(min(tried, key=_rank))
+            if found[-1].fidelity.is_within(max_drop):
+                return found[-1]
+        start = min(found, key=_rank)
+        for kept in _doubling(self._by_error(start)):
+            found.append(self._candidate(start.method, start.operators, kept))
+            if found[-1].fidelity.is_within(max_drop):
+                return found[-1]
+        return min(found, key=_rank)
+
+    def _attempt(self, method: str, operators: tuple[str, ...]) -> tuple[Candidate, ...]:
+        """One candidate; none where the histogram of a method fails, as it does on zeros alone."""
+        try:
+            return (self._candidate(method, operators),)
+        except ExportError:
+            raise
+        except Exception:  # the calibrators raise many kinds
+            if method == METHODS[0]:
+                raise
+            return ()
+
+    def _candidate(
+        self, method: str, operators: tuple[str, ...], kept: Sequence[str] = ()
+    ) -> Candidate:
+        model = quantized(self._model, self._range(method), self._scheme, operators, kept=kept)
+        fidelity = fidelity_of(self._expected, self._outputs(model, self._judging))
+        return Candidate(model, method, operators, tuple(kept), fidelity)
+
+    def _by_error(self, start: Candidate) -> list[str]:
+        """Products by the error that each makes when it alone is quantised, largest first."""
+        batches = self._judging[:2]
+        expected = self._expected[: sum(len(batch[0]) for batch in batches)]
+        errors = {}
+        for node in self._model.graph.node:
+            if node.op_type in PRODUCTS:
+                alone = quantized(
+                    self._model, self._range(start.method), self._scheme, start.operators,
+                    only=[node.name],
+                )  # fmt: skip
+                errors[node.name] = fidelity_of(expected, self._outputs(alone, batches)).error
+        return sorted(errors, key=lambda name: -errors[name])
+
+    def _range(self, method: str) -> Any:
+        if method not in self._ranges:
+            self._ranges[method] = value_ranges(self._model, method, self._measured)
+        return self._ranges[method]
+
+    def _outputs(self, model: Any, batches: Sequence[Batch]) -> NDArray[np.float64]:
+        session = opened(model)
+        found = [run_batch(session, batch)[self._main] for batch in batches]
+        return np.concatenate(found).astype(np.float64)
+
+
+def fidelity_of(expected: NDArray[np.float64], got: NDArray[np.float64]) -> Fidelity:
+    """Compare main outputs, images first."""
+    error = float(np.sqrt(((got - expected) ** 2).mean() / max((expected**2).mean(), _TINY)))
+    if expected.ndim != _MATRIX:
+        return Fidelity(None, error)
+    return Fidelity(float((got.argmax(1) != expected.argmax(1)).mean()), error)
+
+
+def _rank(candidate: Candidate) -> tuple[float, float]:
+    return candidate.fidelity.rank()
+
+
+def _doubling(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The first, the first two, four, …, the first half."""
+    count = 1
+    while count <= len(names) // 2:
+        yield names[:count]
+        count *= 2

@@ -1,0 +1,123 @@
+"""Whether a file in another precision or format gives what the torch network gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fairdeploy.deployment.exporter_api import Runner
+from fairdeploy.deployment.parity import accuracy_from_predictions, predict
+from fairdeploy.records import AccuracyEstimate, Artifact, Tolerance, VariantCheck
+
+BATCH = 32
+_MATRIX = 2
+_TINY = 1e-30
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Images that judge, and what the torch network says of them."""
+
+    inputs: tuple[Tensor, ...]
+    """One tensor per input."""
+    labels: Tensor | None
+    expected: Tensor
+    """The main output."""
+    main_output: int
+    batch: int | None
+    """The only number of images that files take at a time; None: any."""
+
+    @property
+    def accuracy(self) -> AccuracyEstimate | None:
+        """Of the torch network; None without labels."""
+        if self.labels is None or self.expected.dim() != _MATRIX:
+            return None
+        return accuracy_from_predictions(self.expected, self.labels)
+
+
+def make_examples(
+    network: Callable[..., object],
+    inputs: tuple[Tensor, ...],
+    labels: Tensor | None,
+    *,
+    main_output: int,
+    batch: int | None,
+) -> Examples:
+    """Run the torch network once on all images.
+
+    Raises:
+        DataError: There are no images.
+    """
+    expected = _predicted(network, inputs, main_output, batch)
+    return Examples(inputs, labels, expected, main_output, batch)
+
+
+def check_variant(
+    runner: Runner, artifact: Artifact, examples: Examples, tolerance: Tolerance, max_drop: float
+) -> VariantCheck:
+    """Error, agreement and accuracy of an opened file on all examples.
+
+    Raises:
+        ExportError: The file fails to run.
+    """
+    got = _predicted(runner, examples.inputs, examples.main_output, examples.batch)
+    before, after = examples.accuracy, None
+    if before is not None and got.shape == examples.expected.shape:
+        assert examples.labels is not None
+        after = accuracy_from_predictions(got, examples.labels)
+    return VariantCheck(
+        artifact=artifact,
+        tolerance=tolerance,
+        max_relative_error=relative_error(examples.expected, got),
+        top1_agreement=_agreement(examples.expected, got),
+        accuracy=after,
+        accuracy_drop=before.value - after.value if before and after else None,
+        max_drop=max_drop,
+        num_images=len(got),
+    )
+
+
+def unchecked(artifact: Artifact, tolerance: Tolerance, max_drop: float, why: str) -> VariantCheck:
+    """Of a file that cannot be run on this machine."""
+    return VariantCheck(
+        artifact, tolerance, None, None, None, None, max_drop, 0, not_run_because=why
+    )
+
+
+def relative_error(expected: Tensor, got: Tensor) -> float:
+    """Largest difference, relative to the largest expected value; infinite if not comparable."""
+    if expected.shape != got.shape:
+        return float("inf")
+    difference = (got.double() - expected.double()).abs().max()
+    error = float(difference / expected.double().abs().max().clamp_min(_TINY))
+    return error if np.isfinite(error) else float("inf")
+
+
+def with_only_batch(examples: Examples, batch: int | None) -> Examples:
+    """The same examples for files that take another number of images."""
+    return examples if batch is None else replace(examples, batch=batch)
+
+
+def _predicted(
+    network: Callable[..., object] | Runner,
+    inputs: tuple[Tensor, ...],
+    main_output: int,
+    batch: int | None,
+) -> Tensor:
+    with torch.no_grad():
+        return predict(
+            network, inputs, batch or BATCH, is_batch_fixed=batch is not None,
+            main_output=main_output,
+        )  # fmt: skip
+
+
+def _agreement(expected: Tensor, got: Tensor) -> float | None:
+    if expected.dim() != _MATRIX:
+        return None
+    if expected.shape != got.shape:
+        return 0.0
+    return float((expected.argmax(1) == got.argmax(1)).double().mean())

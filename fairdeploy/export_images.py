@@ -1,0 +1,170 @@
+"""The images of ``fairdeploy export``: some to calibrate with, others to judge with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fairdeploy.artifact_folder import ArtifactFolder
+from fairdeploy.deployment.parity import repeated
+from fairdeploy.deployment.variant_checks import Examples, make_examples
+from fairdeploy.errors import ExportError
+from fairdeploy.file_metadata import MAIN_OUTPUT_KEY, preprocessing_from
+from fairdeploy.graph.model_inputs import ModelInputs, model_inputs
+from fairdeploy.inputs.calibration import load_data
+from fairdeploy.inputs.factories import is_factory_spec
+from fairdeploy.inputs.image_pool import normalize
+from fairdeploy.inputs.other_inputs import with_noise_for_others
+from fairdeploy.options import ExportOptions
+from fairdeploy.records import DataSplits, ImageSet, Preprocessing
+from fairdeploy.settings import DEFAULT_TEST_IMAGES
+from fairdeploy.stopwatch import Stopwatch
+
+DEFAULT_CALIBRATION = 256
+CALIBRATION_BATCH = 8
+_SYNTHETIC_IMAGES = 32
+_WHITE = 255
+
+
+@dataclass(frozen=True, slots=True)
+class ExportImages:
+    """Inputs for calibration, examples that judge, and where they came from."""
+
+    network: Callable[..., object]
+    preprocessing: Preprocessing
+    inputs: ModelInputs
+    calibration: tuple[Tensor, ...]
+    examples: Examples
+    note: str
+
+    def batches(self, only_batch: int | None) -> tuple[tuple[NDArray[Any], ...], ...]:
+        """Calibration inputs for files that take any batch, or only one."""
+        only = only_batch or self.examples.batch
+        size, count = only or CALIBRATION_BATCH, len(self.calibration[0])
+        found = []
+        for start in range(0, count, size):
+            chunk = repeated(self.calibration, start, only or min(size, count - start))
+            found.append(tuple(tensor.numpy() for tensor in chunk))
+        return tuple(found)
+
+    def judging(
+        self, *, batch: int | None, as_pixels: bool = False, as_probabilities: bool = False
+    ) -> Examples:
+        """The examples as a file takes and gives them."""
+        found = self.examples if batch is None else replace(self.examples, batch=batch)
+        if as_pixels:
+            found = self._pixel_examples(found)
+        if as_probabilities:
+            found = replace(found, expected=found.expected.softmax(1))
+        return found
+
+    def _pixel_examples(self, examples: Examples) -> Examples:
+        """Uint8 images [N, H, W, C], and what the network says of them once preprocessed."""
+        told = self.preprocessing
+        mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (told.mean, told.std))
+        images = examples.inputs[self.inputs.image] * std + mean
+        pixels = (images * _WHITE).round().clamp(0, _WHITE).to(torch.uint8)
+        as_inputs = normalize(pixels.float() / _WHITE, told)
+        again = make_examples(
+            self.network, (as_inputs,), examples.labels,
+            main_output=examples.main_output, batch=self.examples.batch,
+        )  # fmt: skip
+        return replace(
+            again, inputs=(pixels.permute(0, 2, 3, 1).contiguous(),), batch=examples.batch
+        )
+
+
+def load_export_images(
+    options: ExportOptions,
+    folder: ArtifactFolder,
+    network: nn.Module,
+    *,
+    must_be_real: bool,
+    watch: Stopwatch,
+) -> ExportImages:
+    """Read the images and run the torch network on those that judge.
+
+    Raises:
+        ExportError: Calibration needs real images and there are none.
+        DataError: They cannot be used.
+        ModelError: The report does not tell how images become inputs.
+    """
+    preprocessing = preprocessing_from(folder.metadata)
+    told = folder.document["model"]
+    inputs = model_inputs(network, folder.plan.inputs, folder.plan.input_shape, told["fixed_batch"])
+    source = _source(options, folder)
+    if source is None and must_be_real:
+        raise ExportError(
+            "int8 needs images to measure the ranges of values on, and there are none; "
+            "give --data IMAGES"
+        )
+    data = _read(options, folder, source, preprocessing, inputs)
+    for text in data.warnings:
+        watch.warn(text)
+    calibration, judging = _split(data)
+    examples = make_examples(
+        network, inputs.arranged(judging), judging.labels if data.test else None,
+        main_output=int(folder.metadata.get(MAIN_OUTPUT_KEY, "0")), batch=told["fixed_batch"],
+    )  # fmt: skip
+    what = "noise" if source is None else "images"
+    note = f"{len(calibration)} {what} to calibrate, {len(judging)} to judge"
+    return ExportImages(
+        network, preprocessing, inputs, inputs.arranged(calibration), examples, note
+    )
+
+
+def _source(options: ExportOptions, folder: ArtifactFolder) -> str | None:
+    """Of the option, else of the run if it is still there; None: noise."""
+    if options.data is not None:
+        return options.data
+    told = folder.document["data"]
+    if not told or told["is_synthetic"]:
+        return None
+    source = str(told["source"])
+    return source if Path(source).exists() or is_factory_spec(source) else None
+
+
+def _read(
+    options: ExportOptions,
+    folder: ArtifactFolder,
+    source: str | None,
+    preprocessing: Preprocessing,
+    inputs: ModelInputs,
+) -> DataSplits:
+    told = folder.document["data"] or {}
+    names = told.get("class_names")
+    count = DEFAULT_CALIBRATION if source is not None else _SYNTHETIC_IMAGES
+    data = load_data(
+        source,
+        preprocessing,
+        num_calibration=options.num_calibration or count,
+        max_test=options.max_test or DEFAULT_TEST_IMAGES,
+        seed=int(folder.document["seed"]),
+        class_names=tuple(names) if names else None,
+        others=inputs.others,
+        image_name=inputs.names[inputs.image],
+    )
+    return with_noise_for_others(data, inputs, int(folder.document["seed"]))
+
+
+def _split(data: DataSplits) -> tuple[ImageSet, ImageSet]:
+    """Calibration and judging images; without a test set a quarter is held back to judge."""
+    if data.test is not None:
+        return data.calibration, data.test
+    count = max(1, 3 * len(data.calibration) // 4)
+    return _part(data.calibration, slice(count)), _part(data.calibration, slice(count, None))
+
+
+def _part(images: ImageSet, part: slice) -> ImageSet:
+    return replace(
+        images,
+        images=images.images[part],
+        labels=None if images.labels is None else images.labels[part],
+        others={name: tensor[part] for name, tensor in images.others.items()},
+    )

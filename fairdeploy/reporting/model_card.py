@@ -1,0 +1,157 @@
+"""``MODEL_CARD.md``: what a folder holds, how it was made, how good and how fast it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from fairdeploy.reporting.chain import verdict
+from fairdeploy.reporting.quantities import amount, count, error_text, percent, share_of, size
+
+Document = Mapping[str, Any]
+
+
+def model_card(document: Document) -> str:
+    """The card as Markdown, from the document of ``report.json``."""
+    model = document["model"]
+    share = share_of(model["shrunk"]["params"], model["original"]["params"])
+    parts = [
+        f"# {_plain(model['name'])}, shrunk to {percent(share, 2)} of its parameters",
+        f"Made by fairdeploy {_version(document)} on {document['created_at']} with:",
+        f"    {document['command']}",
+        "## Budget",
+        _table(("", "original", "shrunk"), _size_rows(model)),
+        *_bullets(_budget_lines(document)),
+        "## Accuracy",
+        *_bullets(_accuracy_lines(document)),
+        "## Speed",
+        *_bullets(_latency_lines(document["latency"])),
+        "## Files",
+        _table(
+            ("file", "precision", "size", "error", "same top-1", "accuracy", ""),
+            map(_chain_cells, document["chain"]["rows"]),
+        ),
+        f"The chain from the original to every file: {verdict(document['chain'])}.",
+        "## Use",
+        *_bullets(_use_lines(document)),
+        "## Provenance",
+        *_bullets(_provenance_lines(document)),
+        *_warnings(document["warnings"]),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _size_rows(model: Document) -> Iterator[tuple[str, ...]]:
+    for name, metric, key in (
+        ("parameters", "params", "params"),
+        ("MACs per image", "macs", "macs"),
+        ("weights", "size", "size_bytes"),
+    ):
+        yield name, amount(metric, model["original"][key]), amount(metric, model["shrunk"][key])
+
+
+def _budget_lines(document: Document) -> Iterator[str]:
+    for row in document["budget"]:
+        verdict_word = "met" if row["met"] else "NOT met"
+        got = amount(row["metric"], row["got"])
+        yield f"`{row['asked']}`: {got} of {amount(row['metric'], row['original'])}, {verdict_word}"
+
+
+def _accuracy_lines(document: Document) -> Iterator[str]:
+    accuracy = document["accuracy"]
+    steps = [name for name in ("original", "pruned", "recovered", "exported") if accuracy[name]]
+    if not steps:
+        yield "Not measured: no labelled test images were given."
+    for name in steps:
+        row = accuracy[name]
+        interval = f"95 % interval {percent(row['low'])} to {percent(row['high'])}"
+        yield f"{name}: {percent(row['value'])} of {accuracy['num_images']:,} images ({interval})"
+
+
+def _latency_lines(latency: Document | None) -> Iterator[str]:
+    if latency is None:
+        yield "Not measured."
+        return
+    yield (
+        f"{latency['speedup']:.2f} times as fast as the original (95 % interval "
+        f"{latency['speedup_low']:.2f} to {latency['speedup_high']:.2f}): "
+        f"{latency['original_median_ms']:.3g} ms, now {latency['shrunk_median_ms']:.3g} ms a call, "
+        f"batch {latency['batch']}, target {latency['target']}"
+    )
+    device = latency["device"]
+    if device:
+        versions = ", ".join(f"{name} {version}" for name, version in device["versions"].items())
+        where = f"{device['cpu']}, {device['cores']} cores, {device['system']}"
+        yield f"measured on {where}; {versions}"
+    if latency["is_noisy"]:
+        yield "the machine was busy: the ratio holds better than the milliseconds"
+
+
+def _chain_cells(row: Document) -> tuple[str, ...]:
+    passed = {True: "holds", False: "**failed**", None: "not run"}[row["passed"]]
+    return (
+        f"`{row['file']}`" if row["format"] else row["file"],
+        row["precision"] or "",
+        size(row["size_bytes"]),
+        error_text(row["error"]),
+        percent(row["top1_agreement"]),
+        percent(row["accuracy"]),
+        f"{passed}{': ' + row['note'] if row['note'] else ''}",
+    )
+
+
+def _use_lines(document: Document) -> Iterator[str]:
+    inputs = ", ".join(f"`{text}`" for text in document["model"]["inputs"])
+    yield f"takes {inputs} (sizes without the batch)"
+    told = document.get("preprocessing")
+    if told:
+        channels = "RGB" if told["channels"] == 3 else f"{told['channels']}-channel"
+        yield (
+            f"images: {channels}, the shorter side scaled to just cover {told['height']}x"
+            f"{told['width']} (bicubic), the centre cut out, pixels divided by 255, minus "
+            f"{told['mean']}, divided by {told['std']}"
+        )
+    yield "`python run.py IMAGE` classifies an image; it needs numpy, onnxruntime and Pillow"
+    yield "`fairdeploy verify .` checks every file of this folder"
+
+
+def _provenance_lines(document: Document) -> Iterator[str]:
+    model, data = document["model"], document["data"]
+    yield f"original: `{model['source']}`, SHA-256 of its weights `{model['sha256']}`"
+    if data:
+        yield (
+            f"data: {'made-up noise' if data['is_synthetic'] else data['source']}, "
+            f"{count(data['num_calibration'])} images to calibrate (labels: "
+            f"{data['label_source']}), {count(data['num_test'])} to test, SHA-256 "
+            f"`{data['sha256']}`"
+        )
+    packages = document["environment"]["packages"]
+    yield f"seed {document['seed']}; " + ", ".join(f"{k} {v}" for k, v in packages.items())
+    yield "what was removed is in `plan.json`, everything that was found out in `report.json`"
+
+
+def _warnings(texts: Sequence[str]) -> Iterator[str]:
+    if texts:
+        yield "## Please note"
+        yield from _bullets(texts)
+
+
+def _bullets(lines: Iterator[str] | Sequence[str]) -> tuple[str]:
+    return ("\n".join(f"- {line}" for line in lines),)
+
+
+def _table(headers: Sequence[str], rows: Iterator[tuple[str, ...]]) -> str:
+    lines = [headers, ["---"] * len(headers), *rows]
+    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _plain(text: str) -> str:
+    return text.replace("\n", " ")
+
+
+def _version(document: Document) -> str:
+    return str(document["environment"]["packages"].get("fairdeploy", ""))
