@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fairdeploy.deployment.conversion import RunsAlone, plug_in_of
-from fairdeploy.deployment.exporter_api import Exporter, guarded
+from fairdeploy.deployment.exporter_api import get_exporter, guarded
 from fairdeploy.errors import ModelError, OutputError
 from fairdeploy.manifest import write_manifest, write_whole
 from fairdeploy.output_folder import folder_built_aside
@@ -22,6 +22,9 @@ from fairdeploy.surgery.plan import Plan, read_plan
 
 REPORT_FILE = "report.json"
 PAGE_FILE = "report.html"
+ONNX = "onnx"
+"""The format that all others are made of."""
+ONNX_FILE = "model.onnx"
 CARD_FILE = "MODEL_CARD.md"
 SCRIPT_FILE = "run.py"
 
@@ -40,6 +43,29 @@ class ArtifactFolder:
         """What its files carry inside; empty for folders of earlier versions."""
         found: Mapping[str, str] = self.document.get("file_metadata") or {}
         return found
+
+    @property
+    def onnx_precision(self) -> str:
+        """Of ``model.onnx``."""
+        rows = {row["path"]: row["precision"] for row in self.document["artifacts"]}
+        return str(rows.get(ONNX_FILE, "fp32"))
+
+    def require_full_onnx(self) -> None:
+        """Refuse a folder that no other files can be made from.
+
+        Raises:
+            ModelError: Its ONNX file is missing, or not in full precision.
+        """
+        if not (self.path / ONNX_FILE).is_file():
+            raise ModelError(
+                f"'{self.path}' holds no {ONNX_FILE}, which other files are made of; shrink for a "
+                "target of ONNX Runtime, such as cpu"
+            )
+        if self.onnx_precision != "fp32":
+            raise ModelError(
+                f"'{self.path / ONNX_FILE}' is {self.onnx_precision}, and other files are made of "
+                "fp32; shrink for another target, such as cpu"
+            )
 
 
 def open_folder(path: Path) -> ArtifactFolder:
@@ -81,15 +107,15 @@ def added_to(folder: Path) -> Iterator[Path]:
         yield scratch
 
 
-def complete_folder(folder: Path, document: Mapping[str, Any], exporter: Exporter) -> None:
+def complete_folder(folder: Path, document: Mapping[str, Any]) -> None:
     """Write the script, the model card and, last, the manifest.
 
     Raises:
         OutputError: The disk refused.
     """
-    plug_in = plug_in_of(exporter)
+    plug_in = plug_in_of(get_exporter(ONNX)) if (folder / ONNX_FILE).is_file() else None
     if isinstance(plug_in, RunsAlone):
-        with guarded(f"exporter '{exporter.name}' failed"):
+        with guarded(f"exporter '{ONNX}' failed"):
             script = plug_in.stand_alone_script()
         write_whole(folder / SCRIPT_FILE, script)
     write_whole(folder / CARD_FILE, model_card(document))

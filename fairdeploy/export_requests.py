@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from fairdeploy.artifact_folder import ONNX, ONNX_FILE
 from fairdeploy.deployment.conversion import GuardedConverter, converter_of
 from fairdeploy.deployment.exporter_api import Exporter
 from fairdeploy.errors import ExportError, UsageError
 from fairdeploy.options import ExportOptions
 
-ONNX = "onnx"
-WRITTEN = "model.onnx"
-"""What shrink has written already."""
 PROGRAM = "pt2"
 """The exported program of torch: there already, in fp32 only."""
 NEEDS_IMAGES = "int8"
@@ -55,10 +53,10 @@ def requests_of(options: ExportOptions, exporters: Mapping[str, Exporter]) -> tu
             choices = "; ".join(f"{name} has {', '.join(own)}" for name, own in known.items())
             raise UsageError(f"no format has precision '{precision}': {choices}")
     _check_onnx_only(options)
-    new = tuple(request for request in found if request.file_name != WRITTEN)
+    new = tuple(request for request in found if request.file_name != ONNX_FILE)
     if not new:
         raise UsageError(
-            f"all that is asked for is there already ({WRITTEN}, model.pt2); add a precision, "
+            f"all that is asked for is there already ({ONNX_FILE}, model.pt2); add a precision, "
             "such as --precision fp16,int8, or another format"
         )
     return new

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fairdeploy.artifact_folder import (
+    ONNX,
     PAGE_FILE,
     REPORT_FILE,
     added_to,
@@ -23,7 +24,7 @@ from fairdeploy.deployment.exporter_api import get_exporter, load_exporters
 from fairdeploy.deployment.tolerances import DEFAULT_MAX_DROP
 from fairdeploy.errors import OutputError
 from fairdeploy.export_images import ExportImages, load_export_images
-from fairdeploy.export_requests import ONNX, Request, needs_images, requests_of, skipped
+from fairdeploy.export_requests import Request, needs_images, requests_of, skipped
 from fairdeploy.inputs.target_profiles import load_profile
 from fairdeploy.manifest import write_whole
 from fairdeploy.options import ExportOptions
@@ -56,6 +57,7 @@ def export(options: ExportOptions, progress: Progress | None = None) -> ExportRe
         FairdeployError: With the exit code for the command line; then nothing was written.
     """
     folder = open_folder(options.folder)
+    folder.require_full_onnx()
     exporters = load_exporters()
     requests = requests_of(options, exporters)
     watch = Stopwatch(progress or SilentProgress())
@@ -80,7 +82,7 @@ def export(options: ExportOptions, progress: Progress | None = None) -> ExportRe
                 checks = tuple(_made(maker, request, watch) for request in requests)
             document = _updated(folder.document, checks, images)
             _write_reports(scratch, document)
-            complete_folder(scratch, document, onnx)
+            complete_folder(scratch, document)
     except OSError as error:
         raise OutputError(
             f"cannot write beside '{folder.path}': {error.strerror or error}; make space there; "

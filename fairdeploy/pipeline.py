@@ -23,7 +23,6 @@ from fairdeploy.delivery import deliver, tensor_names
 from fairdeploy.deployment.exporter_api import get_exporter
 from fairdeploy.deployment.latency import require_this_machine
 from fairdeploy.deployment.measuring_device import measuring_device
-from fairdeploy.deployment.usability import require_full_precision
 from fairdeploy.errors import UsageError
 from fairdeploy.evaluation import Evaluation
 from fairdeploy.file_metadata import file_metadata
@@ -83,7 +82,6 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
     decides = latency_budget is not None or options.objective == "latency"
     check_output_folder(settings.output, force=options.force)
     profile = load_profile(settings.target)
-    require_full_precision(profile)
     if options.with_latency and options.host is None:
         require_this_machine(profile)
     exporter = get_exporter(profile.runtime)
@@ -178,5 +176,5 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
             file_metadata=metadata,
         )
         write_report(folder, RunRecord(document, curves, deployed.latency))
-        complete_folder(folder, document, exporter)
+        complete_folder(folder, document)
     return ShrinkResult(settings.output, document)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from fairdeploy.delivery import ONNX_FILE
+from fairdeploy.artifact_folder import ONNX, ONNX_FILE
 from fairdeploy.deployment.conversion import (
     ChangesOnnx,
     FindsDivergence,
@@ -18,9 +18,8 @@ from fairdeploy.deployment.parity import repeated
 from fairdeploy.deployment.tolerances import tolerance_of
 from fairdeploy.deployment.usability import unusable_because
 from fairdeploy.deployment.variant_checks import check_variant, unchecked
-from fairdeploy.errors import ExportError
 from fairdeploy.export_images import ExportImages
-from fairdeploy.export_requests import ONNX, Request
+from fairdeploy.export_requests import Request
 from fairdeploy.inputs.target_profiles import list_profiles
 from fairdeploy.options import ExportOptions
 from fairdeploy.records import (
@@ -83,10 +82,6 @@ class VariantMaker:
     def _base(self) -> Path:
         """The file that shrink wrote, with another batch or opset where one is asked for."""
         written = self.folder / ONNX_FILE
-        if not written.is_file():
-            raise ExportError(
-                f"no '{ONNX_FILE}' in the folder; give one that fairdeploy shrink wrote"
-            )
         changes = OnnxChanges(batch=self.options.batch, opset=self.options.opset)
         if changes == OnnxChanges():
             return written

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from fairdeploy.artifact_folder import ArtifactFolder, open_folder
-from fairdeploy.delivery import ONNX_FILE
+from fairdeploy.artifact_folder import ONNX_FILE, ArtifactFolder, open_folder
 from fairdeploy.deployment.exporter_api import get_exporter
 from fairdeploy.deployment.parity import check_parity
+from fairdeploy.deployment.tolerances import tolerance_of
 from fairdeploy.errors import FairdeployError
 from fairdeploy.file_metadata import MAIN_OUTPUT_KEY, PLAN_KEY
 from fairdeploy.graph.model_inputs import model_inputs
@@ -113,7 +113,7 @@ def _parity(folder: ArtifactFolder) -> tuple[ParityResult, ...]:
         return check_parity(
             runner, network, ONNX_FILE, tensors,
             batches=(told,) if told else (1, 3),
-            limit=profile.parity_limit,
+            limit=tolerance_of(folder.onnx_precision, profile.parity_limit).max_relative_error,
             main_output=int(folder.metadata.get(MAIN_OUTPUT_KEY, "0")),
         )  # fmt: skip
     finally:

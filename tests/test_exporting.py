@@ -230,6 +230,14 @@ def test_unknown_formats_precisions_and_folders_are_refused(folder: Path, tmp_pa
         run(folder)
     with pytest.raises(UsageError, match="--embed-preprocess is for --format onnx alone"):
         run(folder, formats=("onnx", "pt2"), embed_preprocess=True)
+    document = json.loads((folder / "report.json").read_text())
+    document["artifacts"][0]["precision"] = "fp16"
+    (folder / "report.json").write_text(json.dumps(document))
+    with pytest.raises(ModelError, match=r"model.onnx' is fp16, and other files are made of fp32"):
+        run(folder, precisions=("int8",))
+    (folder / "model.onnx").unlink()
+    with pytest.raises(ModelError, match=r"holds no model.onnx, which other files are made of"):
+        run(folder, precisions=("int8",))
     with pytest.raises(ModelError, match=r"holds no report.json and plan.json; give a folder"):
         run(tmp_path)
 

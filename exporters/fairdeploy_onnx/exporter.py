@@ -105,7 +105,15 @@ class OnnxExporter(OnnxConversion):
             ExportError: Not an ONNX file, or ONNX Runtime would run it on another provider.
         """
         self._require_precision(profile)
-        return OnnxRunner(path, profile)
+        runner = OnnxRunner(path, profile)
+        if profile.precision != PRECISION and runner.precision == PRECISION:
+            runner.close()
+            raise ExportError(
+                f"target '{profile.name}' is for {profile.precision} files, and '{path.name}' is "
+                f"{PRECISION}; shrink for another target, then run fairdeploy export DIR "
+                f"--precision {profile.precision}"
+            )
+        return runner
 
     def operator_times(
         self,
@@ -139,6 +147,7 @@ class OnnxExporter(OnnxConversion):
             return None
 
     def _require_precision(self, profile: TargetProfile) -> None:
+        """Refuse a profile for files that ONNX does not come in here."""
         if profile.precision not in self.precisions:
             choices = ", ".join(self.precisions)
             raise ExportError(

@@ -6,6 +6,7 @@ float32, so that a file can be swapped for another without a change of the calle
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -32,6 +33,9 @@ LARGEST = 65504.0
 MARGIN = 2.0
 """Images that were not tried may give values this many times as large."""
 
+KEPT_KEY = "fairdeploy.fp16_kept_in_float32"
+"""In the file: names of the nodes whose values float16 cannot hold."""
+
 _TO_HALF = "_cast_to_fp16_node"
 _MAX_BATCHES = 8
 
@@ -45,15 +49,17 @@ def fp16_model(model: Any, calibration: Iterable[Batch] | None) -> Any:
     from onnxruntime.transformers import float16  # optional library
 
     batches = list(calibration or ())[:_MAX_BATCHES]
+    beyond = sorted(nodes_beyond_fp16(model, batches))
     converted = float16.convert_float_to_float16(
         model,
         keep_io_types=True,
         op_block_list=[*float16.DEFAULT_OP_BLOCK_LIST, *KEPT_IN_FP32],
-        node_block_list=sorted(nodes_beyond_fp16(model, batches)),
+        node_block_list=beyond,
     )
     _skip_round_trips(converted.graph)
     ordered = in_order(converted)
     _require_finite(ordered, batches)
+    ordered.metadata_props.add(key=KEPT_KEY, value=json.dumps(beyond))
     return ordered
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class OnnxRunner:
         self.input_signature = tuple(_signature(node) for node in self._session.get_inputs())
         self.versions = runtime_versions_of(import_onnxruntime(), self.providers)
         self._input_names = tuple(one.name for one in self.input_signature)
+        self.precision = _precision(self._session.get_modelmeta().custom_metadata_map)
 
     def run(self, inputs: tuple[NDArray[Any], ...]) -> tuple[NDArray[Any], ...]:
         """Outputs for one batch.
@@ -59,11 +60,22 @@ class OnnxRunner:
         try:
             return tuple(self._session.run(None, feed))
         except Exception as error:  # ONNX Runtime's exceptions have no public base
-            raise ExportError(f"ONNX Runtime failed: {one_line(error)}") from error
+            misfit = self._misfit(inputs)
+            raise ExportError(misfit or f"ONNX Runtime failed: {one_line(error)}") from error
 
     def end_profiling(self) -> Path:
         """The file with the profile of all runs, which ``configure`` has asked for."""
         return Path(self._session.end_profiling())
+
+    def _misfit(self, inputs: tuple[NDArray[Any], ...]) -> str:
+        """Which input has a size that the file does not take; empty if none has."""
+        for told, array in zip(self.input_signature, inputs, strict=True):
+            pairs = zip(told.sizes, array.shape, strict=False)
+            is_wrong = any(isinstance(size, int) and size != found for size, found in pairs)
+            if is_wrong or len(told.sizes) != array.ndim:
+                wanted = ", ".join(str(size or "?") for size in told.sizes)
+                return f"input '{told.name}' takes [{wanted}], got {list(array.shape)}"
+        return ""
 
     def close(self) -> None:
         """Give the session's memory and threads back."""
@@ -100,6 +112,12 @@ def _open(
         ) from error
     except Exception as error:  # ONNX Runtime's exceptions have no public base
         raise ExportError(f"'{path.name}' cannot be opened as ONNX: {one_line(error)}") from error
+
+
+def _precision(told: Mapping[str, str]) -> str | None:
+    """What the file says, or full where fairdeploy wrote it; None for files of others."""
+    is_ours = any(key.startswith("fairdeploy.") for key in told)
+    return told.get("fairdeploy.precision", "fp32" if is_ours else None)
 
 
 def _signature(node: Any) -> InputSignature:

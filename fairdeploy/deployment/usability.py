@@ -39,17 +39,3 @@ def unusable_because(profile: TargetProfile, exporters: Mapping[str, Exporter]) 
     except ExportError as error:
         return str(error)
     return missing
-
-
-def require_full_precision(profile: TargetProfile) -> None:
-    """Refuse to call a file in full precision what the profile promises.
-
-    Raises:
-        ExportError: The profile is for files in another precision.
-    """
-    if profile.precision != "fp32":
-        raise ExportError(
-            f"target '{profile.name}' runs {profile.precision} files and this command writes fp32; "
-            "shrink for another target, then run fairdeploy export DIR "
-            f"--precision {profile.precision} --target {profile.name}"
-        )

@@ -25,7 +25,9 @@ def chain_of(document: Document) -> dict[str, Any]:
     Returns:
         ``rows``, ``passed``, and ``num_not_run`` for files that this machine cannot run.
     """
-    rows = [_proof_row(document), *_onnx_rows(document), *map(_variant_row, _variants(document))]
+    usual = document["accuracy"]["num_images"]
+    rows = [_proof_row(document), *_onnx_rows(document)]
+    rows += [_variant_row(row, usual) for row in _variants(document)]
     return {
         "rows": rows,
         "passed": all(row["passed"] is not False for row in rows),
@@ -95,25 +97,27 @@ def _onnx_rows(document: Document) -> Iterator[dict[str, Any]]:
         )  # fmt: skip
 
 
-def _variant_row(row: Document) -> dict[str, Any]:
+def _variant_row(row: Document, usual: int) -> dict[str, Any]:
     artifact = row["artifact"]
     return _row(
         "shrunk → file", artifact["path"],
         format=artifact["format"], precision=artifact["precision"],
         size_bytes=artifact["size_bytes"], error=row["max_relative_error"],
         limit=row["tolerance"]["max_relative_error"], top1_agreement=row["top1_agreement"],
-        accuracy=_value(row["accuracy"]), passed=row["passed"], note=_note(row),
+        accuracy=_value(row["accuracy"]), passed=row["passed"], note=_note(row, usual),
     )  # fmt: skip
 
 
-def _note(row: Document) -> str:
+def _note(row: Document, usual: int) -> str:
     if row["not_run_because"]:
-        return f"not run: {row['not_run_because']}"
+        return str(row["not_run_because"])
     parts = list(row["failures"])
     divergence = row["divergence"]
     if divergence:
         where = divergence["source"] or divergence["node"]
         parts.append(f"first at {divergence['operator']} '{where}'")
+    if row["num_images"] != usual:
+        parts.append(f"on {row['num_images']:,} images")
     return "; ".join(parts)
 
 

@@ -16,7 +16,6 @@ from fairdeploy.allocation.sweep_targets import capped_targets, shares_between, 
 from fairdeploy.allocation.trade_off import find_trade_off
 from fairdeploy.deployment.exporter_api import get_exporter
 from fairdeploy.deployment.latency import require_this_machine
-from fairdeploy.deployment.usability import require_full_precision
 from fairdeploy.errors import OutputError
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.inputs.target_profiles import load_profile
@@ -73,7 +72,6 @@ def sweep(options: SweepOptions, progress: Progress | None = None) -> SweepResul
     profile = shortened(load_profile(settings.target))
     if options.with_latency:
         require_this_machine(profile)
-        require_full_precision(profile)
     multiple = default_multiple(profile)
     exporter = get_exporter(profile.runtime) if options.with_latency else None
     watch = Stopwatch(progress or SilentProgress())

@@ -63,7 +63,11 @@ def test_softmax_stays_in_float32(fp16: Path) -> None:
 
 def test_the_file_keeps_its_metadata_and_says_its_precision(fp16: Path) -> None:
     told = {item.key: item.value for item in onnx.load(fp16).metadata_props}
-    assert told == {"plan": "abc", "fairdeploy.precision": "fp16"}
+    assert told == {
+        "plan": "abc",
+        "fairdeploy.precision": "fp16",
+        "fairdeploy.fp16_kept_in_float32": "[]",
+    }
 
 
 def test_values_beyond_65504_stay_in_float32_and_come_out_right(tmp_path: Path) -> None:
@@ -82,6 +86,8 @@ def test_values_beyond_65504_stay_in_float32_and_come_out_right(tmp_path: Path) 
     OnnxExporter().convert(path, tmp_path / "h.onnx", "fp16", ((images,),))
     (got,) = OnnxExporter().open(tmp_path / "h.onnx", FP16).run((images,))
     np.testing.assert_allclose(got, images, rtol=2e-3)
+    told = {item.key: item.value for item in onnx.load(tmp_path / "h.onnx").metadata_props}
+    assert told["fairdeploy.fp16_kept_in_float32"] == '["down", "up"]'
 
 
 def test_a_result_that_is_not_a_number_is_refused(tmp_path: Path) -> None:

@@ -209,6 +209,14 @@ def test_a_precision_that_it_does_not_write_is_refused(written: Path) -> None:
         OnnxExporter().open(written, profile(precision="int4"))
 
 
+def test_a_full_precision_file_is_not_taken_for_another(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    metadata = {"fairdeploy.plan_sha256": "ab"}
+    OnnxExporter().export(captured(), EXAMPLE, path, dynamic_batch=True, metadata=metadata)
+    with pytest.raises(ExportError, match=r"is for fp16 files, and 'm.onnx' is fp32; shrink for"):
+        OnnxExporter().open(path, profile(precision="fp16"))
+
+
 def test_inputs_outputs_and_varying_sizes_get_the_names_that_are_given(tmp_path: Path) -> None:
     class Maps(torch.nn.Module):
         def forward(self, left: torch.Tensor, right: torch.Tensor) -> dict[str, object]:
