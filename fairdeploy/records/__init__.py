@@ -38,6 +38,16 @@ from fairdeploy.records.deployment import (
     default_multiple,
 )
 from fairdeploy.records.inputs import DataSplits, ImageSet, LabelSource, LoadedModel, Preprocessing
+from fairdeploy.records.method import (
+    ALLOCATION_RULES,
+    KNOBS,
+    PROTECTIONS,
+    SIGNALS,
+    AllocationRule,
+    ProtectName,
+    PruningMethod,
+    SignalName,
+)
 from fairdeploy.records.multiples import (
     GroupRounding,
     MultipleChoice,
@@ -64,11 +74,16 @@ from fairdeploy.records.sweep import (
 )
 
 __all__ = [
+    "ALLOCATION_RULES",
+    "KNOBS",
+    "PROTECTIONS",
+    "SIGNALS",
     "UNMEASURED_MULTIPLE",
     "AccuracyByStage",
     "AccuracyEstimate",
     "Allocation",
     "AllocationDiagnostics",
+    "AllocationRule",
     "Artifact",
     "Budget",
     "CallTimes",
@@ -103,12 +118,15 @@ __all__ = [
     "PlannedPoint",
     "Preprocessing",
     "ProofResult",
+    "ProtectName",
+    "PruningMethod",
     "Quality",
     "RecoverySummary",
     "RestrictionOutcome",
     "Restrictions",
     "Rounding",
     "RunRecord",
+    "SignalName",
     "Sweep",
     "SweepPoint",
     "SweepTarget",
