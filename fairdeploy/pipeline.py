@@ -106,9 +106,10 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
         ))  # fmt: skip
         data = load_images(settings, model, graph, watch)
         scores = score(graph, model, data, settings, watch)
-        groups = group_scores(graph, scores, multiple, rules)
+        groups = group_scores(graph, scores, multiple, rules, settings.method.allocation)
         if planner is None:
-            chosen = Chosen(allocate(groups, costs, counted, watch), costs, counted)
+            rule = settings.method.allocation
+            chosen = Chosen(allocate(groups, costs, counted, watch, rule), costs, counted)
         else:
             chosen = planner.choose(groups, counted, watch)
         allocation = chosen.allocation
@@ -140,6 +141,7 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
             shrunk_costs=allocation.costs,
             latency_search=chosen.search,
             scores=groups,
+            method=settings.method,
             diagnostics=diagnose(groups, allocation, chosen.costs.costs, chosen.budgets),
             allocation=allocation,
             restrictions=restriction_outcomes(
@@ -156,7 +158,15 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
             latency=deployed.latency,
             operators=deployed.operators,
             rounding=rounding_outcome(
-                channels, graph, scores, rules, groups, allocation, chosen.costs, chosen.budgets
+                channels,
+                graph,
+                scores,
+                rules,
+                groups,
+                allocation,
+                chosen.costs,
+                chosen.budgets,
+                settings.method.allocation,
             ),
             profile=profile,
             seed=settings.model.seed,
