@@ -7,9 +7,11 @@ from typing import Annotated
 import typer
 
 from fairdeploy.options import ATTENTION_OPTIONS
+from fairdeploy.records import ALLOCATION_RULES, SIGNALS
 
 _WHAT_MAY_GO = "What may go"
 _THERE = "On another machine"
+_HOW = "How it decides"
 
 Model = Annotated[
     str,
@@ -117,6 +119,35 @@ AllowNormCoupled = Annotated[
         "--allow-norm-coupled",
         help="Let channels go that layer norms take statistics over: not exact, and reported.",
         rich_help_panel=_WHAT_MAY_GO,
+    ),
+]
+SignalBy = Annotated[
+    str | None,
+    typer.Option(
+        "--signal",
+        metavar="NAME",
+        help=f"What is removed by, instead of the U-Score (wasserstein): {', '.join(SIGNALS)}.",
+        rich_help_panel=_HOW,
+    ),
+]
+ProtectBy = Annotated[
+    str | None,
+    typer.Option(
+        "--protect",
+        metavar="NAME",
+        help="What protects, instead of the R-Score (taylor): one of the signals, or none, with "
+        "which the removal signal protects too.",
+        rich_help_panel=_HOW,
+    ),
+]
+AllocationBy = Annotated[
+    str | None,
+    typer.Option(
+        "--allocation",
+        metavar="|".join(ALLOCATION_RULES),
+        help="How much goes from each group: by the tolerance of difference (tod), the same share "
+        "(uniform), one threshold (global), or one threshold for groups of a kind (isomorphic).",
+        rich_help_panel=_HOW,
     ),
 ]
 Seed = Annotated[int | None, typer.Option(help="Of every random choice; 0 if not given.", min=0)]

@@ -17,6 +17,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from fairdeploy.cli_options import (
+    AllocationBy,
     AllowNormCoupled,
     Arch,
     Attention,
@@ -31,9 +32,11 @@ from fairdeploy.cli_options import (
     Mean,
     MinUnits,
     NumClasses,
+    ProtectBy,
     Quiet,
     RoundTo,
     Seed,
+    SignalBy,
     Std,
     Target,
     TrustPickle,
@@ -47,6 +50,7 @@ from fairdeploy.option_values import (
     parse_shares,
 )
 from fairdeploy.options import ATTENTION_OPTIONS, RECOVERY_METHODS
+from fairdeploy.records import ALLOCATION_RULES, PROTECTIONS, SIGNALS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +120,9 @@ class RunFlags(ControlFlags):
     recover: Annotated[
         str | None, typer.Option(metavar="|".join(RECOVERY_METHODS), help="How to repair it.")
     ] = None
+    signal: SignalBy = None
+    protect: ProtectBy = None
+    allocation: AllocationBy = None
     num_calibration: Annotated[
         int | None, typer.Option(help="Images to score and repair with.", min=2)
     ] = None
@@ -136,6 +143,9 @@ class RunFlags(ControlFlags):
             "data": self.data,
             "output": self.output,
             "recover": chosen("recovery", self.recover, RECOVERY_METHODS),
+            "signal": chosen("--signal", self.signal, SIGNALS),
+            "protect": chosen("--protect", self.protect, PROTECTIONS),
+            "allocation": chosen("--allocation", self.allocation, ALLOCATION_RULES),
             "num_calibration": self.num_calibration,
             "mean": parse_numbers("--mean", self.mean),
             "std": parse_numbers("--std", self.std),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from fairdeploy.records import MetricName
+from fairdeploy.records import AllocationRule, MetricName, ProtectName, SignalName
 
 RecoveryMethod = Literal["least_squares", "batchnorm", "none"]
 RECOVERY_METHODS: tuple[RecoveryMethod, ...] = ("least_squares", "batchnorm", "none")
@@ -96,6 +96,10 @@ class RunOptions(ControlOptions):
     """An image folder, an ``.npz`` file or ``package.module:factory``."""
     output: Path | None = None
     recover: RecoveryMethod | None = None
+    signal: SignalName | None = None
+    """What is removed by; see ``records.PruningMethod``, also for the next two."""
+    protect: ProtectName | None = None
+    allocation: AllocationRule | None = None
     num_calibration: int | None = None
     force: bool = False
     """Replace an earlier result."""

@@ -111,9 +111,10 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
         channels = channels.settled(planner.multiple if planner else channels.number)
         data = load_images(settings, model, graph, watch)
         scores = score(graph, model, data, settings, watch)
-        groups = group_scores(graph, scores, channels.number, rules)
+        groups = group_scores(graph, scores, channels.number, rules, settings.method.allocation)
         if planner is None:
-            chosen = Chosen(allocate(groups, costs, counted, watch), costs, counted)
+            rule = settings.method.allocation
+            chosen = Chosen(allocate(groups, costs, counted, watch, rule), costs, counted)
         else:
             chosen = planner.choose(groups, watch)
         allocation = chosen.allocation
@@ -149,6 +150,7 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
             shrunk_costs=allocation.costs,
             latency_search=chosen.search,
             scores=groups,
+            method=settings.method,
             diagnostics=diagnose(groups, allocation, chosen.costs.costs, chosen.budgets),
             allocation=allocation,
             restrictions=restriction_outcomes(
@@ -165,7 +167,15 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
             latency=deployed.latency,
             operators=deployed.operators,
             rounding=rounding_outcome(
-                channels, graph, scores, rules, groups, allocation, chosen.costs, chosen.budgets
+                channels,
+                graph,
+                scores,
+                rules,
+                groups,
+                allocation,
+                chosen.costs,
+                chosen.budgets,
+                settings.method.allocation,
             ),
             profile=profile,
             seed=settings.model.seed,

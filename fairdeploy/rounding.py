@@ -17,6 +17,7 @@ from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import (
     UNMEASURED_MULTIPLE,
     Allocation,
+    AllocationRule,
     Budget,
     GroupRounding,
     GroupScores,
@@ -130,6 +131,7 @@ def rounding_outcome(
     allocation: Allocation,
     costs: CostModel,
     budgets: Sequence[Budget],
+    allocation_rule: AllocationRule = "tod",
 ) -> Rounding | None:
     """The plan beside one for the same budgets with any counts; None if any count was allowed.
 
@@ -142,10 +144,12 @@ def rounding_outcome(
         allocation: The plan.
         costs: What it costs.
         budgets: What it was held to.
+        allocation_rule: How it was shared out.
     """
     if multiple.number == 1:
         return None
-    free = group_scores(graph, scores, 1, [rule for rule in rules if rule.kind != "round_to"])
+    free_rules = [rule for rule in rules if rule.kind != "round_to"]
+    free = group_scores(graph, scores, 1, free_rules, allocation_rule)
     unrounded = search(free, costs.costs, budgets)
     return Rounding(
         multiple=multiple.number,

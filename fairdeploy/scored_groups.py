@@ -15,10 +15,13 @@ from fairdeploy.allocation.restrictions import (
     group_limits,
 )
 from fairdeploy.allocation.search import smallest_plan
+from fairdeploy.allocation.shared_knob import with_shared_knob
+from fairdeploy.graph.structures import structures
 from fairdeploy.graph.unit_graph import Group, UnitGraph
 from fairdeploy.records import (
     UNMEASURED_MULTIPLE,
     Allocation,
+    AllocationRule,
     GroupScores,
     UnitScores,
 )
@@ -49,16 +52,23 @@ def limits_of(
 
 
 def group_scores(
-    graph: UnitGraph, scores: UnitScores, channel_multiple: int, rules: Sequence[Rule] = ()
+    graph: UnitGraph,
+    scores: UnitScores,
+    channel_multiple: int,
+    rules: Sequence[Rule] = (),
+    allocation: AllocationRule = "tod",
 ) -> tuple[GroupScores, ...]:
     """Scores group by group, within the limits that the target and the user set.
 
-    Each group keeps at least one unit, and a multiple that the target likes.
+    Each group keeps at least one unit, and a multiple that the target likes. Everything that
+    chooses from the groups follows the allocation rule.
     """
     limits = limits_of(graph, channel_multiple, rules)
-    return tuple(
+    groups = tuple(
         _scores_of(group, scores, limit) for group, limit in zip(graph.groups, limits, strict=True)
     )
+    kinds = structures(graph) if allocation == "isomorphic" else [""] * len(groups)
+    return with_shared_knob(groups, allocation, kinds)
 
 
 def _scores_of(group: Group, scores: UnitScores, limit: GroupLimit) -> GroupScores:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +25,7 @@ from fairdeploy.options import (
     SweepOptions,
     choice_of,
 )
-from fairdeploy.records import MetricName, Restrictions, TargetProfile
+from fairdeploy.records import MetricName, PruningMethod, Restrictions, TargetProfile
 
 DEFAULT_CALIBRATION_IMAGES = 512
 DEFAULT_TEST_IMAGES = 2000
@@ -70,6 +70,7 @@ class RunSettings:
     restrictions: Restrictions
     recover: RecoveryMethod | None
     """None: the default, which depends on whether there are real images."""
+    method: PruningMethod = field(default_factory=PruningMethod)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,6 +218,17 @@ def _resolve_run(options: RunOptions, project: ProjectFile, output: Path) -> Run
         target=resolve_target(options, project),
         restrictions=resolve_restrictions(options, project),
         recover=recover,
+        method=resolve_method(options, project),
+    )
+
+
+def resolve_method(options: RunOptions, project: ProjectFile) -> PruningMethod:
+    """What decides which units go."""
+    default = PruningMethod()
+    return PruningMethod(
+        signal=first_given(options.signal, project.signal) or default.signal,
+        protect=first_given(options.protect, project.protect) or default.protect,
+        allocation=first_given(options.allocation, project.allocation) or default.allocation,
     )
 
 

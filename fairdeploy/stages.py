@@ -25,9 +25,12 @@ from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.inputs.calibration import check_labels_fit, load_data, with_predicted_labels
 from fairdeploy.inputs.model_loading import load_model
 from fairdeploy.inputs.other_inputs import with_noise_for_others
+from fairdeploy.method_notes import fitting_warning, method_warnings
 from fairdeploy.options import RecoveryMethod
 from fairdeploy.records import (
+    KNOBS,
     Allocation,
+    AllocationRule,
     Budget,
     DataSplits,
     GroupScores,
@@ -131,7 +134,7 @@ def load_images(
         num_test = len(data.test) if data.test is not None else 0
         stage.note(f"{len(data.calibration)} to calibrate, {num_test} to test")
     for text in data.warnings:
-        watch.warn(text)
+        watch.warn(fitting_warning(text, settings.method))
     return data
 
 
@@ -156,17 +159,27 @@ def score(
     settings: RunSettings,
     watch: Stopwatch,
 ) -> UnitScores:
-    """U and R of all units: from the cache, or in one pass."""
-    seed = settings.model.seed
+    """U and R of all units, or what takes their places: from the cache, or in one pass."""
+    seed, method = settings.model.seed, settings.method
     key = scores_key(
         model.sha256, data.sha256, seed=seed, units=graph.num_units,
         inputs=" ".join(map(str, graph.inputs.specs)), output=graph.outputs.main,
+        signal=method.signal, protect=method.protect,
     )  # fmt: skip
+    for text in method_warnings(method):
+        watch.warn(text)
     with watch.stage("score units", total=len(data.calibration)) as stage:
         return cached_scores(
             cache_folder(),
             key,
-            lambda: score_units(graph, data.calibration, seed=seed, progress=stage.advance),
+            lambda: score_units(
+                graph,
+                data.calibration,
+                seed=seed,
+                signal=method.signal,
+                protect=method.protect,
+                progress=stage.advance,
+            ),
             tell_found=lambda: stage.note("from the cache"),
         )
 
@@ -176,11 +189,13 @@ def allocate(
     costs: CostModel,
     budgets: tuple[Budget, ...],
     watch: Stopwatch,
+    rule: AllocationRule = "tod",
 ) -> Allocation:
-    """Which units go."""
-    with watch.stage("search tolerance") as stage:
+    """Which units go; ``rule`` is the one that ``groups`` follow."""
+    knob = KNOBS[rule]
+    with watch.stage(f"search {knob}") as stage:
         allocation = search(groups, costs.costs, budgets)
-        stage.note(f"tolerance {allocation.tolerance:.3f}")
+        stage.note(f"{knob} {allocation.tolerance:.3f}")
     return allocation
 
 

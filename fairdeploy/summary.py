@@ -15,8 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from fairdeploy.reporting.chain import verdict
+from fairdeploy.reporting.run_section import decided_by
 
 Document = Mapping[str, Any]
+_DEFAULT_METHOD = ("wasserstein", "taylor", "tod")
 
 _SIZE_NAMES = {"params": "parameters", "macs": "MACs per image", "size_bytes": "bytes"}
 _ACCURACY_STAGES = ("original", "pruned", "recovered", "exported")
@@ -31,6 +33,7 @@ def shrink_summary(document: Document, folder: Path) -> RenderableType:
         [
             *_budget_lines(document["budget"]),
             *latency_search_lines(document.get("latency_search")),
+            *method_lines(document.get("method")),
             *restriction_lines(document["restrictions"]),
             *_check_lines(document),
             *_chain_lines(document.get("chain")),
@@ -49,6 +52,12 @@ def short(amount: float) -> str:
         if amount >= size:
             return f"{amount / size:.3g}{prefix}"
     return f"{amount:g}"
+
+
+def method_lines(method: Document | None) -> Iterator[tuple[str, str]]:
+    """What decided, where it was not the default."""
+    if method and (method["signal"], method["protect"], method["allocation"]) != _DEFAULT_METHOD:
+        yield "decided", f"by {escape(decided_by(method))}"
 
 
 def restriction_lines(outcomes: Sequence[Document]) -> Iterator[tuple[str, str]]:

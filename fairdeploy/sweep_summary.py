@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fairdeploy.reporting.quantities import repaired
-from fairdeploy.summary import short, two_columns
+from fairdeploy.summary import method_lines, short, two_columns
 
 Document = Mapping[str, Any]
 
@@ -25,7 +25,13 @@ _KEYS = {"params": "params", "macs": "macs", "size": "size_bytes"}
 
 def sweep_summary(document: Document, folder: Path) -> RenderableType:
     """Everything that a user wants to know first."""
-    lines = two_columns([*_knee_lines(document), *_fact_lines(document, folder)])
+    lines = two_columns(
+        [
+            *_knee_lines(document),
+            *method_lines(document.get("method")),
+            *_fact_lines(document, folder),
+        ]
+    )
     return Group(Text(), _points_table(document), Text(), lines)
 
 

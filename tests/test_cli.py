@@ -120,7 +120,8 @@ def test_shrink_passes_every_option_on(recorder: Recorder) -> None:
         "--mean", "0.1,0.2,0.3", "--std", "1,1,1", "--seed", "7", "--trust-pickle", "--force",
         "--no-latency", "--quiet", "--include", "layer*", "--include", "stem", "--exclude", "fc",
         "--max-prune", "0.7", "--max-prune", "layer4.*=30%", "--min-units", "8",
-        "--min-units", "a=b=4", "--round-to", "16",
+        "--min-units", "a=b=4", "--round-to", "16", "--signal", "l2", "--protect", "hrank",
+        "--allocation", "global",
     ]  # fmt: skip
     assert cli.run(arguments) == 0
     assert recorder.options == ShrinkOptions(
@@ -145,6 +146,9 @@ def test_shrink_passes_every_option_on(recorder: Recorder) -> None:
         max_prune=(("*", 0.7), ("layer4.*", 0.3)),
         min_units=(("*", 8), ("a=b", 4)),
         round_to=16,
+        signal="l2",
+        protect="hrank",
+        allocation="global",
         command=("fairdeploy", *sys.argv[1:]),
     )
 

@@ -25,8 +25,8 @@ def test_commands_show_each_shared_option_as_their_own() -> None:
     assert of_sweep.keys() - shared == {"metric", "points", "at"}
     assert of_inspect.keys() - shared == {"prove", "depth"}
     assert shared - of_inspect.keys() == {
-        "data", "output", "recover", "num_calibration", "mean", "std", "force", "no_latency",
-        "quiet",
+        "data", "output", "recover", "signal", "protect", "allocation", "num_calibration", "mean",
+        "std", "force", "no_latency", "quiet",
     }  # fmt: skip
 
 

@@ -1,6 +1,13 @@
 """What the allocation gave up: R-mass removed, the bound that ToD sets, and uniform pruning's.
 
-R-mass is a sum of R-Scores: the estimated loss change if those units go one by one.
+R-mass is a sum of R-Scores: the estimated loss change if those units go one by one. If k units go
+and the share alpha of them is among the k most protected, their R-mass is at most that of the
+``floor(alpha k)`` most protected units, and the R-Score of the k-th most protected one for each of
+the rest. The bound holds for any k units, so it is given twice: for the prefix that the tolerance
+allowed, and for what went in the end, after rounding and top-up.
+
+The additive exchange is the R-mass that uniform pruning would have removed at the same budgets,
+within the same limits and multiples, minus what was removed: above 0 speaks for the allocation.
 """
 
 from __future__ import annotations
@@ -11,8 +18,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fairdeploy.allocation.limits import CostFunction, Limits
-from fairdeploy.allocation.tolerance import removal_order, tod_curve
+from fairdeploy.allocation.limits import CostFunction
+from fairdeploy.allocation.search import search
+from fairdeploy.allocation.shared_knob import with_shared_knob
+from fairdeploy.allocation.tolerance import protection_order, removal_order, tod_curve
 from fairdeploy.records import (
     Allocation,
     AllocationDiagnostics,
@@ -32,13 +41,13 @@ def diagnose(
     budgets: Sequence[Budget],
 ) -> AllocationDiagnostics:
     """Compare an allocation with its bound and with uniform pruning at the same budgets."""
-    fraction, uniform_depths = uniform_pruning(groups, cost_of, budgets)
+    uniform = uniform_pruning(groups, cost_of, budgets)
     by_name = {
-        group.name: _diagnose_group(group, allocation, int(depth))
-        for group, depth in zip(groups, uniform_depths, strict=True)
+        group.name: _diagnose_group(group, allocation, uniform.removed[group.name])
+        for group in groups
     }
     exchange = math.fsum(item.r_mass_uniform - item.r_mass_removed for item in by_name.values())
-    return AllocationDiagnostics(by_name, fraction, exchange)
+    return AllocationDiagnostics(by_name, uniform.tolerance, exchange)
 
 
 def r_mass_bound(r: NDArray[np.float64], depth: int, alpha: float) -> float:
@@ -50,8 +59,8 @@ def r_mass_bound(r: NDArray[np.float64], depth: int, alpha: float) -> float:
 
     Args:
         r: R-Scores of the whole group, shape [N], none negative.
-        depth: Length k of the prefix.
-        alpha: Limit on its ToD.
+        depth: How many units, k.
+        alpha: Limit on the share of them that is among the k most protected.
     """
     if depth == 0:
         return 0.0
@@ -63,35 +72,33 @@ def r_mass_bound(r: NDArray[np.float64], depth: int, alpha: float) -> float:
 
 def uniform_pruning(
     groups: Sequence[GroupScores], cost_of: CostFunction, budgets: Sequence[Budget]
-) -> tuple[float, NDArray[np.int64]]:
-    """The smallest share, the same for every group, whose removal meets the budgets.
-
-    Returns:
-        The share, and each group's depth [G]. Units go lowest U-Score first, and no group loses
-        more than its ``max_removed``.
-    """
-    sizes = np.array([len(group.u) for group in groups], dtype=np.int64)
-    most = np.array([group.max_removed for group in groups], dtype=np.int64)
-    limits = Limits.of(budgets, cost_of, sizes)
-    shares = np.unique(np.concatenate([np.arange(size + 1) / size for size in {1, *sizes}]))
-
-    def depths(share: float) -> NDArray[np.int64]:
-        return np.minimum((share * sizes + _ROUNDING).astype(np.int64), most)
-
-    index = limits.first_met(lambda position: sizes - depths(shares[position]), len(shares))
-    return float(shares[index]), depths(shares[index])
+) -> Allocation:
+    """The same share from every group, lowest U-Score first, at the same budgets and limits."""
+    return search(with_shared_knob(groups, "uniform", [""] * len(groups)), cost_of, budgets)
 
 
 def _diagnose_group(
-    group: GroupScores, allocation: Allocation, uniform_depth: int
+    group: GroupScores, allocation: Allocation, removed_by_uniform: tuple[int, ...]
 ) -> GroupDiagnostics:
     depth = allocation.prefix_lengths[group.name]
-    order = removal_order(group.u)
+    removed = list(allocation.removed[group.name])
     tod = float(tod_curve(group.u, group.r)[depth - 1]) if depth else 0.0
+    overlap = _share_protected(group, removed)
     return GroupDiagnostics(
         tod=tod,
-        r_mass_removed=float(group.r[list(allocation.removed[group.name])].sum()),
-        r_mass_prefix=float(group.r[order[:depth]].sum()),
+        r_mass_removed=float(group.r[removed].sum()),
+        r_mass_prefix=float(group.r[removal_order(group.u)[:depth]].sum()),
         r_mass_bound=r_mass_bound(group.r, depth, tod),
-        r_mass_uniform=float(group.r[order[:uniform_depth]].sum()),
+        r_mass_uniform=float(group.r[list(removed_by_uniform)].sum()),
+        share_protected=overlap,
+        r_mass_bound_removed=r_mass_bound(group.r, len(removed), overlap),
+        num_removed_uniform=len(removed_by_uniform),
     )
+
+
+def _share_protected(group: GroupScores, removed: Sequence[int]) -> float:
+    """The share of the removed units that is among as many most protected ones; 0 of none."""
+    if not removed:
+        return 0.0
+    tail = protection_order(group.r)[: len(removed)]
+    return float(np.isin(removed, tail).mean())

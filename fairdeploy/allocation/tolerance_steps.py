@@ -1,7 +1,8 @@
 """Depth of the removal prefix as a step function of the tolerance.
 
 A group's depth changes only at finitely many tolerances, the values of its own ToD curve; knowing
-them lets the search bisect exactly instead of on the real line.
+them lets the search bisect exactly instead of on the real line. The same holds for rules with
+another knob (see ``shared_knob``).
 """
 
 from __future__ import annotations
@@ -30,7 +31,12 @@ class DepthSteps:
 
 
 def depth_steps(group: GroupScores) -> DepthSteps:
-    """Steps of one group, up to its ``max_removed``, by the tolerance that all groups share."""
+    """Steps of one group, up to its ``max_removed``, by the knob that all groups share.
+
+    The knob is the tolerance, unless the group says otherwise.
+    """
+    if group.knob is not None:
+        return _knob_steps(group.knob[: group.max_removed])
     head = tod_curve(group.u, group.r)[: group.max_removed]
     # Depth k is ever chosen only if every deeper prefix needs a higher tolerance.
     lowest_deeper = np.append(np.minimum.accumulate(head[::-1])[::-1][1:], np.inf)
@@ -38,6 +44,12 @@ def depth_steps(group: GroupScores) -> DepthSteps:
     own_tolerances = head[depths - 1]
     shared = group.reluctance + (1.0 - group.reluctance) * own_tolerances
     return DepthSteps(shared, depths.astype(np.int64))
+
+
+def _knob_steps(knob: NDArray[np.float64]) -> DepthSteps:
+    """Of units that go at the same value, all go."""
+    values, counts = np.unique(knob, return_counts=True)
+    return DepthSteps(values, np.cumsum(counts).astype(np.int64))
 
 
 def critical_tolerances(steps: Sequence[DepthSteps]) -> NDArray[np.float64]:

@@ -4,6 +4,9 @@ A unit's value is its raw R-Score. R estimates how much the mean loss changes if
 the loss's own unit in every group, so groups compare as they are; normalising within a group would
 make a useless layer's best unit look as good as a vital layer's best. The price of a unit is the
 share of the budgets that it would spend, so the order is R-Score per unit of cost.
+
+Where another rule than ToD shares out (see ``shared_knob``), its knob is turned back instead: what
+went last comes back first, whatever it costs.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from fairdeploy.allocation.shared_knob import knob_of_units
+from fairdeploy.allocation.tolerance import removal_order
 from fairdeploy.records import GroupScores
 
 Counts = NDArray[np.int64]
@@ -60,15 +65,17 @@ class _Pool:
     def __init__(self, removed: Sequence[Counts], groups: Sequence[GroupScores]) -> None:
         self._num_groups = len(groups)
         self._units: list[Counts] = []
+        self._is_priced = all(group.knob is None for group in groups)
         owners, values = [], []
         for number, (units, group) in enumerate(zip(removed, groups, strict=True)):
             # The best units share the first block, so that a group's blocks return in order.
-            best_first = np.sort(units)[np.argsort(-group.r[np.sort(units)], kind="stable")]
+            best_first, worth = _best_first(units, group)
             for start in range(0, len(units), group.step):
                 block = best_first[start : start + group.step]
                 self._units.append(block)
                 owners.append(number)
-                values.append(float(group.r[block].sum()))
+                total = worth[block].sum() if self._is_priced else worth[block].mean()
+                values.append(float(total))
         self._owners = np.array(owners, dtype=np.int64)
         self._values = np.array(values, dtype=np.float64)
         self._sizes = np.array([len(block) for block in self._units], dtype=np.int64)
@@ -83,11 +90,15 @@ class _Pool:
         return sizes
 
     def most_valuable_first(self, prices: NDArray[np.float64], fits: NDArray[np.bool_]) -> Counts:
-        """Removed blocks of the groups that fit, best R per price first, then by position."""
+        """Removed blocks of the groups that fit, best R per price first, then by position.
+
+        Where there is a knob, what it took last comes first.
+        """
         blocks = np.flatnonzero(self._is_removed & fits[self._owners])
         price, value = prices[self._owners[blocks]], self._values[blocks]
         # A block that costs nothing comes first whatever its value.
         ratio = np.divide(value, price, out=np.full_like(value, np.inf), where=price > 0)
+        ratio = ratio if self._is_priced else value
         order: Counts = blocks[np.lexsort((blocks, -value, -ratio))]
         return order
 
@@ -108,6 +119,15 @@ class _Pool:
             left[self._owners[block]].append(self._units[block])
         empty = np.empty(0, dtype=np.int64)
         return [np.sort(np.concatenate([empty, *blocks])) for blocks in left]
+
+
+def _best_first(units: Counts, group: GroupScores) -> tuple[Counts, NDArray[np.float64]]:
+    """Removed units in the order in which they should return, and what each unit is worth [N]."""
+    if group.knob is not None:
+        order = removal_order(group.u)
+        return order[np.isin(order, units)][::-1], knob_of_units(group)
+    ordered = np.sort(units)
+    return ordered[np.argsort(-group.r[ordered], kind="stable")], group.r
 
 
 def _prices(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from fairdeploy.inputs.factories import is_factory_spec
 from fairdeploy.inputs.toml_tables import (
@@ -21,8 +23,18 @@ from fairdeploy.inputs.toml_tables import (
     whole_number,
 )
 from fairdeploy.options import ATTENTION_OPTIONS, AttentionOption, choice_of
+from fairdeploy.records import (
+    ALLOCATION_RULES,
+    PROTECTIONS,
+    SIGNALS,
+    AllocationRule,
+    ProtectName,
+    SignalName,
+)
 
 PROJECT_FILE_NAME = "fairdeploy.toml"
+
+_Choice = TypeVar("_Choice", bound=str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +65,9 @@ class ProjectFile:
     """Name of a profile, or the path of one, made absolute."""
     seed: int | None = None
     recover: str | None = None
+    signal: SignalName | None = None
+    protect: ProtectName | None = None
+    allocation: AllocationRule | None = None
     attention: AttentionOption | None = None
     allow_norm_coupled: bool | None = None
     output: str | None = None
@@ -96,11 +111,14 @@ def _positive_numbers(value: object) -> tuple[float, ...]:
     return tuple(positive_number(item) for item in numbers(value))
 
 
-def _attention(value: object) -> AttentionOption:
-    option = choice_of(value, ATTENTION_OPTIONS)
-    if option is None:
-        raise ValueError(f"one of {', '.join(ATTENTION_OPTIONS)}")
-    return option
+def _one_of(choices: tuple[_Choice, ...]) -> Callable[[object], _Choice]:
+    def read(value: object) -> _Choice:
+        option = choice_of(value, choices)
+        if option is None:
+            raise ValueError(f"one of {', '.join(choices)}")
+        return option
+
+    return read
 
 
 _READERS: dict[str, Reader] = {
@@ -120,7 +138,10 @@ _READERS: dict[str, Reader] = {
     "target": text,
     "seed": whole_number(0),
     "recover": text,
-    "attention": _attention,
+    "signal": _one_of(SIGNALS),
+    "protect": _one_of(PROTECTIONS),
+    "allocation": _one_of(ALLOCATION_RULES),
+    "attention": _one_of(ATTENTION_OPTIONS),
     "allow_norm_coupled": truth,
     "output": text,
     "include": text_or_texts,

@@ -38,6 +38,16 @@ from fairdeploy.records.deployment import (
     default_multiple,
 )
 from fairdeploy.records.inputs import DataSplits, ImageSet, LabelSource, LoadedModel, Preprocessing
+from fairdeploy.records.method import (
+    ALLOCATION_RULES,
+    KNOBS,
+    PROTECTIONS,
+    SIGNALS,
+    AllocationRule,
+    ProtectName,
+    PruningMethod,
+    SignalName,
+)
 from fairdeploy.records.multiples import (
     GroupRounding,
     MultipleChoice,
@@ -65,11 +75,16 @@ from fairdeploy.records.sweep import (
 from fairdeploy.records.variants import Divergence, OnnxChanges, Tolerance, VariantCheck
 
 __all__ = [
+    "ALLOCATION_RULES",
+    "KNOBS",
+    "PROTECTIONS",
+    "SIGNALS",
     "UNMEASURED_MULTIPLE",
     "AccuracyByStage",
     "AccuracyEstimate",
     "Allocation",
     "AllocationDiagnostics",
+    "AllocationRule",
     "Artifact",
     "Budget",
     "CallTimes",
@@ -106,12 +121,15 @@ __all__ = [
     "PlannedPoint",
     "Preprocessing",
     "ProofResult",
+    "ProtectName",
+    "PruningMethod",
     "Quality",
     "RecoverySummary",
     "RestrictionOutcome",
     "Restrictions",
     "Rounding",
     "RunRecord",
+    "SignalName",
     "Sweep",
     "SweepPoint",
     "SweepTarget",

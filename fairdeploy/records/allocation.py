@@ -15,16 +15,16 @@ MetricName = Literal["params", "macs", "size", "latency"]
 
 @dataclass(frozen=True, slots=True)
 class UnitScores:
-    """U and R of every unit, float64 [num_units]."""
+    """U and R of every unit, float64 [num_units], or the signals that take their places."""
 
     u: NDArray[np.float64]
     """Distance between classes within the layer, 1 on average; low is proposed for removal."""
     r: NDArray[np.float64]
     """Estimated change of the mean loss if the unit goes; high is protected."""
     num_classes: int
-    """Classes that were compared."""
+    """Classes that were compared; 0 where none were."""
     num_unmeasured: int
-    """Units that no layer's output shows; their U is their R rank in the group."""
+    """Units that the removal signal could not be measured of; their U is a rank in the group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,9 @@ class GroupScores:
     reluctance: float = 0.0
     """Shared tolerance below which this group stays whole, in [0, 1); from there on its own
     tolerance rises from 0 to 1."""
+    knob: NDArray[np.float64] | None = None
+    """Where the ToD rule does not decide: the value of the shared knob at which one, two, … units
+    go, in the order of removal, ascending, shape [N]; see ``allocation.shared_knob``."""
     places: NDArray[np.int64] | None = None
     """Shape [N, B]: the units of the graph's group that each of the N stands for, one per block;
     None where there is one block."""
@@ -73,10 +76,11 @@ class Allocation:
     """Which units go, by group, and how the search got there."""
 
     tolerance: float
+    """The knob: the tolerance of the ToD rule, or the share or threshold of another rule."""
     removed: Mapping[str, tuple[int, ...]]
     """Group name to the local indices of the removed units, ascending; every group is a key."""
     prefix_lengths: Mapping[str, int]
-    """Group name to the ``k`` that the tolerance allowed, before rounding to multiples and before
+    """Group name to the ``k`` that the knob allowed, before rounding to multiples and before
     the top-up gave units back."""
     costs: Mapping[str, float]
     num_evaluations: int
@@ -96,13 +100,19 @@ class GroupDiagnostics:
     """No prefix of that length with that ToD can have more."""
     r_mass_uniform: float
     """What uniform pruning at the same budgets removes."""
+    share_protected: float
+    """Of the units that went in the end: how many of them are among as many most protected."""
+    r_mass_bound_removed: float
+    """No units of that number with that share can have more R-mass than this."""
+    num_removed_uniform: int
+    """Units that uniform pruning removes."""
 
 
 @dataclass(frozen=True, slots=True)
 class AllocationDiagnostics:
-    """R-mass by group name, and the sum over groups of uniform minus ToD.
+    """R-mass by group name, and the sum over groups of uniform pruning's minus the plan's.
 
-    An ``exchange`` above 0 speaks for ToD against uniform pruning at the same budgets.
+    An ``exchange`` above 0 speaks for the plan against uniform pruning at the same budgets.
     """
 
     groups: Mapping[str, GroupDiagnostics]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from math import fsum
 from typing import Any
 
 from fairdeploy.graph.unit_graph import UnitGraph
@@ -47,6 +48,21 @@ def group_rows(
     ]
 
 
+def exchange_row(
+    diagnostics: AllocationDiagnostics, scores: Sequence[GroupScores]
+) -> dict[str, float]:
+    """R-mass of all groups: of what went, its bound, uniform pruning's, and what there was."""
+    items = diagnostics.groups.values()
+    return {
+        "uniform_fraction": diagnostics.uniform_fraction,
+        "r_mass_uniform_minus_tod": diagnostics.exchange,
+        "r_mass_removed": fsum(item.r_mass_removed for item in items),
+        "r_mass_bound": fsum(item.r_mass_bound_removed for item in items),
+        "r_mass_uniform": fsum(item.r_mass_uniform for item in items),
+        "r_mass_total": fsum(float(group.r.sum()) for group in scores),
+    }
+
+
 def freeze_rows(graph: UnitGraph) -> list[dict[str, Any]]:
     """Operations that kept something from being removable, the most costly first."""
     freezes = sorted(
@@ -75,4 +91,7 @@ def _removable_row(
         "r_mass_bound": diagnostics.r_mass_bound,
         "r_mass_uniform": diagnostics.r_mass_uniform,
         "r_mass_total": float(group.r.sum()),
+        "share_protected": diagnostics.share_protected,
+        "r_mass_bound_removed": diagnostics.r_mass_bound_removed,
+        "num_removed_uniform": diagnostics.num_removed_uniform,
     }

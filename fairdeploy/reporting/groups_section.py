@@ -40,7 +40,7 @@ def kept_units(groups: Sequence[Row]) -> Html:
 def tod_curves(
     groups: Sequence[Row], curves: Mapping[str, NDArray[np.float64]], tolerance: float
 ) -> Html:
-    """Small charts of ToD(k), for the groups that lost most; numbers of all groups in a table."""
+    """Small charts of ToD(k), for the groups that lost most."""
     removable = [row for row in _removable(groups) if row["name"] in curves]
     if not removable:
         return NOTHING
@@ -52,12 +52,13 @@ def tod_curves(
         if row["name"] in chosen
     )
     hidden = len(removable) - len(lost)
-    which = f"Shown are the {len(lost)} groups that lost most; {hidden} others are in the table. "
+    which = (
+        f"Shown are the {len(lost)} groups that lost most; {hidden} others are in the table below. "
+    )
     return section(
         "Tolerance of difference",
         _tod_legend(),
         tag("div", *charts, class_="curves"),
-        details("The numbers of every group", _tod_table(removable)),
         lead=(which if hidden else "")
         + "ToD(k) is the share of the k units proposed for removal that are also among the k most "
         f"protected. Every group is cut to the deepest k with ToD at most {tolerance:.3f}, "
@@ -164,26 +165,6 @@ def _tod_legend() -> Html:
     )
     items = (tag("li", tag("i", class_=key), text) for key, text in keys)
     return tag("ul", *items, class_="legend")
-
-
-def _tod_table(rows: Sequence[Row]) -> Html:
-    cells = (
-        (dotted(row["name"]), str(row["prefix_length"]), str(row["units"] - row["kept"]),
-         f"{row['tod']:.3f}", _r_share(row, "r_mass_removed"), _r_share(row, "r_mass_bound"))
-        for row in rows
-    )  # fmt: skip
-    headers = ("group", "k", "removed", "ToD(k)", "R removed", "bound for k")
-    explained = tag(
-        "p",
-        "R removed is the share of the group's R-Score that went; the bound is the most that a "
-        "prefix of k units with this ToD can hold (rounding may remove a few more than k).",
-        class_="lead",
-    )
-    return join((explained, table(headers, cells)))
-
-
-def _r_share(row: Row, key: str) -> str:
-    return percent(share_of(row[key], row["r_mass_total"]))
 
 
 def _params(rows: Sequence[Row]) -> int:

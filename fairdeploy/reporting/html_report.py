@@ -12,8 +12,9 @@ from fairdeploy.reporting import (
     rounding_section,
     run_section,
     summary_section,
+    theory_section,
 )
-from fairdeploy.reporting.markup import tag
+from fairdeploy.reporting.markup import Html, tag
 from fairdeploy.reporting.page import render_page
 
 
@@ -32,7 +33,8 @@ def render_html(record: RunRecord) -> str:
         operators_section.why_not_faster(document),
         rounding_section.rounding(document["rounding"]),
         groups_section.kept_units(groups),
-        groups_section.tod_curves(groups, record.tod_curves, document["tolerance"]),
+        _rule(record),
+        theory_section.theory(groups, document["exchange"], document["method"]),
         groups_section.frozen_parts(
             groups, document["freezes"], document["model"]["original"]["params"]
         ),
@@ -42,3 +44,11 @@ def render_html(record: RunRecord) -> str:
         tag("footer", "Every number on this page, and more, is in report.json beside it."),
     )
     return render_page(summary_section.title(document), main)
+
+
+def _rule(record: RunRecord) -> Html:
+    """How much went from each group, and by which rule."""
+    document = record.document
+    if document["method"]["allocation"] != "tod":
+        return theory_section.shared_knob(document["method"], document["tolerance"])
+    return groups_section.tod_curves(document["groups"], record.tod_curves, document["tolerance"])

@@ -19,6 +19,7 @@ import numpy as np
 
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import (
+    KNOBS,
     AccuracyByStage,
     AccuracyEstimate,
     Allocation,
@@ -34,6 +35,7 @@ from fairdeploy.records import (
     OperatorComparison,
     ParityResult,
     ProofResult,
+    PruningMethod,
     RecoverySummary,
     RestrictionOutcome,
     Rounding,
@@ -43,7 +45,7 @@ from fairdeploy.records import (
 )
 from fairdeploy.reporting.chain import chain_of
 from fairdeploy.reporting.environment import describe_environment
-from fairdeploy.reporting.group_rows import freeze_rows, group_rows
+from fairdeploy.reporting.group_rows import exchange_row, freeze_rows, group_rows
 from fairdeploy.reporting.html_report import render_html
 from fairdeploy.reporting.operator_rows import operator_rows, why_not_faster
 
@@ -79,6 +81,7 @@ def build_document(
     operators: OperatorComparison | None = None,
     rounding: Rounding | None = None,
     file_metadata: Mapping[str, str] | None = None,
+    method: PruningMethod | None = None,
 ) -> dict[str, Any]:
     """Put a whole run into the tree of ``report.json``, version 1.
 
@@ -98,6 +101,7 @@ def build_document(
         operators: Single operators before and after, where they were timed.
         rounding: What rounding channel counts did, where they were rounded.
         file_metadata: What every exported file carries inside.
+        method: Which signals and which rule decided; None: the defaults.
 
     Returns:
         Dictionaries, lists, strings, finite numbers, booleans and None.
@@ -124,13 +128,11 @@ def build_document(
         if latency_search
         else None,
         "restrictions": [asdict(outcome) for outcome in restrictions],
+        "method": method_row(method or PruningMethod()),
         "tolerance": allocation.tolerance,
         "num_evaluations": allocation.num_evaluations,
         "groups": group_rows(graph, scores, diagnostics, allocation),
-        "exchange": {
-            "uniform_fraction": diagnostics.uniform_fraction,
-            "r_mass_uniform_minus_tod": diagnostics.exchange,
-        },
+        "exchange": exchange_row(diagnostics, scores),
         "freezes": freeze_rows(graph),
         "proof": asdict(proof) | {"passed": proof.passed},
         "recovery": asdict(recovery) if recovery else None,
@@ -225,6 +227,11 @@ def model_row(model: LoadedModel, graph: UnitGraph) -> dict[str, Any]:
         "outputs": list(graph.outputs.names),
         "fixed_batch": None if graph.has_dynamic_batch else graph.inputs.batch,
     }
+
+
+def method_row(method: PruningMethod) -> dict[str, str]:
+    """Which signals and which rule decided, and what ``tolerance`` is a value of."""
+    return asdict(method) | {"knob": KNOBS[method.allocation]}
 
 
 def costs_row(costs: Mapping[str, float]) -> dict[str, int]:

@@ -32,7 +32,7 @@ def run_facts(document: Row) -> Html:
     return section(
         "This run",
         tag("pre", document["command"]) if document["command"] else NOTHING,
-        facts(document, {"Own class": _own_class(document["model"]["own_class"])}),
+        facts(document, _more(document)),
         _restrictions(document["restrictions"]),
         stage_times(document["stage_seconds"]),
         _layers(document["recovery"]),
@@ -57,6 +57,19 @@ def facts(document: Row, more: Mapping[str, str]) -> Html:
     }
     items = (item for key, value in pairs.items() for item in (tag("dt", key), tag("dd", value)))
     return tag("dl", *items, class_="facts")
+
+
+def _more(document: Row) -> dict[str, str]:
+    return {
+        "Own class": _own_class(document["model"]["own_class"]),
+        "Decided by": decided_by(document["method"]),
+    }
+
+
+def decided_by(method: Row) -> str:
+    """Which signals and which rule decided."""
+    protects = "protects too" if method["protect"] == "none" else f"{method['protect']} protects"
+    return f"{method['signal']} removes, {protects}, {method['allocation']} shares out"
 
 
 def _own_class(own: Row) -> str:

@@ -19,6 +19,7 @@ from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import (
     DataSplits,
     LoadedModel,
+    PruningMethod,
     Sweep,
     SweepPoint,
     TargetProfile,
@@ -30,6 +31,7 @@ from fairdeploy.reporting.run_record import (
     data_row,
     estimate_row,
     json_safe,
+    method_row,
     model_row,
 )
 from fairdeploy.reporting.sweep_report import render_sweep
@@ -49,6 +51,7 @@ def build_sweep_document(
     data: DataSplits,
     profile: TargetProfile,
     recovery: str,
+    method: PruningMethod,
     plans_folder: str,
     shrink_commands: Mapping[str, str],
     closer_command: str | None,
@@ -63,6 +66,7 @@ def build_sweep_document(
         result: All points, the original first.
         profile: With the limits that the races really had.
         recovery: How the networks were repaired; ``none`` if they were not.
+        method: Which signals and which rule decided.
         plans_folder: Name of the folder that holds a plan for each point but the original.
         shrink_commands: By point: what to type to make that network.
         closer_command: What to type to look closer at the knee; None where there is no more to see.
@@ -103,6 +107,7 @@ def build_sweep_document(
             "closer_command": closer_command,
         },
         "recovery": recovery,
+        "method": method_row(method),
         "notes": list(result.notes),
         "num_test_images": original.accuracy.num_images if original.accuracy else 0,
         "data": data_row(data),

@@ -19,7 +19,7 @@ from fairdeploy.reporting.quantities import (
     seconds,
     size,
 )
-from fairdeploy.reporting.run_section import facts, stage_times
+from fairdeploy.reporting.run_section import decided_by, facts, stage_times
 from fairdeploy.reporting.summary_section import tile, warnings
 from fairdeploy.reporting.sweep_plots import cost_key, latency_plots, quality_plots
 
@@ -195,7 +195,13 @@ def _run(document: Row) -> Html:
     return section(
         "This run",
         tag("pre", document["command"]) if document["command"] else NOTHING,
-        facts(document, {"Measured": f"in {seconds(took)}, from one scoring run"}),
+        facts(
+            document,
+            {
+                "Measured": f"in {seconds(took)}, from one scoring run",
+                "Decided by": decided_by(document["method"]),
+            },
+        ),
         stage_times(document["stage_seconds"]),
         lead="The same command with the same files and seed gives the same plans, byte for byte.",
     )

@@ -1,6 +1,14 @@
-"""Scores of all units: U says what may go, R what must stay."""
+"""Scores of all units: one signal says what may go, another what must stay."""
 
 from fairdeploy.scoring.cache import cached_scores, scores_key
-from fairdeploy.scoring.unit_scores import DEFAULT_PROJECTIONS, score_units
+from fairdeploy.scoring.signals import DEFAULT_PROJECTIONS, as_unit_scores, measure_signals
+from fairdeploy.scoring.unit_scores import score_units
 
-__all__ = ["DEFAULT_PROJECTIONS", "cached_scores", "score_units", "scores_key"]
+__all__ = [
+    "DEFAULT_PROJECTIONS",
+    "as_unit_scores",
+    "cached_scores",
+    "measure_signals",
+    "score_units",
+    "scores_key",
+]

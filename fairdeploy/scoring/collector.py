@@ -1,5 +1,7 @@
 """One forward and backward pass over the calibration images, from which all scores follow.
 
+What the outputs of units say is collected by readers on the way, as many as are asked for; the
+backward pass is left out where nothing needs a gradient.
 The pass runs the captured graph on detached copies of its parameters that share their storage, so
 the user's network keeps its mode, statistics, gradients, ``requires_grad`` and hooks untouched.
 """
@@ -7,7 +9,7 @@ the user's network keeps its mode, statistics, gradients, ``requires_grad`` and 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +20,11 @@ from torch.fx.node import Argument, Target
 
 from fairdeploy.errors import DataError
 from fairdeploy.graph.functionalize import op_name
-from fairdeploy.graph.layers import score_points
 from fairdeploy.graph.model_outputs import class_scores
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import ImageSet
+from fairdeploy.scoring.activations import PointReader
 from fairdeploy.scoring.folding import FoldedLayer
-from fairdeploy.scoring.projections import ProjectionStore, affordable_projections
 from fairdeploy.scoring.reconstruction import GradientProducts
 
 _VIEWS = {
@@ -41,56 +42,54 @@ MAX_ACTIVATION_BYTES = 3 * 2**29
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What the pass leaves behind, enough for every score."""
+    """What the pass leaves behind, beside what its readers hold."""
 
-    store: ProjectionStore
     labels: Tensor
     """int64 [N]: the given ones, or what the model predicts."""
     top_logits: Tensor
     """float32 [N]: the largest logit of each image."""
     products: Mapping[tuple[str, int], Tensor]
-    """By tensor and dimension: sum of value times gradient over the other dimensions, float64."""
+    """By tensor and dimension: sum of value times gradient over the other dimensions, float64;
+    empty without gradients."""
 
 
 def collect(
     graph: UnitGraph,
     images: ImageSet,
+    readers: Sequence[PointReader],
     *,
-    seed: int,
-    num_projections: int,
+    with_gradients: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> Collected:
     """Run the pass.
 
     Args:
-        num_projections: Wanted random directions per unit; wide networks get fewer.
+        readers: Are given the values at their score points, batch by batch.
+        with_gradients: Whether to run backward too.
         progress: Called with the number of images done in each batch.
 
     Raises:
         DataError: A label does not fit the model's outputs.
     """
-    with torch.inference_mode(False), torch.enable_grad():
-        return _collect(graph, images, seed, num_projections, progress or _ignore)
+    with torch.inference_mode(False), torch.set_grad_enabled(with_gradients):
+        return _collect(graph, images, readers, with_gradients, progress or _ignore)
 
 
 def _collect(
     graph: UnitGraph,
     images: ImageSet,
-    seed: int,
-    num_projections: int,
+    readers: Sequence[PointReader],
+    with_gradients: bool,
     progress: Callable[[int], None],
 ) -> Collected:
-    points = score_points(graph)
     num_images = len(images)
-    num_kept = affordable_projections(points, num_images, num_projections)
-    store = ProjectionStore(points, num_images, num_kept, seed)
     products = GradientProducts(graph)
     labels = torch.zeros(num_images, dtype=torch.int64)
     top_logits = torch.zeros(num_images)
     batch = batch_size(graph, num_images)
     fixed_batch = 0 if graph.has_dynamic_batch else batch
     inputs = graph.inputs.arranged(images)
-    run = _Pass(graph, store, products)
+    run = _Pass(graph, readers, products, with_gradients)
     for start in range(0, num_images, batch):
         part = slice(start, min(start + batch, num_images))
         given = None if images.labels is None else images.labels[part]
@@ -98,7 +97,7 @@ def _collect(
         found = run.batch(batch_inputs, given, start, fixed_batch)
         labels[part], top_logits[part] = found
         progress(part.stop - part.start)
-    return Collected(store, labels, top_logits, products.result(num_images))
+    return Collected(labels, top_logits, products.result(num_images))
 
 
 def _ignore(_: int) -> None:
@@ -123,14 +122,19 @@ class _Pass(fx.Interpreter):
     """Runs the graph on leaf copies; reads values at score points and layers on the way."""
 
     def __init__(
-        self, graph: UnitGraph, store: ProjectionStore, products: GradientProducts
+        self,
+        graph: UnitGraph,
+        readers: Sequence[PointReader],
+        products: GradientProducts,
+        with_gradients: bool,
     ) -> None:
         super().__init__(graph.module)
-        self._store = store
         self._products = products
-        self._points: dict[str, list[int]] = {}
-        for number, point in enumerate(store.points):
-            self._points.setdefault(point.node, []).append(number)
+        self._with_gradients = with_gradients
+        self._points: dict[str, list[tuple[PointReader, int]]] = {}
+        for reader in readers:
+            for number, point in enumerate(reader.points):
+                self._points.setdefault(point.node, []).append((reader, number))
         self._folded_norms = {layer.norm for layer in products.folded.values()}
         self._where = (0, 0, 0)
         self._outputs = graph.outputs
@@ -171,11 +175,11 @@ class _Pass(fx.Interpreter):
             value = self.fetch_args_kwargs_from_env(n)[0][0]
         else:
             value = super().run_node(n)
-        if self._products.is_layer(n.name):
+        if self._with_gradients and self._products.is_layer(n.name):
             value = self._products.watch(n.name, value)
-        for number in self._points.get(n.name, ()):
+        for reader, number in self._points.get(n.name, ()):
             with torch.no_grad():
-                self._store.add(number, value, *self._where)
+                reader.add(number, value, *self._where)
         return value
 
     def _run_folded(self, n: fx.Node, layer: FoldedLayer) -> Tensor:

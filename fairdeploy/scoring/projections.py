@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fairdeploy.graph.layers import ScorePoint
+from fairdeploy.scoring.channel_maps import channel_index, channel_maps, has_whole_images
 
 MAX_STORED_BYTES = 400 * 2**20
 """Of all projections together; wide networks get fewer directions instead of more memory."""
@@ -62,9 +61,16 @@ class ProjectionStore:
         self._num_projections = num_projections
         self._seed = seed
         self._directions: dict[int, Tensor] = {}
-        self._index = [_channel_index(point) for point in points]
+        self._index = [channel_index(point) for point in points]
         self._stored: dict[int, _Stored] = {}
         self.points = tuple(points)
+
+    @classmethod
+    def affordable(
+        cls, points: Sequence[ScorePoint], num_images: int, asked: int, seed: int
+    ) -> ProjectionStore:
+        """With ``asked`` directions, or fewer where those would take too much memory."""
+        return cls(points, num_images, affordable_projections(points, num_images, asked), seed)
 
     def add(self, number: int, value: Tensor, first_image: int, batch: int, used: int) -> None:
         """Project one batch of the value at point ``number`` and keep it.
@@ -75,7 +81,7 @@ class ProjectionStore:
             used: The first ``used`` images count, the others only filled a fixed batch.
         """
         point = self.points[number]
-        if value.shape[point.batch_dim] % batch:
+        if not has_whole_images(value, point, batch):
             return
         projected = self._project(value.detach(), point, self._index[number], batch)[:used]
         if number not in self._stored:
@@ -95,7 +101,7 @@ class ProjectionStore:
     ) -> Tensor:
         """Float32 [batch, U, P]: the units' maps along the directions of their length."""
         num_units, width = point.positions.shape
-        maps = _maps(value, point, batch)
+        maps = _thinned(channel_maps(value, point, batch), width)
         if index is not None:
             maps = maps.index_select(1, index.to(maps.device))
         if width > 1:
@@ -129,23 +135,7 @@ def _stratified_directions(length: int, num_projections: int, seed: int) -> Tens
     return torch.nn.functional.normalize(directions, dim=0)
 
 
-def _channel_index(point: ScorePoint) -> Tensor | None:
-    """Channels to gather, unit after unit; None where that would be all of them in order."""
-    flat: NDArray[np.int64] = point.positions.reshape(-1)
-    if np.array_equal(flat, np.arange(point.num_channels)):
-        return None
-    return torch.from_numpy(np.ascontiguousarray(flat))
-
-
-def _maps(value: Tensor, point: ScorePoint, batch: int) -> Tensor:
-    """The value as [batch, C, D], a view wherever strides allow, with D thinned out if large.
-
-    Windows of one image, which lie behind each other in the batch dimension, join its map.
-    """
-    ordered = value.movedim((point.batch_dim, point.channel_dim), (0, 1))
-    maps = ordered.reshape(ordered.shape[0], ordered.shape[1], -1)
-    if len(maps) > batch:
-        windows = maps.reshape(batch, -1, *maps.shape[1:])
-        maps = windows.transpose(1, 2).reshape(batch, maps.shape[1], -1)
-    step = -(-maps.shape[2] * point.positions.shape[1] // MAX_MAP_SIZE)
+def _thinned(maps: Tensor, width: int) -> Tensor:
+    """Maps [batch, C, D] with D thinned out if those of a unit are large."""
+    step = -(-maps.shape[2] * width // MAX_MAP_SIZE)
     return maps[:, :, ::step] if step > 1 else maps

@@ -18,6 +18,7 @@ from torch import Tensor
 from fairdeploy.graph.layers import ScorePoint
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.scoring.projections import ProjectionStore
+from fairdeploy.scoring.readings import Measured, mean_over_layers
 
 MAX_CLASSES = 32
 """The most frequent classes are compared: pairs grow with the square of the classes."""
@@ -62,21 +63,10 @@ def layer_distances(projections: Tensor, members: list[Tensor]) -> NDArray[np.fl
     return torch.cat(chunks).double().numpy()
 
 
-def u_scores(
-    graph: UnitGraph, store: ProjectionStore, members: list[Tensor]
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """U of every unit, float64 [num_units], and which units were measured at all.
-
-    Within a layer, distances are divided by their mean, so that the layers of a coupled unit weigh
-    the same; the unit's score is the mean over its layers.
-    """
-    total = np.zeros(graph.num_units)
-    num_layers = np.zeros(graph.num_units, dtype=np.int64)
-    for point, distances in point_distances(store, members):
-        mean = float(distances.mean())
-        total[point.units] += distances / mean if mean > 0 else 0.0
-        num_layers[point.units] += 1
-    return total / np.maximum(num_layers, 1), num_layers > 0
+def u_scores(graph: UnitGraph, store: ProjectionStore, members: list[Tensor]) -> Measured:
+    """U of every unit: mean over its layers of the distance, divided by the layer's mean."""
+    readings = ((point.units, found) for point, found in point_distances(store, members))
+    return mean_over_layers(graph.num_units, readings)
 
 
 def point_distances(

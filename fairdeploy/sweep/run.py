@@ -85,7 +85,7 @@ def sweep(options: SweepOptions, progress: Progress | None = None) -> SweepResul
     targets = _targets(settings, smallest, original)
     data = load_images(settings, model, graph, watch)
     scores = score(graph, model, data, settings, watch)
-    groups = group_scores(graph, scores, multiple, rules)
+    groups = group_scores(graph, scores, multiple, rules, settings.method.allocation)
     with watch.stage("plan points") as stage:
         planned = plan_points(groups, costs.costs, targets)
         stage.note(f"{len(planned)} plans from one scoring")
@@ -109,6 +109,7 @@ def sweep(options: SweepOptions, progress: Progress | None = None) -> SweepResul
             data=data,
             profile=profile,
             recovery=recovery_method(data, settings),
+            method=settings.method,
             plans_folder=PLANS_FOLDER,
             shrink_commands={
                 point.name: shrink_command(options, point.budget.text) for point in planned

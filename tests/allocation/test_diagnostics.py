@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 
 from fairdeploy.allocation.cost import CostModel
 from fairdeploy.allocation.diagnostics import diagnose, r_mass_bound, uniform_pruning
-from fairdeploy.allocation.search import search
+from fairdeploy.allocation.search import reachable_range, search
+from fairdeploy.allocation.shared_knob import with_shared_knob
 from fairdeploy.allocation.tolerance import removal_order, tod_curve
 from fairdeploy.graph.unit_graph import CostTerm
-from fairdeploy.records import Budget, GroupScores
+from fairdeploy.records import AllocationRule, Budget, GroupScores
 from tests.allocation.strategies import Problem, group_scores, problems
 
 HALF = Budget("params", "params=50%", fraction=0.5)
@@ -48,9 +49,9 @@ def two_layers() -> tuple[tuple[GroupScores, ...], CostModel]:
 
 def test_uniform_pruning_takes_the_same_share_of_every_group() -> None:
     groups, model = two_layers()
-    share, depths = uniform_pruning(groups, model.costs, [HALF])
-    assert share == 0.5
-    assert depths.tolist() == [2, 2]
+    uniform = uniform_pruning(groups, model.costs, [HALF])
+    assert uniform.tolerance == 0.5
+    assert uniform.removed == {"useless": (0, 1), "vital": (0, 1)}
 
 
 def test_exchange_is_the_r_mass_that_uniform_pruning_would_have_removed_on_top() -> None:
@@ -62,6 +63,8 @@ def test_exchange_is_the_r_mass_that_uniform_pruning_would_have_removed_on_top()
     assert diagnostics.groups["vital"].r_mass_removed == 0.0
     assert diagnostics.groups["vital"].r_mass_uniform == 9.0
     assert diagnostics.exchange == pytest.approx(8.9)
+    assert diagnostics.uniform_fraction == 0.25
+    assert [item.num_removed_uniform for item in diagnostics.groups.values()] == [1, 1]
 
 
 @given(problems(), st.floats(0.05, 0.95))
@@ -77,3 +80,29 @@ def test_removed_mass_is_within_the_bound_after_any_search(problem: Problem, pla
         assert item.r_mass_removed <= item.r_mass_prefix + 1e-9
         assert item.r_mass_prefix <= item.r_mass_bound + 1e-9
         assert item.tod <= allocation.tolerance + 1e-12
+
+
+def test_bound_on_what_went_counts_its_protected_units() -> None:
+    # Units 0 and 1 go first, but unit 1 is among the two most protected (9 and 5).
+    groups = (GroupScores("conv", np.arange(4.0), np.array([1.0, 9.0, 5.0, 2.0]), 3),)
+    model = CostModel({"params": (CostTerm(1.0, ((0, ((0, 1),)),)),)}, 1)
+    diagnostics = diagnose(groups, search(groups, model.costs, [HALF]), model.costs, [HALF])
+    item = diagnostics.groups["conv"]
+    assert item.share_protected == 0.5
+    assert item.r_mass_removed == 10.0
+    # One may weigh 9, the other at most the second highest R, 5.
+    assert item.r_mass_bound_removed == 14.0
+
+
+@given(problems(max_step=4), st.floats(0.0, 1.0), st.sampled_from(["tod", "uniform", "global"]))
+def test_removed_mass_is_within_the_bound_of_its_own_share_under_any_rule(
+    problem: Problem, place: float, rule: AllocationRule
+) -> None:
+    groups = with_shared_knob(problem.groups, rule, [""] * len(problem.groups))
+    low, high = reachable_range(groups, problem.model.costs)["params"]
+    budget = [Budget("params", "params", absolute=low + place * (high - low))]
+    allocation = search(groups, problem.model.costs, budget)
+    diagnostics = diagnose(groups, allocation, problem.model.costs, budget)
+    for item in diagnostics.groups.values():
+        assert item.r_mass_removed <= item.r_mass_bound_removed + 1e-9
+        assert 0 <= item.share_protected <= 1

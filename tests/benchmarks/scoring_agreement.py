@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from scoring_reference import ReferenceScores
 from torch import nn
 
+from fairdeploy.graph.layers import score_points
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import ImageSet
 from fairdeploy.scoring.collector import Collected, collect
+from fairdeploy.scoring.projections import ProjectionStore
 from fairdeploy.scoring.reconstruction import r_scores
 from fairdeploy.scoring.utilization import class_members, point_distances
 
@@ -42,8 +44,9 @@ def layer_agreement(
     num_projections: int,
 ) -> dict[str, dict[str, float]]:
     """Spearman's correlation per layer: of U, of R by weights, and of R as scored."""
-    collected = collect(graph, images, seed=seed, num_projections=num_projections)
-    u_by_layer = _u_by_layer(graph, collected)
+    store = ProjectionStore.affordable(score_points(graph), len(images), num_projections, seed)
+    collected = collect(graph, images, [store])
+    u_by_layer = _u_by_layer(graph, store, collected)
     r = r_scores(graph, collected.products)
     num_layers = _num_layers(graph)
     layers = {}
@@ -88,7 +91,9 @@ def _average_ranks(values: Scores) -> Scores:
     return ranks
 
 
-def _u_by_layer(graph: UnitGraph, collected: Collected) -> dict[str, Scores]:
+def _u_by_layer(
+    graph: UnitGraph, store: ProjectionStore, collected: Collected
+) -> dict[str, Scores]:
     """Distances before normalisation, in channel order, by the layer's weight name."""
     weights = {
         node.name: str(node.args[1].target)
@@ -97,7 +102,7 @@ def _u_by_layer(graph: UnitGraph, collected: Collected) -> dict[str, Scores]:
     }
     members = class_members(collected.labels, collected.top_logits)
     by_layer = {}
-    for point, distances in point_distances(collected.store, members):
+    for point, distances in point_distances(store, members):
         in_channel_order = distances[np.argsort(point.positions[:, 0])]
         assert len(in_channel_order) == point.num_channels
         by_layer[weights[point.layer]] = in_channel_order

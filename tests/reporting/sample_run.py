@@ -105,6 +105,7 @@ def _diagnostics(
         group.name: GroupDiagnostics(
             tod=float(curves[group.name][len(group.u) // 2 - 1]),
             r_mass_removed=1.0, r_mass_prefix=1.5, r_mass_bound=2.0, r_mass_uniform=1.8,
+            share_protected=0.25, r_mass_bound_removed=1.6, num_removed_uniform=3,
         )
         for group in scores
     }  # fmt: skip

@@ -47,6 +47,8 @@ def sweep_document(
             "closer_command": "fairdeploy sweep m.pt --at 69%,62%" if knee else None,
         },
         "recovery": "least_squares",
+        "method": {"signal": "wasserstein", "protect": "taylor", "allocation": "tod",
+                   "knob": "tolerance"},
         "notes": ["10% of the params is out of reach"],
         "num_test_images": 800 if has_accuracy else 0,
         "data": {"source": "images", "is_synthetic": False, "num_calibration": 60, "num_test": 60,

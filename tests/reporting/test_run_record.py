@@ -111,6 +111,12 @@ def test_exchange_against_uniform_pruning_is_in_the_document(document: dict[str,
     exchange = document["exchange"]
     assert exchange["uniform_fraction"] == 0.5
     assert exchange["r_mass_uniform_minus_tod"] > 0
+    num_groups = len(document["groups"]) - sum(
+        row["frozen_reason"] is not None for row in document["groups"]
+    )
+    assert exchange["r_mass_removed"] == pytest.approx(1.0 * num_groups)
+    assert exchange["r_mass_bound"] == pytest.approx(1.6 * num_groups)
+    assert exchange["r_mass_uniform"] == pytest.approx(1.8 * num_groups)
 
 
 def test_numbers_that_json_does_not_know_become_null(graph: UnitGraph) -> None:

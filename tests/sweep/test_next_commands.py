@@ -14,7 +14,8 @@ from fairdeploy.sweep.next_commands import closer_command, shrink_command
 
 SHARED: dict[str, Any] = {
     "model": "my model.pt", "data": "images here", "arch": "timm:resnet18", "target": "cpu",
-    "recover": "batchnorm", "num_calibration": 64, "num_classes": 10, "input_shape": (3, 32, 48),
+    "recover": "batchnorm", "signal": "bn-scale", "protect": "none", "allocation": "isomorphic",
+    "num_calibration": 64, "num_classes": 10, "input_shape": (3, 32, 48),
     "mean": (0.1, 0.2, 0.3), "std": (1.0, 1.0, 1.0), "seed": 0, "trust_pickle": True,
     "include": ("layer*", "stem"), "exclude": ("fc",), "max_prune": (("*", 0.7), ("a.*", 0.3)),
     "min_units": (("*", 8), ("a=b", 4)), "round_to": 16, "attention": "both",
