@@ -6,6 +6,14 @@ and nobody writes into them.
 
 from __future__ import annotations
 
+from fairdeploy.records.accuracy import (
+    AnswerChanges,
+    ClassChange,
+    DropGate,
+    DropSearch,
+    DropTrial,
+    PairedDifference,
+)
 from fairdeploy.records.allocation import (
     Allocation,
     AllocationDiagnostics,
@@ -62,6 +70,13 @@ from fairdeploy.records.sweep import (
     SweepTarget,
     TradeOff,
 )
+from fairdeploy.records.training import (
+    DistillationSummary,
+    Mending,
+    TrainingImages,
+    TunedEpoch,
+    TuningSummary,
+)
 
 __all__ = [
     "UNMEASURED_MULTIPLE",
@@ -69,12 +84,18 @@ __all__ = [
     "AccuracyEstimate",
     "Allocation",
     "AllocationDiagnostics",
+    "AnswerChanges",
     "Artifact",
     "Budget",
     "CallTimes",
     "Cause",
+    "ClassChange",
     "DataSplits",
     "DeviceRecord",
+    "DistillationSummary",
+    "DropGate",
+    "DropSearch",
+    "DropTrial",
     "GroupDiagnostics",
     "GroupRemark",
     "GroupRounding",
@@ -90,6 +111,7 @@ __all__ = [
     "LatencyStats",
     "LayerFit",
     "LoadedModel",
+    "Mending",
     "MetricName",
     "ModuleTime",
     "MultipleChoice",
@@ -99,6 +121,7 @@ __all__ = [
     "OperatorComparison",
     "OperatorRow",
     "OperatorTime",
+    "PairedDifference",
     "ParityResult",
     "PlannedPoint",
     "Preprocessing",
@@ -116,6 +139,9 @@ __all__ = [
     "TensorNames",
     "TimedPlan",
     "TradeOff",
+    "TrainingImages",
+    "TunedEpoch",
+    "TuningSummary",
     "UnitScores",
     "WidthTime",
     "default_multiple",
