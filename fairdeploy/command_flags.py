@@ -47,6 +47,7 @@ from fairdeploy.option_values import (
     parse_shares,
 )
 from fairdeploy.options import ATTENTION_OPTIONS, RECOVERY_METHODS
+from fairdeploy.training_flags import TrainingFlags
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +99,7 @@ class ControlFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunFlags(ControlFlags):
+class RunFlags(TrainingFlags, ControlFlags):
     """What every command that scores and repairs takes."""
 
     data: Annotated[
@@ -137,6 +138,8 @@ class RunFlags(ControlFlags):
             "output": self.output,
             "recover": chosen("recovery", self.recover, RECOVERY_METHODS),
             "num_calibration": self.num_calibration,
+            "num_selection": self.num_selection,
+            "tuning": self.tuning(),
             "mean": parse_numbers("--mean", self.mean),
             "std": parse_numbers("--std", self.std),
             "force": self.force,

@@ -116,6 +116,8 @@ def load_images(
             model.preprocessing,
             num_calibration=settings.num_calibration,
             max_test=settings.max_test,
+            num_selection=settings.num_selection if settings.selects else 0,
+            with_training=settings.tuning is not None,
             seed=settings.model.seed,
             class_names=settings.class_names,
             others=graph.inputs.others,
@@ -249,7 +251,8 @@ def recover(
     if method == "none" or not removed.any():
         return None
     images = graph.inputs.arranged(data.calibration)
-    with watch.stage(f"recover ({method.replace('_', ' ')})") as stage:
+    name = "batchnorm" if method == "batchnorm" else "least squares"
+    with watch.stage(f"recover ({name})") as stage:
         if method == "batchnorm":
             return reestimate_batchnorm(shrunk, images)
         return fit_least_squares(

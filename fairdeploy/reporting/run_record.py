@@ -20,26 +20,34 @@ import numpy as np
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import (
     AccuracyByStage,
-    AccuracyEstimate,
     Allocation,
     AllocationDiagnostics,
+    AnswerChanges,
     Artifact,
     Budget,
     DataSplits,
+    DropGate,
     GroupScores,
     ImageSet,
     LatencyComparison,
     LatencySearch,
     LoadedModel,
+    Mending,
     OperatorComparison,
     ParityResult,
     ProofResult,
-    RecoverySummary,
     RestrictionOutcome,
     Rounding,
     RunRecord,
     TargetProfile,
     TimedPlan,
+)
+from fairdeploy.reporting.accuracy_rows import (
+    accuracy_row,
+    changes_row,
+    gate_row,
+    mending_rows,
+    purposes,
 )
 from fairdeploy.reporting.environment import describe_environment
 from fairdeploy.reporting.group_rows import freeze_rows, group_rows
@@ -62,7 +70,7 @@ def build_document(
     diagnostics: AllocationDiagnostics,
     allocation: Allocation,
     proof: ProofResult,
-    recovery: RecoverySummary | None,
+    mending: Mending,
     artifacts: Sequence[Artifact],
     parity: Sequence[ParityResult],
     accuracy: AccuracyByStage,
@@ -77,6 +85,8 @@ def build_document(
     latency_search: LatencySearch | None = None,
     operators: OperatorComparison | None = None,
     rounding: Rounding | None = None,
+    changes: AnswerChanges | None = None,
+    gate: DropGate | None = None,
 ) -> dict[str, Any]:
     """Put a whole run into the tree of ``report.json``, version 1.
 
@@ -95,6 +105,8 @@ def build_document(
         latency_search: How a budget of latency was met, where there is one.
         operators: Single operators before and after, where they were timed.
         rounding: What rounding channel counts did, where they were rounded.
+        changes: How answers on the test images differ from the original's.
+        gate: Whether the result keeps to ``--max-drop``, where that was given.
 
     Returns:
         Dictionaries, lists, strings, finite numbers, booleans and None.
@@ -130,10 +142,12 @@ def build_document(
         },
         "freezes": freeze_rows(graph),
         "proof": asdict(proof) | {"passed": proof.passed},
-        "recovery": asdict(recovery) if recovery else None,
+        **mending_rows(mending),
         "artifacts": [asdict(artifact) for artifact in artifacts],
         "parity": [asdict(result) | {"passed": result.passed} for result in parity],
-        "accuracy": _accuracy(accuracy),
+        "accuracy": accuracy_row(accuracy),
+        "changes": changes_row(changes, data.class_names if data else None),
+        "max_drop": gate_row(gate),
         "latency": _latency(latency),
         "operators": operator_rows(operators),
         "rounding": asdict(rounding) if rounding else None,
@@ -222,25 +236,6 @@ def costs_row(costs: Mapping[str, float]) -> dict[str, int]:
     return {key: round(costs[metric]) for metric, key in _MODEL_COSTS.items()}
 
 
-def _accuracy(accuracy: AccuracyByStage) -> dict[str, Any]:
-    estimates = {
-        "original": accuracy.original,
-        "pruned": accuracy.pruned,
-        "recovered": accuracy.recovered,
-        "exported": accuracy.exported,
-    }
-    sizes = [estimate.num_images for estimate in estimates.values() if estimate]
-    row: dict[str, Any] = {stage: estimate_row(x) for stage, x in estimates.items()}
-    return row | {"num_images": max(sizes, default=0)}
-
-
-def estimate_row(estimate: AccuracyEstimate | None) -> dict[str, float] | None:
-    """An accuracy and its interval; None where it was not measured."""
-    if estimate is None:
-        return None
-    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
-
-
 def _latency(latency: LatencyComparison | None) -> dict[str, Any] | None:
     if latency is None:
         return None
@@ -269,6 +264,7 @@ def data_row(data: DataSplits | None) -> dict[str, Any] | None:
         "num_calibration": len(data.calibration),
         "num_calibration_classes": _num_classes(data.calibration),
         "num_test": len(data.test) if data.test else 0,
+        "purposes": purposes(data),
         "class_names": list(data.class_names) if data.class_names else None,
     }
 
