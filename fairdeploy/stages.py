@@ -37,6 +37,7 @@ from fairdeploy.records import (
     UnitScores,
 )
 from fairdeploy.recovery.batchnorm import reestimate_batchnorm
+from fairdeploy.recovery.distillation import not_held_out
 from fairdeploy.recovery.least_squares import fit_least_squares
 from fairdeploy.scored_groups import unscored_groups
 from fairdeploy.scoring.cache import cached_scores, scores_key
@@ -255,6 +256,8 @@ def recover(
     with watch.stage(f"recover ({name})") as stage:
         if method == "batchnorm":
             return reestimate_batchnorm(shrunk, images)
+        if method == "distil":
+            images = not_held_out(images)
         return fit_least_squares(
             graph, shrunk, removed, images, seed=settings.model.seed,
             progress=lambda done, total: stage.note(f"layer {done} of {total}"),

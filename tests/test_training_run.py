@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fairdeploy import cli, mending
+from fairdeploy import cli
 from fairdeploy.errors import AccuracyError, DataError, UsageError
 from fairdeploy.options import ShrinkOptions, TuningOptions
 from fairdeploy.pipeline import ShrinkResult, shrink
+from fairdeploy.recovery.distillation import distil
 from tests.tiny_project import write_project
 
 
@@ -33,8 +34,8 @@ def run(project: Path, output: Path, **changes: Any) -> ShrinkResult:
 def test_distillation_is_a_step_of_its_own_in_every_report(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    short = functools.partial(mending.distil, block_steps=15, answer_steps=15)
-    monkeypatch.setattr(mending, "distil", short)
+    short = functools.partial(distil, block_steps=15, answer_steps=15)
+    monkeypatch.setattr("fairdeploy.mending.distil", short)
     document = run(project, tmp_path / "out", recover="distil").document
     assert document["recovery"]["method"] == "least_squares"
     assert document["distillation"]["num_steps"] == 30

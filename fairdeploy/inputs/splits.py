@@ -32,6 +32,7 @@ def read_choice(spec: str, data: PooledData, choice: Choice) -> DataSplits:
     """
     held_out = data.test or data.train
     calibration, warnings = _read_set(spec, data.train, choice.calibration)
+    _check_classes(spec, calibration)
     test: ImageSet | None = None
     if held_out.labels is not None and len(choice.test):
         test, more = _read_set(spec, held_out, choice.test)
@@ -49,7 +50,8 @@ def read_choice(spec: str, data: PooledData, choice: Choice) -> DataSplits:
         warnings += more
         tested |= set(digests(selection))
     calibration, more = _apart(calibration, tested, "calibration")
-    _check_calibration(spec, calibration)
+    _check_apart(spec, calibration)
+    _check_classes(spec, calibration)
     training = _training(spec, data.train, choice.training, frozenset(tested))
     return DataSplits(
         calibration=calibration,
@@ -72,14 +74,17 @@ def _apart(images: ImageSet, known: set[bytes], kind: str) -> tuple[ImageSet, tu
     return kept, (f"{copies} {kind} {are} of held-out images and left out",)
 
 
-def _check_calibration(spec: str, calibration: ImageSet) -> None:
+def _check_apart(spec: str, calibration: ImageSet) -> None:
     if len(calibration) < _MIN_CALIBRATION:
         raise DataError(
             f"the images of '{spec}' to calibrate with are those to test with; give other images "
             "for one of them"
         )
+
+
+def _check_classes(spec: str, calibration: ImageSet) -> None:
     labels = calibration.labels
-    if labels is not None and bool((labels == labels[0]).all()):
+    if labels is not None and len(labels) and bool((labels == labels[0]).all()):
         raise DataError(
             f"the calibration images of '{spec}' are all of class {int(labels[0])}; "
             "at least two classes are needed"

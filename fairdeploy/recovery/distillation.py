@@ -106,6 +106,15 @@ def distil(
     )
 
 
+def not_held_out(images: Inputs) -> Inputs:
+    """The images that ``distil`` trains on.
+
+    An earlier repair must not see the others: what is fitted to them looks better there than it is.
+    """
+    _, used = _split(len(images[0]))
+    return tuple(tensor[used] for tensor in images)
+
+
 @dataclass(frozen=True, slots=True)
 class _Block:
     network: fx.GraphModule

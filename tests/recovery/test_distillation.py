@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fairdeploy.recovery import distillation
-from fairdeploy.recovery.distillation import distil, original_macs
+from fairdeploy.recovery.distillation import distil, not_held_out, original_macs
 from fairdeploy.recovery.least_squares import fit_least_squares
 from tests.recovery.shrunk_networks import Pair, noise, shrink, small_residual
 
@@ -19,7 +19,7 @@ def distance(pair: Pair, seed: int = 9) -> float:
 
 def repaired(share: float = 0.5) -> Pair:
     pair = shrink(small_residual(), share)
-    fit_least_squares(pair.graph, pair.shrunk, pair.removed, noise(128))
+    fit_least_squares(pair.graph, pair.shrunk, pair.removed, *not_held_out((noise(128),)))
     return pair
 
 
@@ -80,6 +80,11 @@ def test_original_and_statistics_stay_and_equal_seeds_give_equal_weights() -> No
     for name, tensor in first.shrunk.state_dict().items():
         assert torch.equal(tensor, second.shrunk.state_dict()[name]), name
     assert not any(p.grad is not None for p in first.shrunk.parameters())
+
+
+def test_what_is_held_out_is_every_eighth_image_and_no_earlier_repair_sees_it() -> None:
+    (kept,) = not_held_out((torch.arange(20),))
+    assert kept.tolist() == [i for i in range(20) if i not in (7, 15)]
 
 
 def test_too_few_images_to_hold_some_out_change_nothing() -> None:
