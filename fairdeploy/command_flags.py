@@ -51,6 +51,7 @@ from fairdeploy.option_values import (
 )
 from fairdeploy.options import ATTENTION_OPTIONS, RECOVERY_METHODS
 from fairdeploy.records import ALLOCATION_RULES, PROTECTIONS, SIGNALS
+from fairdeploy.training_flags import TrainingFlags
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +103,7 @@ class ControlFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunFlags(ControlFlags):
+class RunFlags(TrainingFlags, ControlFlags):
     """What every command that scores and repairs takes."""
 
     data: Annotated[
@@ -147,6 +148,8 @@ class RunFlags(ControlFlags):
             "protect": chosen("--protect", self.protect, PROTECTIONS),
             "allocation": chosen("--allocation", self.allocation, ALLOCATION_RULES),
             "num_calibration": self.num_calibration,
+            "num_selection": self.num_selection,
+            "tuning": self.tuning(),
             "mean": parse_numbers("--mean", self.mean),
             "std": parse_numbers("--std", self.std),
             "force": self.force,

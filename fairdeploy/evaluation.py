@@ -1,16 +1,22 @@
-"""Accuracy after each step, on the same test images, for torch networks and files alike."""
+"""Accuracy after each step, on the same images, for torch networks and files alike."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fairdeploy.deployment.exporter_api import Runner
+from fairdeploy.deployment.paired_accuracy import class_changes, paired_difference
 from fairdeploy.deployment.parity import accuracy_from_predictions, predict
 from fairdeploy.graph.unit_graph import UnitGraph
-from fairdeploy.records import AccuracyEstimate, ImageSet
+from fairdeploy.records import AccuracyEstimate, AnswerChanges, ImageSet, PairedDifference
 from fairdeploy.stopwatch import Stopwatch
 
 BATCH = 64
+ORIGINAL = "original"
+EXPORTED = "exported"
 
 
 class Evaluation:
@@ -20,6 +26,7 @@ class Evaluation:
         self._test = test
         self._graph = graph
         self._watch = watch
+        self._classes: dict[str, NDArray[np.int64]] = {}
         self.estimates: dict[str, AccuracyEstimate] = {}
 
     def add(self, step: str, network: Callable[..., object] | Runner) -> None:
@@ -37,3 +44,36 @@ class Evaluation:
             estimate = accuracy_from_predictions(logits, self._test.labels)
             stage.note(f"{estimate.value:.2%}")
         self.estimates[step] = estimate
+        self._classes[step] = logits.argmax(1).numpy()
+
+    def difference(self, step: str) -> PairedDifference | None:
+        """The step's accuracy minus the original's; None where either was not measured."""
+        if step not in self._classes or ORIGINAL not in self._classes:
+            return None
+        return paired_difference(self._classes[ORIGINAL], self._classes[step], self._labels())
+
+    def final_difference(self) -> PairedDifference | None:
+        """That of the exported file, or of the step that was measured last."""
+        return self.difference(self._final())
+
+    def changes(self) -> AnswerChanges | None:
+        """How the answers changed with each step; None if nothing was compared."""
+        steps = [step for step in self._classes if step != ORIGINAL]
+        if ORIGINAL not in self._classes or not steps:
+            return None
+        original, last = self._classes[ORIGINAL], self._classes[self._final()]
+        by_step = {
+            step: paired_difference(original, self._classes[step], self._labels()) for step in steps
+        }
+        return AnswerChanges(by_step, class_changes(original, last, self._labels()))
+
+    def _final(self) -> str:
+        if EXPORTED in self._classes:
+            return EXPORTED
+        return next(reversed(self._classes), "")
+
+    def _labels(self) -> NDArray[np.int64]:
+        assert self._test is not None
+        assert self._test.labels is not None
+        labels: NDArray[np.int64] = self._test.labels.numpy()
+        return labels

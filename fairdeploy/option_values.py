@@ -114,6 +114,26 @@ def parse_percents(option: str, text: str | None) -> tuple[float, ...] | None:
     return tuple(_percent(option, part.strip()) for part in text.split(","))
 
 
+def parse_drop(text: str | None) -> float | None:
+    """``1%`` and ``0.01`` of ``--max-drop`` as a share; None stays None.
+
+    Raises:
+        UsageError: Not a share from 0 and below 1.
+    """
+    if text is None:
+        return None
+    try:
+        drop = float(text.strip().removesuffix("%")) / (_WHOLE if text.strip().endswith("%") else 1)
+    except ValueError:
+        drop = math.nan
+    if 0 <= drop < 1:
+        return drop
+    hint = f"did you mean {text}%? " if 1 <= drop < _WHOLE and "%" not in text else ""
+    raise UsageError(
+        f"--max-drop '{text}' is not a share of all images below 100%; {hint}use --max-drop 1%"
+    )
+
+
 def _percent(option: str, part: str) -> float:
     try:
         percent = float(part.removesuffix("%"))

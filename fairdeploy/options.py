@@ -12,8 +12,9 @@ from typing import Literal, TypeVar
 
 from fairdeploy.records import AllocationRule, MetricName, ProtectName, SignalName
 
-RecoveryMethod = Literal["least_squares", "batchnorm", "none"]
-RECOVERY_METHODS: tuple[RecoveryMethod, ...] = ("least_squares", "batchnorm", "none")
+RecoveryMethod = Literal["least_squares", "distil", "batchnorm", "none"]
+"""``distil``: least squares, then a short training without labels."""
+RECOVERY_METHODS: tuple[RecoveryMethod, ...] = ("least_squares", "distil", "batchnorm", "none")
 
 AttentionOption = Literal["heads", "channels", "both", "none"]
 """What goes from attention: whole heads, channels within heads, both, or nothing."""
@@ -25,6 +26,9 @@ SWEEP_METRICS: tuple[MetricName, ...] = ("params", "macs", "size")
 Objective = Literal["tolerance", "latency"]
 """``latency``: blocks are traded between groups where that is faster and loses no R-mass."""
 OBJECTIVES: tuple[Objective, ...] = ("tolerance", "latency")
+
+DEFAULT_LEARNING_RATE = 0.01
+DEFAULT_BATCH_SIZE = 64
 
 _Choice = TypeVar("_Choice")
 
@@ -89,6 +93,21 @@ class InspectOptions(ControlOptions):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TuningOptions:
+    """Training after the repair; see ``recovery.finetuning``."""
+
+    epochs: int
+    distill: bool = False
+    """Imitate the original's answers; without labels this is all there is to learn."""
+    distill_features: bool = False
+    """Imitate its inner values too."""
+    learning_rate: float = DEFAULT_LEARNING_RATE
+    batch_size: int = DEFAULT_BATCH_SIZE
+    ema: bool = False
+    """Keep an exponential moving average of the weights."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions(ControlOptions):
     """What every command that scores and repairs can be told."""
 
@@ -101,6 +120,9 @@ class RunOptions(ControlOptions):
     protect: ProtectName | None = None
     allocation: AllocationRule | None = None
     num_calibration: int | None = None
+    num_selection: int | None = None
+    """Held-out images to choose a network or an epoch with."""
+    tuning: TuningOptions | None = None
     force: bool = False
     """Replace an earlier result."""
     with_latency: bool = True
@@ -126,6 +148,13 @@ class ShrinkOptions(RunOptions):
     budgets: tuple[str, ...] | None = None
     """As typed: ``40%``, ``macs=50%,size=4MB``; see ``allocation.budget``."""
     objective: Objective = "tolerance"
+    max_drop: float | None = None
+    """Share of all images that may be wrong in addition; without budgets the smallest network that
+    keeps to it is found."""
+    smallest: MetricName | None = None
+    """What is made smallest then: one of ``SWEEP_METRICS``."""
+    steps: int = 1
+    """In how many steps to prune, each repaired and scored again."""
     host: HostOptions | None = None
     """Another machine that measures; None: this one."""
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fairdeploy.accuracy_target import final_gate, find_smallest, require_testable
 from fairdeploy.allocation.budget import latency_apart, parse_budgets
 from fairdeploy.allocation.cost import CostModel
 from fairdeploy.allocation.diagnostics import diagnose
@@ -29,10 +30,14 @@ from fairdeploy.file_metadata import file_metadata
 from fairdeploy.inputs.target_profiles import load_profile
 from fairdeploy.latency_budget import Chosen, latency_planner
 from fairdeploy.latency_trials import precise
+from fairdeploy.mending import mend
 from fairdeploy.options import ShrinkOptions
 from fairdeploy.output_folder import appearing_folder, check_output_folder
 from fairdeploy.progress import Progress, SilentProgress
-from fairdeploy.records import AccuracyByStage, RunRecord
+from fairdeploy.pruning_steps import prune_in_steps
+from fairdeploy.records import AccuracyByStage, GroupScores, RunRecord, UnitScores
+from fairdeploy.recovery.best_weights import load_state
+from fairdeploy.recovery.processes import launched_rank
 from fairdeploy.reporting.run_record import build_document, write_report
 from fairdeploy.rounding import resolve_multiple, rounding_outcome, with_multiple
 from fairdeploy.saving import write_network
@@ -50,7 +55,6 @@ from fairdeploy.stages import (
     load_images,
     load_network,
     make_plan,
-    recover,
     refuse_unreachable,
     remove,
     score,
@@ -73,12 +77,14 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
         FairdeployError: With the exit code for the command line; then nothing was written.
     """
     settings = resolve_shrink(options)
-    budgets = parse_budgets(settings.budgets)
+    budgets = parse_budgets(settings.budgets) if settings.budgets else ()
     counted, latency_budget = latency_apart(budgets)
     if latency_budget is not None and not options.with_latency:
         raise UsageError(
             f"'{latency_budget.text}' cannot be met without measuring; drop --no-latency"
         )
+    if latency_budget is not None and settings.steps > 1:
+        raise UsageError("--steps goes with a --budget of parameters, MACs or bytes; drop it")
     decides = latency_budget is not None or options.objective == "latency"
     check_output_folder(settings.output, force=options.force)
     profile = load_profile(settings.target)
@@ -110,21 +116,43 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
         ))  # fmt: skip
         channels = channels.settled(planner.multiple if planner else channels.number)
         data = load_images(settings, model, graph, watch)
+        if budgets and settings.max_drop is not None:
+            require_testable(data)
         scores = score(graph, model, data, settings, watch)
-        groups = group_scores(graph, scores, channels.number, rules, settings.method.allocation)
-        if planner is None:
-            rule = settings.method.allocation
+        rule = settings.method.allocation
+
+        def grouped(found: UnitScores) -> tuple[GroupScores, ...]:
+            return group_scores(graph, found, channels.number, rules, rule)
+
+        groups = grouped(scores)
+        gate, started = None, None
+        if not budgets:
+            smallest = find_smallest(graph, groups, costs, data, settings, watch)
+            chosen, gate = Chosen(smallest.allocation, costs, (smallest.budget,)), smallest.gate
+        elif settings.steps > 1:
+            stepped = prune_in_steps(
+                graph, scores, grouped, costs, counted, data, settings, watch,
+            )  # fmt: skip
+            groups, started = stepped.groups, stepped.tensors
+            chosen = Chosen(stepped.allocation, costs, counted)
+        elif planner is None:
             chosen = Chosen(allocate(groups, costs, counted, watch, rule), costs, counted)
         else:
             chosen = planner.choose(groups, watch)
         allocation = chosen.allocation
         removed = removed_units(graph, groups, allocation)
         shrunk, proof, own_class_problem = remove(model, graph, removed, settings, watch)
+        if started is not None:
+            load_state(shrunk, started)
         evaluation = Evaluation(graph, data.test, watch)
         evaluation.add("original", graph.module)
         evaluation.add("pruned", shrunk)
-        recovery = recover(graph, shrunk, removed, data, settings, watch)
-        evaluation.add("recovered", shrunk)
+        mending = mend(
+            graph, shrunk, removed, data, settings, watch,
+            finished=lambda step: evaluation.add(step, shrunk),
+        )  # fmt: skip
+        if launched_rank() > 0:  # of several processes the first writes and measures
+            return ShrinkResult(settings.output, {})
         plan = make_plan(model, graph, groups, allocation)
         metadata = file_metadata(
             plan.metadata(), model.preprocessing, data.class_names, graph.outputs.main
@@ -140,6 +168,7 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
             original_file=planner.original_file if planner else None,
             held=held_groups(graph.groups, rules),
         )  # fmt: skip
+        gate = final_gate(settings.max_drop, gate, evaluation, watch)
         curves = {group.name: tod_curve(group.u, group.r) for group in groups}
         document = build_document(
             model=model,
@@ -160,10 +189,12 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
                 {name: len(units) for name, units in allocation.removed.items()},
             ),
             proof=proof,
-            recovery=recovery,
+            mending=mending,
             artifacts=(deployed.artifact, *artifacts),
             parity=deployed.parity,
             accuracy=AccuracyByStage(**evaluation.estimates),
+            changes=evaluation.changes(),
+            gate=gate,
             latency=deployed.latency,
             operators=deployed.operators,
             rounding=rounding_outcome(

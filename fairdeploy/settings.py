@@ -23,12 +23,14 @@ from fairdeploy.options import (
     RunOptions,
     ShrinkOptions,
     SweepOptions,
+    TuningOptions,
     choice_of,
 )
 from fairdeploy.records import MetricName, PruningMethod, Restrictions, TargetProfile
 
 DEFAULT_CALIBRATION_IMAGES = 512
 DEFAULT_TEST_IMAGES = 2000
+DEFAULT_SELECTION_IMAGES = 4000
 DEFAULT_TARGET = "cpu"
 DEFAULT_RECOVERY: RecoveryMethod = "least_squares"
 DEFAULT_POINTS = 8
@@ -71,6 +73,13 @@ class RunSettings:
     recover: RecoveryMethod | None
     """None: the default, which depends on whether there are real images."""
     method: PruningMethod = field(default_factory=PruningMethod)
+    num_selection: int = DEFAULT_SELECTION_IMAGES
+    tuning: TuningOptions | None = None
+
+    @property
+    def selects(self) -> bool:
+        """Whether held-out images are needed to choose something with."""
+        return self.tuning is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +87,15 @@ class ShrinkSettings(RunSettings):
     """Everything that ``shrink`` needs to know."""
 
     budgets: tuple[str, ...]
+    """Empty where the smallest network within ``max_drop`` is wanted."""
+    max_drop: float | None = None
+    smallest: MetricName = "params"
+    steps: int = 1
+
+    @property
+    def selects(self) -> bool:
+        """Whether held-out images are needed to choose something with."""
+        return self.tuning is not None or not self.budgets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,14 +181,35 @@ def resolve_shrink(options: ShrinkOptions) -> ShrinkSettings:
         ProjectFileError: The project file is malformed.
     """
     project = project_of(options.model)
-    budgets = first_given(options.budgets, project.budget)
-    if not budgets:
+    budgets = first_given(options.budgets, project.budget) or ()
+    if not budgets and options.max_drop is None:
         raise UsageError(
-            "no budget given; add --budget 40% (what may stay), or 'budget' in fairdeploy.toml"
+            "no budget given; add --budget 40% (what may stay), or 'budget' in fairdeploy.toml, or "
+            "--max-drop 1% for the smallest network that stays as accurate"
         )
+    _check_smallest(options, bool(budgets))
     output = Path(project.output) if project.output else default_output(options.model)
     run = _resolve_run(options, project, output)
-    return ShrinkSettings(**_values(run), budgets=tuple(budgets))
+    return ShrinkSettings(
+        **_values(run),
+        budgets=tuple(budgets),
+        max_drop=options.max_drop,
+        smallest=options.smallest or "params",
+        steps=options.steps,
+    )
+
+
+def _check_smallest(options: ShrinkOptions, has_budgets: bool) -> None:
+    """Refuse options that only mean something without a budget, or with one."""
+    if options.smallest is not None and (has_budgets or options.max_drop is None):
+        raise UsageError(
+            f"--smallest {options.smallest} says what --max-drop makes smallest where no budget is "
+            "given; drop it, or the budget"
+        )
+    if options.steps > 1 and (not has_budgets or options.objective == "latency"):
+        raise UsageError("--steps goes with a --budget of parameters, MACs or bytes; drop it")
+    if not has_budgets and options.objective == "latency":
+        raise UsageError("--objective latency needs a --budget; --max-drop alone goes by counts")
 
 
 def resolve_sweep(options: SweepOptions) -> SweepSettings:
@@ -219,6 +258,8 @@ def _resolve_run(options: RunOptions, project: ProjectFile, output: Path) -> Run
         restrictions=resolve_restrictions(options, project),
         recover=recover,
         method=resolve_method(options, project),
+        num_selection=first_given(options.num_selection, DEFAULT_SELECTION_IMAGES) or 0,
+        tuning=options.tuning,
     )
 
 

@@ -40,6 +40,7 @@ from fairdeploy.records import (
     UnitScores,
 )
 from fairdeploy.recovery.batchnorm import reestimate_batchnorm
+from fairdeploy.recovery.distillation import not_held_out
 from fairdeploy.recovery.least_squares import fit_least_squares
 from fairdeploy.scored_groups import unscored_groups
 from fairdeploy.scoring.cache import cached_scores, scores_key
@@ -119,6 +120,8 @@ def load_images(
             model.preprocessing,
             num_calibration=settings.num_calibration,
             max_test=settings.max_test,
+            num_selection=settings.num_selection if settings.selects else 0,
+            with_training=settings.tuning is not None,
             seed=settings.model.seed,
             class_names=settings.class_names,
             others=graph.inputs.others,
@@ -264,9 +267,12 @@ def recover(
     if method == "none" or not removed.any():
         return None
     images = graph.inputs.arranged(data.calibration)
-    with watch.stage(f"recover ({method.replace('_', ' ')})") as stage:
+    name = "batchnorm" if method == "batchnorm" else "least squares"
+    with watch.stage(f"recover ({name})") as stage:
         if method == "batchnorm":
             return reestimate_batchnorm(shrunk, images)
+        if method == "distil":
+            images = not_held_out(images)
         return fit_least_squares(
             graph, shrunk, removed, images, seed=settings.model.seed,
             progress=lambda done, total: stage.note(f"layer {done} of {total}"),

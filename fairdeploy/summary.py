@@ -16,12 +16,13 @@ from rich.text import Text
 
 from fairdeploy.reporting.chain import verdict
 from fairdeploy.reporting.run_section import decided_by
+from fairdeploy.training_summary import training_lines
 
 Document = Mapping[str, Any]
 _DEFAULT_METHOD = ("wasserstein", "taylor", "tod")
 
 _SIZE_NAMES = {"params": "parameters", "macs": "MACs per image", "size_bytes": "bytes"}
-_ACCURACY_STAGES = ("original", "pruned", "recovered", "exported")
+_ACCURACY_STAGES = ("original", "pruned", "recovered", "distilled", "tuned", "exported")
 _MAX_REMARKS = 2
 _MAX_OBSTACLES = 3
 _PREFIXES = ((1e9, " G"), (1e6, " M"), (1e3, " k"))
@@ -38,6 +39,7 @@ def shrink_summary(document: Document, folder: Path) -> RenderableType:
             *_check_lines(document),
             *_chain_lines(document.get("chain")),
             *_accuracy_lines(document["accuracy"]),
+            *training_lines(document),
             *_latency_lines(document["latency"]),
             *why_not_faster_lines(document["latency"], document.get("why_not_faster")),
             *_file_lines(document["artifacts"], folder),
@@ -189,7 +191,7 @@ def _accuracy_lines(accuracy: Document) -> Iterator[tuple[str, str]]:
     steps = [
         f"{stage} {row['value']:.1%} [dim]({row['low']:.1%} to {row['high']:.1%})[/]"
         for stage in _ACCURACY_STAGES
-        if (row := accuracy[stage]) is not None
+        if (row := accuracy.get(stage)) is not None
     ]
     if steps:
         yield "accuracy", f"{', '.join(steps)} on {accuracy['num_images']:,} test images"

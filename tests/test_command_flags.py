@@ -20,13 +20,15 @@ def test_commands_show_each_shared_option_as_their_own() -> None:
     shared = of_shrink.keys() & of_sweep.keys()
     assert {"data", "exclude", "max_prune", "round_to", "no_latency", "trust_pickle"} <= shared
     assert of_shrink.keys() - shared == {
-        "budget", "objective", "host", "port", "remote_python", "ssh_option",
+        "budget", "objective", "max_drop", "smallest", "steps", "host", "port", "remote_python",
+        "ssh_option",
     }  # fmt: skip
     assert of_sweep.keys() - shared == {"metric", "points", "at"}
     assert of_inspect.keys() - shared == {"prove", "depth"}
     assert shared - of_inspect.keys() == {
         "data", "output", "recover", "signal", "protect", "allocation", "num_calibration", "mean",
-        "std", "force", "no_latency", "quiet",
+        "std", "force", "no_latency", "quiet", "finetune", "distill", "distill_features",
+        "learning_rate", "batch_size", "ema", "num_selection",
     }  # fmt: skip
 
 

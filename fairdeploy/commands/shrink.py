@@ -9,9 +9,9 @@ import typer
 from fairdeploy.cli_options import Host, Model, Port, RemotePython, SshOption
 from fairdeploy.cli_output import progress_for, show
 from fairdeploy.command_flags import RunFlags, with_flags
-from fairdeploy.errors import BudgetError
-from fairdeploy.option_values import chosen, given, host_options
-from fairdeploy.options import OBJECTIVES, ShrinkOptions
+from fairdeploy.errors import AccuracyError, BudgetError
+from fairdeploy.option_values import chosen, given, host_options, parse_drop
+from fairdeploy.options import OBJECTIVES, SWEEP_METRICS, ShrinkOptions
 
 
 @with_flags
@@ -35,6 +35,27 @@ def shrink(
             help="latency: trade blocks between layers where that is faster and loses no R-mass.",
         ),
     ] = "tolerance",
+    max_drop: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Accuracy may fall by 1% at most, by the low end of its interval. Without "
+            "--budget: find the smallest network that keeps to it; with it: a gate (exit code 5).",
+        ),
+    ] = None,
+    smallest: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(SWEEP_METRICS),
+            help="What --max-drop makes smallest; params if not given.",
+        ),
+    ] = None,
+    steps: Annotated[
+        int,
+        typer.Option(
+            help="Prune in this many steps, each repaired and scored again.", min=1, max=20
+        ),
+    ] = 1,
     host: Host = None,
     port: Port = None,
     remote_python: RemotePython = "python3",
@@ -49,14 +70,25 @@ def shrink(
         model=model,
         budgets=given(budget),
         objective=chosen("--objective", objective, OBJECTIVES) or "tolerance",
+        max_drop=parse_drop(max_drop),
+        smallest=chosen("metric", smallest, SWEEP_METRICS),
+        steps=steps,
         host=host_options(host, port, remote_python, ssh_option),
         **flags.values(),
     )
     from fairdeploy import pipeline
+    from fairdeploy.recovery.processes import launched_rank
     from fairdeploy.summary import shrink_summary
 
-    result = pipeline.shrink(options, progress_for(flags.as_json or flags.quiet))
+    # Of several processes that train together the first one reports.
+    is_silent = flags.as_json or flags.quiet or launched_rank() > 0
+    result = pipeline.shrink(options, progress_for(is_silent))
+    if not result.document:
+        return
     if not flags.quiet or flags.as_json:
         show(result.document, shrink_summary(result.document, result.output), flags.as_json)
     if not all(row["met"] for row in result.document["budget"]):
         raise typer.Exit(BudgetError.exit_code)
+    gate = result.document.get("max_drop")
+    if gate and not gate["passed"]:
+        raise AccuracyError(f"{gate['problem']}; the result is in '{result.output}'")

@@ -16,9 +16,10 @@ from fairdeploy.inputs.data_factory import open_data_factory
 from fairdeploy.inputs.factories import is_factory_spec
 from fairdeploy.inputs.fingerprint import sha256_of_tensors
 from fairdeploy.inputs.image_folder import open_image_folder
-from fairdeploy.inputs.image_pool import ImagePool, Indices, PooledData
+from fairdeploy.inputs.image_pool import PooledData
 from fairdeploy.inputs.other_inputs import OtherInputs, Wanted
-from fairdeploy.inputs.sampling import Choice, choose_balanced, choose_uniform, split_one_pool
+from fairdeploy.inputs.sampling import Wishes, choose
+from fairdeploy.inputs.splits import read_choice
 from fairdeploy.records import DataSplits, ImageSet, Preprocessing
 
 SYNTHETIC_WARNING = (
@@ -36,12 +37,14 @@ def load_data(
     *,
     num_calibration: int = 512,
     max_test: int | None = None,
+    num_selection: int = 0,
+    with_training: bool = False,
     seed: int = 0,
     class_names: tuple[str, ...] | None = None,
     others: OtherInputs | None = None,
     image_name: str = "image",
 ) -> DataSplits:
-    """Choose calibration and test images, and read only those.
+    """Choose calibration and test images, and read only those; none serves two purposes.
 
     Args:
         spec: An image folder, an ``.npz`` file, ``package.module:factory`` of a DataLoader, or
@@ -49,6 +52,8 @@ def load_data(
         preprocessing: Shape and normalisation that the model takes.
         num_calibration: At most this many, the classes as equal as possible.
         max_test: At most this many; None: as many as fit 1 GiB.
+        num_selection: Held-out images to choose a network or an epoch with, at most this many.
+        with_training: Whether the rest of the training images shall be at hand.
         seed: Of the choice. Equal seeds give equal splits.
         class_names: The order in which the model numbers its classes.
         others: Inputs that take no images: shape of one item and type by name. What the data has
@@ -67,11 +72,12 @@ def load_data(
         return _synthetic(preprocessing, num_calibration, seed)
     fitting = max(1, _MAX_TEST_BYTES // (4 * int(np.prod(preprocessing.shape))))
     limit = fitting if max_test is None else max_test
-    max_images = max(fitting, num_calibration + limit)
+    max_images = max(fitting, num_calibration + limit + num_selection)
     wanted = Wanted(image_name, others or {})
     data = _open(spec, preprocessing, class_names, wanted, max_images=max_images, seed=seed)
-    choice = _choose(data, num_calibration, limit, seed)
-    return _read_choice(spec, data, choice)
+    wishes = Wishes(num_calibration, limit, min(num_selection, fitting), with_training)
+    choice = choose(data.train, data.test, wishes, seed)
+    return read_choice(spec, data, choice)
 
 
 def with_predicted_labels(
@@ -114,8 +120,8 @@ def check_labels_fit(splits: DataSplits, num_outputs: int) -> None:
             f"the data has {len(splits.class_names)} classes, the model {num_outputs} outputs; "
             "give the data that it was trained for"
         )
-    for what, images in (("calibration", splits.calibration), ("test", splits.test)):
-        if images is None or images.labels is None or not len(images):
+    for what, images in splits.image_sets().items():
+        if images.labels is None or not len(images):
             continue
         highest = int(images.labels.max())
         if highest >= num_outputs:
@@ -159,58 +165,6 @@ def _open(
     raise DataError(
         f"no data at '{spec}'; give an image folder, an .npz file or package.module:factory"
     )
-
-
-def _choose(data: PooledData, num_calibration: int, max_test: int, seed: int) -> Choice:
-    if data.test is None:
-        return split_one_pool(data.train, num_calibration, max_test, seed)
-    everything = np.arange(data.test.size, dtype=np.int64)
-    return Choice(
-        choose_balanced(data.train, num_calibration, seed),
-        choose_uniform(everything, max_test, seed),
-    )
-
-
-def _read_choice(spec: str, data: PooledData, choice: Choice) -> DataSplits:
-    calibration, warnings = _read_set(spec, data.train, choice.calibration)
-    if calibration.labels is not None and bool((calibration.labels == calibration.labels[0]).all()):
-        raise DataError(
-            f"the calibration images of '{spec}' are all of class {int(calibration.labels[0])}; "
-            "at least two classes are needed"
-        )
-    test: ImageSet | None = None
-    test_warnings: tuple[str, ...] = ()
-    test_pool = data.test or data.train
-    if test_pool.labels is not None and len(choice.test):
-        test, test_warnings = _read_set(spec, test_pool, choice.test)
-    elif calibration.labels is not None:
-        test_warnings = ("no labelled images are left for a test; accuracy is not measured",)
-    hashed = {"images": calibration.images}
-    hashed |= {f"input {name}": tensor for name, tensor in calibration.others.items()}
-    if calibration.labels is not None:
-        hashed["labels"] = calibration.labels
-    return DataSplits(
-        calibration=calibration,
-        test=test,
-        class_names=data.class_names,
-        source=spec,
-        sha256=sha256_of_tensors(hashed),
-        warnings=data.warnings + warnings + test_warnings,
-    )
-
-
-def _read_set(spec: str, pool: ImagePool, indices: Indices) -> tuple[ImageSet, tuple[str, ...]]:
-    fetched = pool.fetch(indices)
-    finite = torch.isfinite(fetched.images).flatten(1).all(dim=1)
-    if not bool(finite.all()):
-        first = int(fetched.indices[int((~finite).nonzero()[0])])
-        raise DataError(f"image {first} of '{spec}' holds NaN or infinite values; remove it")
-    at = torch.from_numpy(fetched.indices)
-    others = {name: tensor[at] for name, tensor in pool.others.items()}
-    if pool.labels is None:
-        return ImageSet(fetched.images, None, "none", others=others), fetched.warnings
-    labels = torch.from_numpy(pool.labels[fetched.indices])
-    return ImageSet(fetched.images, labels, "given", others=others), fetched.warnings
 
 
 def _predict_scores(inputs: tuple[Tensor, ...], predict: Callable[..., Tensor]) -> Tensor:

@@ -49,13 +49,15 @@ def with_noise_for_others(splits: DataSplits, inputs: ModelInputs, seed: int) ->
     Returns:
         ``splits`` itself if nothing is missing.
     """
-    sets = [images for images in (splits.calibration, splits.test) if images is not None]
+    sets = list(splits.image_sets().values())
     missing = [name for name in inputs.others if any(name not in images.others for images in sets)]
     if not missing:
         return splits
     generator = torch.Generator().manual_seed(seed)
     calibration = _filled(splits.calibration, inputs, generator)
     test = None if splits.test is None else _filled(splits.test, inputs, generator)
+    selected = splits.selection
+    selection = None if selected is None else _filled(selected, inputs, generator)
     names = " and ".join(f"'{name}'" for name in missing)
     warning = (
         f"the data has nothing for input {names}: random values are used, so scores and accuracy "
@@ -67,6 +69,8 @@ def with_noise_for_others(splits: DataSplits, inputs: ModelInputs, seed: int) ->
         test=test,
         sha256=sha256_of_tensors({"images": calibration.images, **calibration.others}),
         warnings=(*splits.warnings, warning),
+        selection=selection,
+        training=None,  # random values would be new ones in each round
     )
 
 

@@ -6,6 +6,14 @@ and nobody writes into them.
 
 from __future__ import annotations
 
+from fairdeploy.records.accuracy import (
+    AnswerChanges,
+    ClassChange,
+    DropGate,
+    DropSearch,
+    DropTrial,
+    PairedDifference,
+)
 from fairdeploy.records.allocation import (
     Allocation,
     AllocationDiagnostics,
@@ -72,6 +80,13 @@ from fairdeploy.records.sweep import (
     SweepTarget,
     TradeOff,
 )
+from fairdeploy.records.training import (
+    DistillationSummary,
+    Mending,
+    TrainingImages,
+    TunedEpoch,
+    TuningSummary,
+)
 from fairdeploy.records.variants import Divergence, OnnxChanges, Tolerance, VariantCheck
 
 __all__ = [
@@ -85,13 +100,19 @@ __all__ = [
     "Allocation",
     "AllocationDiagnostics",
     "AllocationRule",
+    "AnswerChanges",
     "Artifact",
     "Budget",
     "CallTimes",
     "Cause",
+    "ClassChange",
     "DataSplits",
     "DeviceRecord",
+    "DistillationSummary",
     "Divergence",
+    "DropGate",
+    "DropSearch",
+    "DropTrial",
     "GroupDiagnostics",
     "GroupRemark",
     "GroupRounding",
@@ -107,6 +128,7 @@ __all__ = [
     "LatencyStats",
     "LayerFit",
     "LoadedModel",
+    "Mending",
     "MetricName",
     "ModuleTime",
     "MultipleChoice",
@@ -117,6 +139,7 @@ __all__ = [
     "OperatorComparison",
     "OperatorRow",
     "OperatorTime",
+    "PairedDifference",
     "ParityResult",
     "PlannedPoint",
     "Preprocessing",
@@ -138,6 +161,9 @@ __all__ = [
     "TimedPlan",
     "Tolerance",
     "TradeOff",
+    "TrainingImages",
+    "TunedEpoch",
+    "TuningSummary",
     "UnitScores",
     "VariantCheck",
     "WidthTime",

@@ -237,8 +237,13 @@ class AccuracyByStage:
     pruned: AccuracyEstimate | None = None
     """After removal, before recovery."""
     recovered: AccuracyEstimate | None = None
+    """After the repair in closed form."""
     exported: AccuracyEstimate | None = None
     """Of the exported file, through the target's runtime."""
+    distilled: AccuracyEstimate | None = None
+    """After the short training without labels."""
+    tuned: AccuracyEstimate | None = None
+    """After ``--finetune``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fairdeploy.input_specs import InputSpec
+    from fairdeploy.records.training import TrainingImages
 
 LabelSource = Literal["given", "predicted", "none"]
 
@@ -66,7 +67,7 @@ class ImageSet:
 
 @dataclass(frozen=True, slots=True)
 class DataSplits:
-    """Calibration and test images, which never overlap; ``test`` is None without labels."""
+    """Images for each purpose, which never overlap; ``test`` is None without labels."""
 
     calibration: ImageSet
     test: ImageSet | None
@@ -75,3 +76,16 @@ class DataSplits:
     sha256: str
     """Of the calibration images and labels."""
     warnings: tuple[str, ...] = ()
+    selection: ImageSet | None = None
+    """Held-out images to choose a network or an epoch with: neither trained nor reported on."""
+    training: TrainingImages | None = None
+    """What is left to train on."""
+
+    def image_sets(self) -> dict[str, ImageSet]:
+        """The sets that were read, by what they are for."""
+        sets = {
+            "calibration": self.calibration,
+            "test": self.test,
+            "selection": self.selection,
+        }
+        return {what: images for what, images in sets.items() if images is not None}

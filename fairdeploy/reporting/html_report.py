@@ -5,6 +5,7 @@ from __future__ import annotations
 from fairdeploy.records import RunRecord
 from fairdeploy.reporting import (
     chain_section,
+    changes_section,
     groups_section,
     latency_search_section,
     measured_sections,
@@ -28,6 +29,7 @@ def render_html(record: RunRecord) -> str:
         summary_section.tiles(document),
         summary_section.network_table(document),
         measured_sections.accuracy(document),
+        changes_section.changed_answers(document),
         measured_sections.latency(record.latency),
         latency_search_section.latency_search(document["latency_search"]),
         operators_section.why_not_faster(document),

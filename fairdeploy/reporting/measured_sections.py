@@ -24,6 +24,8 @@ _STAGES = {
     "original": "original",
     "pruned": "pruned, before repair",
     "recovered": "after recovery",
+    "distilled": "after distillation",
+    "tuned": "after training",
     "exported": "exported file",
 }
 # Beyond this percentile single slow calls would squeeze the rest of the histogram together.
@@ -33,7 +35,7 @@ _HISTOGRAM_PERCENTILE = 98
 def accuracy(document: Row) -> Html:
     """Accuracy of each stage with its interval, on one axis."""
     estimates = {
-        stage: document["accuracy"][stage] for stage in _STAGES if document["accuracy"][stage]
+        stage: document["accuracy"][stage] for stage in _STAGES if document["accuracy"].get(stage)
     }
     if not estimates:
         return section(

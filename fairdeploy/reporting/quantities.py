@@ -14,6 +14,7 @@ _METRIC_NAMES = {
 }
 _REPAIRED = {
     "least_squares": "after repair by least squares",
+    "distil": "after repair by least squares and distillation",
     "batchnorm": "after renewing the batch norms",
     "none": "without repair",
 }

@@ -21,27 +21,35 @@ from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import (
     KNOBS,
     AccuracyByStage,
-    AccuracyEstimate,
     Allocation,
     AllocationDiagnostics,
+    AnswerChanges,
     Artifact,
     Budget,
     DataSplits,
+    DropGate,
     GroupScores,
     ImageSet,
     LatencyComparison,
     LatencySearch,
     LoadedModel,
+    Mending,
     OperatorComparison,
     ParityResult,
     ProofResult,
     PruningMethod,
-    RecoverySummary,
     RestrictionOutcome,
     Rounding,
     RunRecord,
     TargetProfile,
     TimedPlan,
+)
+from fairdeploy.reporting.accuracy_rows import (
+    accuracy_row,
+    changes_row,
+    gate_row,
+    mending_rows,
+    purposes,
 )
 from fairdeploy.reporting.chain import chain_of
 from fairdeploy.reporting.environment import describe_environment
@@ -65,7 +73,7 @@ def build_document(
     diagnostics: AllocationDiagnostics,
     allocation: Allocation,
     proof: ProofResult,
-    recovery: RecoverySummary | None,
+    mending: Mending,
     artifacts: Sequence[Artifact],
     parity: Sequence[ParityResult],
     accuracy: AccuracyByStage,
@@ -82,6 +90,8 @@ def build_document(
     rounding: Rounding | None = None,
     file_metadata: Mapping[str, str] | None = None,
     method: PruningMethod | None = None,
+    changes: AnswerChanges | None = None,
+    gate: DropGate | None = None,
 ) -> dict[str, Any]:
     """Put a whole run into the tree of ``report.json``, version 1.
 
@@ -102,6 +112,8 @@ def build_document(
         rounding: What rounding channel counts did, where they were rounded.
         file_metadata: What every exported file carries inside.
         method: Which signals and which rule decided; None: the defaults.
+        changes: How answers on the test images differ from the original's.
+        gate: Whether the result keeps to ``--max-drop``, where that was given.
 
     Returns:
         Dictionaries, lists, strings, finite numbers, booleans and None.
@@ -135,10 +147,12 @@ def build_document(
         "exchange": exchange_row(diagnostics, scores),
         "freezes": freeze_rows(graph),
         "proof": asdict(proof) | {"passed": proof.passed},
-        "recovery": asdict(recovery) if recovery else None,
+        **mending_rows(mending),
         "artifacts": [asdict(artifact) for artifact in artifacts],
         "parity": [asdict(result) | {"passed": result.passed} for result in parity],
-        "accuracy": _accuracy(accuracy),
+        "accuracy": accuracy_row(accuracy),
+        "changes": changes_row(changes, data.class_names if data else None),
+        "max_drop": gate_row(gate),
         "latency": _latency(latency),
         "operators": operator_rows(operators),
         "rounding": asdict(rounding) if rounding else None,
@@ -239,25 +253,6 @@ def costs_row(costs: Mapping[str, float]) -> dict[str, int]:
     return {key: round(costs[metric]) for metric, key in _MODEL_COSTS.items()}
 
 
-def _accuracy(accuracy: AccuracyByStage) -> dict[str, Any]:
-    estimates = {
-        "original": accuracy.original,
-        "pruned": accuracy.pruned,
-        "recovered": accuracy.recovered,
-        "exported": accuracy.exported,
-    }
-    sizes = [estimate.num_images for estimate in estimates.values() if estimate]
-    row: dict[str, Any] = {stage: estimate_row(x) for stage, x in estimates.items()}
-    return row | {"num_images": max(sizes, default=0)}
-
-
-def estimate_row(estimate: AccuracyEstimate | None) -> dict[str, float] | None:
-    """An accuracy and its interval; None where it was not measured."""
-    if estimate is None:
-        return None
-    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
-
-
 def _latency(latency: LatencyComparison | None) -> dict[str, Any] | None:
     if latency is None:
         return None
@@ -286,6 +281,7 @@ def data_row(data: DataSplits | None) -> dict[str, Any] | None:
         "num_calibration": len(data.calibration),
         "num_calibration_classes": _num_classes(data.calibration),
         "num_test": len(data.test) if data.test else 0,
+        "purposes": purposes(data),
         "class_names": list(data.class_names) if data.class_names else None,
     }
 

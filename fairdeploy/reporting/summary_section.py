@@ -59,6 +59,9 @@ def failed_checks(document: Document) -> list[str]:
     failed = [
         f"{metric_name(row['metric'])} budget" for row in document["budget"] if not row["met"]
     ]
+    gate = document["max_drop"]
+    if gate and not gate["passed"]:
+        failed.append(f"drop of accuracy on the {gate['images']} images")
     if not document["proof"]["passed"]:
         failed.append("proof of exact removal")
     failed += [
@@ -75,7 +78,9 @@ def _verdict(document: Document) -> Html:
         return tag("p", pill("failed", is_good=False), f" {', '.join(failed)}")
     has_coupled_norms = bool(document["proof"]["num_coupled_norms"])
     exact = "the removal is proved exact" + (", layer norms apart" if has_coupled_norms else "")
-    promises = ["the budget is met", exact]
+    promises = [*(["the budget is met"] if document["budget"] else []), exact]
+    if document["max_drop"]:
+        promises.append("the accuracy stays within the drop allowed")
     if document["parity"]:
         promises.append("the exported file agrees with torch")
     return tag(
@@ -119,7 +124,8 @@ def _budget_tile(row: Document) -> Html:
 def _accuracy_tile(document: Document) -> Html:
     accuracy = document["accuracy"]
     before = accuracy["original"]
-    after = accuracy["exported"] or accuracy["recovered"] or accuracy["pruned"]
+    steps = ("exported", "tuned", "distilled", "recovered", "pruned")
+    after = next((accuracy[step] for step in steps if accuracy.get(step)), None)
     if not before or not after:
         return tile("Accuracy", "not measured", "No labelled test images were given.")
     return tile(

@@ -25,11 +25,11 @@ from fairdeploy.records import (
     TargetProfile,
     TimedPlan,
 )
+from fairdeploy.reporting.accuracy_rows import estimate_row
 from fairdeploy.reporting.environment import describe_environment
 from fairdeploy.reporting.run_record import (
     costs_row,
     data_row,
-    estimate_row,
     json_safe,
     method_row,
     model_row,

@@ -38,7 +38,7 @@ def remove_units(graph: UnitGraph, removed: NDArray[np.bool_]) -> ShrunkNetwork:
         tensor = fetch_tensor(graph.module, name)
         assert tensor is not None
         sliced[name] = slice_tensor(tensor, tuple(stays.mask(units) for units in dims))
-    module = _with_tensors(graph.module, sliced)
+    module = with_tensors(graph.module, sliced)
     rewrite_constants(graph, module, stays.count)
     module.graph.lint()
     module.recompile()
@@ -93,7 +93,7 @@ def _slice_blocks(tensor: Tensor, mask: NDArray[np.bool_], dim: int) -> Tensor:
     return tensor.gather(dim, index.expand(shape))
 
 
-def _with_tensors(module: fx.GraphModule, tensors: Mapping[str, Tensor]) -> fx.GraphModule:
+def with_tensors(module: fx.GraphModule, tensors: Mapping[str, Tensor]) -> fx.GraphModule:
     """A copy of the graph module that owns these tensors instead of the originals."""
     memo: dict[int, object] = {}
     for name, tensor in tensors.items():

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fairdeploy.option_values import EVERY_MODULE
-from fairdeploy.options import InputShape, SweepOptions
+from fairdeploy.options import InputShape, SweepOptions, TuningOptions
 
 
 def shrink_command(options: SweepOptions, budget: str) -> str:
@@ -49,6 +49,7 @@ def _words(options: SweepOptions) -> Iterator[str]:
         "--mean": _numbers(options.mean),
         "--std": _numbers(options.std),
         "--seed": options.seed,
+        "--num-selection": options.num_selection,
     }
     for flag, value in single.items():
         if value is not None:
@@ -63,10 +64,22 @@ def _words(options: SweepOptions) -> Iterator[str]:
     for flag, values in several.items():
         for text in values or ():
             yield from (flag, text)
+    if options.tuning is not None:
+        yield from _training_words(options.tuning)
     if options.allow_norm_coupled:
         yield "--allow-norm-coupled"
     if options.trust_pickle:
         yield "--trust-pickle"
+
+
+def _training_words(tuning: TuningOptions) -> Iterator[str]:
+    yield from ("--finetune", str(tuning.epochs))
+    yield from ("--learning-rate", repr(tuning.learning_rate))
+    yield from ("--batch-size", str(tuning.batch_size))
+    if tuning.distill:
+        yield "--distill-features" if tuning.distill_features else "--distill"
+    if tuning.ema:
+        yield "--ema"
 
 
 def _size(shape: InputShape | None) -> str | None:

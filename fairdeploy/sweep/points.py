@@ -14,6 +14,7 @@ from fairdeploy.errors import DeviceLostError
 from fairdeploy.evaluation import Evaluation
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.latency_trials import LatencyTrials
+from fairdeploy.mending import mend
 from fairdeploy.progress import SilentStage, Stage
 from fairdeploy.records import (
     AccuracyEstimate,
@@ -25,7 +26,7 @@ from fairdeploy.records import (
 )
 from fairdeploy.scored_groups import removed_units
 from fairdeploy.settings import RunSettings
-from fairdeploy.stages import recover, remove_and_prove
+from fairdeploy.stages import remove_and_prove
 from fairdeploy.stopwatch import Stopwatch
 
 _MAX_STEPS = 4
@@ -86,7 +87,7 @@ class PointMeter:
         removed = removed_units(self._graph, self._groups, plan.allocation)
         with steps.stage("remove and prove"):
             shrunk, proof = remove_and_prove(self._graph, removed, self._settings.model.seed)
-        recover(self._graph, shrunk, removed, self._data, self._settings, steps)
+        mend(self._graph, shrunk, removed, self._data, self._settings, steps)
         accuracy = self._accuracy(shrunk, steps, plan.name)
         latency = self._latency(removed, steps)
         return SweepPoint(

@@ -12,6 +12,7 @@ or time and peak memory on a large network with random images:
 from __future__ import annotations
 
 import argparse
+import copy
 import resource
 import sys
 import time
@@ -31,6 +32,7 @@ from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.inputs.target_profiles import load_profile
 from fairdeploy.records import GroupScores, ImageSet, RecoverySummary, default_multiple
 from fairdeploy.recovery.batchnorm import reestimate_batchnorm
+from fairdeploy.recovery.distillation import distil
 from fairdeploy.recovery.least_squares import fit_least_squares
 from fairdeploy.scored_groups import group_scores
 from fairdeploy.scoring import score_units
@@ -61,25 +63,41 @@ def main() -> None:
     started = time.perf_counter()
     groups = _scored_groups(graph, trial.calibration)
     print(f"scored {graph.num_units} units in {time.perf_counter() - started:.1f} s")
-    print("budget  params  original     raw  batchnorm  least squares   seconds  peak GB")
+    print(
+        "budget  params  original     raw  batchnorm  least squares   seconds  distilled   seconds"
+        "  peak GB"
+    )
     for budget in options.budget:
-        print(_row(graph, groups, trial, budget), flush=True)
+        print(_row(graph, groups, trial, budget, options), flush=True)
 
 
-def _row(graph: UnitGraph, groups: tuple[GroupScores, ...], trial: Trial, percent: int) -> str:
-    removed = _removed_units(graph, groups, percent)
+def _row(
+    graph: UnitGraph,
+    groups: tuple[GroupScores, ...],
+    trial: Trial,
+    percent: int,
+    options: argparse.Namespace,
+) -> str:
+    removed = _removed_units(graph, groups, f"{options.metric}={percent}%")
     counted = [remove_units(graph, removed).module for _ in range(3)]
     raw, normed, fitted = counted
     if trial.test is not None:
         reestimate_batchnorm(normed, trial.calibration.images)
     summary = fit_least_squares(graph, fitted, removed, trial.calibration.images)
-    cells = [_accuracy(network, trial) for network in (graph.module, raw, normed, fitted)]
+    distilled, seconds = copy.deepcopy(fitted), 0.0
+    if options.distil:
+        result = distil(graph, distilled, removed, trial.calibration.images)
+        print("   ", result, file=sys.stderr, flush=True)
+        seconds = result.seconds if result else 0.0
+    cells = [
+        _accuracy(network, trial) for network in (graph.module, raw, normed, fitted, distilled)
+    ]
     share = 100 * _num_params(fitted) / _num_params(graph.module)
     peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     _print_layers(summary)
     return (
         f"{percent:5d}%  {share:5.1f}%  {cells[0]:>8}  {cells[1]:>6}  {cells[2]:>9}"
-        f"  {cells[3]:>13}  {summary.seconds:8.1f}  {peak_gb:7.2f}"
+        f"  {cells[3]:>13}  {summary.seconds:8.1f}  {cells[4]:>9}  {seconds:8.1f}  {peak_gb:7.2f}"
     )
 
 
@@ -94,10 +112,10 @@ def _scored_groups(graph: UnitGraph, calibration: ImageSet) -> tuple[GroupScores
 
 
 def _removed_units(
-    graph: UnitGraph, groups: tuple[GroupScores, ...], percent: int
+    graph: UnitGraph, groups: tuple[GroupScores, ...], budget: str
 ) -> NDArray[np.bool_]:
     costs = CostModel(graph.cost_terms, len(graph.groups))
-    allocation = search(groups, costs.costs, parse_budgets([f"params={percent}%"]))
+    allocation = search(groups, costs.costs, parse_budgets([budget]))
     return graph.removed_mask(allocation.removed)
 
 
@@ -140,7 +158,9 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("--images", type=Path, help="image folder or zip with train/ and test/")
     parser.add_argument("--timm", help="a timm network with random weights instead")
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--budget", type=int, nargs="+", default=[60], help="per cent of params")
+    parser.add_argument("--budget", type=int, nargs="+", default=[60], help="per cent")
+    parser.add_argument("--metric", default="params", choices=("params", "macs"))
+    parser.add_argument("--distil", action="store_true", help="distil after least squares")
     parser.add_argument("--num-calibration", type=int, default=512)
     parser.add_argument("--num-test", type=int, default=5000)
     parser.add_argument("--threads", type=int, default=2)

@@ -104,8 +104,10 @@ def test_test_arrays_are_the_test_set(tmp_path: Path) -> None:
 
 def test_grey_images_of_another_size_are_fitted(tmp_path: Path) -> None:
     images = np.full((10, 12, 20), 51, np.uint8)
-    splits = load_data(write_npz(tmp_path / "a.npz", images=images, labels=LABELS[:, None]), RAW)
-    assert splits.calibration.images.shape == (8, 3, 8, 8)
+    other = {"test_images": images[:2] + 1, "test_labels": LABELS[:2]}
+    path = write_npz(tmp_path / "a.npz", images=images, labels=LABELS[:, None], **other)
+    splits = load_data(path, RAW)
+    assert splits.calibration.images.shape == (10, 3, 8, 8)
     assert torch.allclose(splits.calibration.images, torch.tensor(0.2))
 
 

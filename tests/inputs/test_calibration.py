@@ -14,7 +14,7 @@ from torch import Tensor
 from fairdeploy.errors import DataError, UsageError
 from fairdeploy.inputs.calibration import check_labels_fit, load_data, with_predicted_labels
 from fairdeploy.inputs.image_pool import Fetched, ImagePool
-from fairdeploy.inputs.sampling import choose_balanced, split_one_pool
+from fairdeploy.inputs.sampling import Wishes, choose_balanced, split_one_pool
 from fairdeploy.records import DataSplits, ImageSet
 from tests.inputs.tiny_inputs import TINY, grey_values, write_class_folders, write_image
 
@@ -56,7 +56,7 @@ def test_chosen_classes_differ_by_at_most_one_where_the_pool_allows(
 def test_calibration_and_test_never_overlap(
     labels: list[int], num_calibration: int, max_test: int
 ) -> None:
-    choice = split_one_pool(pool_of(labels), num_calibration, max_test, seed=0)
+    choice = split_one_pool(pool_of(labels), Wishes(num_calibration, max_test), seed=0)
     assert not set(choice.calibration.tolist()) & set(choice.test.tolist())
     assert len(choice.test) <= max_test
     assert len(choice.calibration) <= max(2 * len(set(labels)), int(0.8 * len(labels)))

@@ -138,7 +138,7 @@ def test_one_bad_file_in_150_is_skipped_with_a_warning(tmp_path: Path) -> None:
     for name in ("ant", "bee"):
         (tmp_path / "train").mkdir(exist_ok=True)
         (tmp_path / name).rename(tmp_path / "train" / name)
-        write_image(tmp_path / "test" / name / "x.png", 1)
+        write_image(tmp_path / "test" / name / "x.png", 200)
     splits = load_data(str(tmp_path), TINY)
     assert any("1 unreadable images were skipped" in warning for warning in splits.warnings)
     assert splits.calibration.labels is not None

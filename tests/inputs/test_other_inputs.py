@@ -27,7 +27,8 @@ def batches():
         yield {"image": images, "tokens": torch.stack([rows, 2 * rows], 1)}, rows % 2
 
 def pairs():
-    return list(batches()), list(batches())
+    later = [({**inputs, "image": inputs["image"] + 100}, labels) for inputs, labels in batches()]
+    return list(batches()), later
 
 def inside():
     yield from ({**inputs, "label": labels} for inputs, labels in batches())
@@ -62,7 +63,7 @@ def write_arrays(folder: Path, **changes: object) -> str:
         "images": np.broadcast_to(rows[:, None, None, None], (12, 8, 8, 3)).astype(np.uint8),
         "labels": rows % 2,
         "tokens": np.stack([rows, 2 * rows], 1).astype(np.int32),
-        "test_images": np.zeros((2, 8, 8, 3), np.uint8),
+        "test_images": np.full((2, 8, 8, 3), 200, np.uint8),
         "test_labels": np.array([0, 1]),
         "test_tokens": np.array([[7, 8], [9, 10]]),
     }

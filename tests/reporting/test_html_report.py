@@ -12,6 +12,7 @@ from fairdeploy.graph.unit_graph import Freeze, FrozenGroup, UnitGraph
 from fairdeploy.records import (
     AccuracyByStage,
     GroupRemark,
+    Mending,
     ParityResult,
     ProofResult,
     RestrictionOutcome,
@@ -153,7 +154,7 @@ def test_failed_checks_are_named_at_the_top(graph: UnitGraph) -> None:
 
 def test_page_claims_nothing_that_was_not_measured(graph: UnitGraph) -> None:
     page = render(
-        graph, accuracy=AccuracyByStage(), latency=None, recovery=None, parity=(), artifacts=(),
+        graph, accuracy=AccuracyByStage(), latency=None, mending=Mending(), parity=(), artifacts=(),
     )  # fmt: skip
     assert page.text.count("not measured") == 2
     assert "Not measured: it needs labelled images" in page.text

@@ -17,6 +17,7 @@ from fairdeploy.records import (
     Budget,
     DataSplits,
     ImageSet,
+    Mending,
     ParityResult,
     ProofResult,
     RunRecord,
@@ -53,7 +54,7 @@ def test_document_has_every_key_that_scripts_were_promised(document: dict[str, A
     for network in ("original", "shrunk"):
         assert {"params", "macs", "size_bytes"} <= document["model"][network].keys()
     assert {"max_relative_error", "limit", "passed"} <= document["proof"].keys()
-    assert {"original", "pruned", "recovered", "exported", "num_images"} == (
+    assert {"original", "pruned", "recovered", "distilled", "tuned", "exported", "num_images"} == (
         document["accuracy"].keys()
     )
     assert {
@@ -141,12 +142,13 @@ def test_json_safe_turns_arrays_tuples_and_paths_into_plain_json() -> None:
 def test_document_without_measurements_says_so_with_nulls(graph: UnitGraph) -> None:
     images = ImageSet(torch.zeros(4, 3, 8, 8), None, "none", is_synthetic=True)
     arguments = sample_arguments(
-        graph, accuracy=AccuracyByStage(), latency=None, recovery=None,
+        graph, accuracy=AccuracyByStage(), latency=None, mending=Mending(),
         data=DataSplits(images, None, None, "synthetic", "00"),
     )  # fmt: skip
     document = build_document(**arguments)
     assert document["accuracy"] == {
-        "original": None, "pruned": None, "recovered": None, "exported": None, "num_images": 0,
+        "original": None, "pruned": None, "recovered": None, "distilled": None, "tuned": None,
+        "exported": None, "num_images": 0,
     }  # fmt: skip
     assert document["latency"] is None
     assert document["recovery"] is None

@@ -1,0 +1,125 @@
+"""Reads the chosen images, checks them, and keeps the same image from serving two purposes."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fairdeploy.errors import DataError
+from fairdeploy.inputs.copies import digests, without_copies
+from fairdeploy.inputs.fingerprint import sha256_of_tensors
+from fairdeploy.inputs.image_pool import ImagePool, Indices, PooledData
+from fairdeploy.inputs.sampling import Choice
+from fairdeploy.records import DataSplits, ImageSet, TrainingImages
+
+_MIN_CALIBRATION = 2
+
+
+def read_choice(spec: str, data: PooledData, choice: Choice) -> DataSplits:
+    """The chosen images; what is left to train on is only read when it is needed.
+
+    The choice never takes an image twice. That the same image lies in the training and in the test
+    pool is found by its pixels: then it stays in the test.
+
+    Args:
+        spec: As the user typed it, for messages.
+        data: The pools that ``choice`` is from.
+        choice: Disjoint.
+
+    Raises:
+        DataError: Images cannot be read, are of one class, or are all copies of test images.
+    """
+    held_out = data.test or data.train
+    calibration, warnings = _read_set(spec, data.train, choice.calibration)
+    _check_classes(spec, calibration)
+    test: ImageSet | None = None
+    if held_out.labels is not None and len(choice.test):
+        test, more = _read_set(spec, held_out, choice.test)
+        warnings += more
+    elif calibration.labels is not None:
+        warnings += ("no labelled images are left for a test; accuracy is not measured",)
+    selection: ImageSet | None = None
+    if len(choice.selection):
+        selection, more = _read_set(spec, held_out, choice.selection)
+        warnings += more
+
+    tested = set() if test is None else set(digests(test))
+    if selection is not None:
+        selection, more = _apart(selection, tested, "selection")
+        warnings += more
+        tested |= set(digests(selection))
+    calibration, more = _apart(calibration, tested, "calibration")
+    _check_apart(spec, calibration)
+    _check_classes(spec, calibration)
+    training = _training(spec, data.train, choice.training, frozenset(tested))
+    return DataSplits(
+        calibration=calibration,
+        test=test,
+        class_names=data.class_names,
+        source=spec,
+        sha256=_sha256(calibration),
+        warnings=data.warnings + warnings + more,
+        selection=selection,
+        training=training,
+    )
+
+
+def _apart(images: ImageSet, known: set[bytes], kind: str) -> tuple[ImageSet, tuple[str, ...]]:
+    kept = without_copies(images, known)
+    copies = len(images) - len(kept)
+    if not copies:
+        return kept, ()
+    are = "image is a copy" if copies == 1 else "images are copies"
+    return kept, (f"{copies} {kind} {are} of held-out images and left out",)
+
+
+def _check_apart(spec: str, calibration: ImageSet) -> None:
+    if len(calibration) < _MIN_CALIBRATION:
+        raise DataError(
+            f"the images of '{spec}' to calibrate with are those to test with; give other images "
+            "for one of them"
+        )
+
+
+def _check_classes(spec: str, calibration: ImageSet) -> None:
+    labels = calibration.labels
+    if labels is not None and len(labels) and bool((labels == labels[0]).all()):
+        raise DataError(
+            f"the calibration images of '{spec}' are all of class {int(labels[0])}; "
+            "at least two classes are needed"
+        )
+
+
+def _training(
+    spec: str, pool: ImagePool, indices: Indices, held_out: frozenset[bytes]
+) -> TrainingImages | None:
+    if not len(indices):
+        return None
+
+    def fetch(places: NDArray[np.int64]) -> ImageSet:
+        return without_copies(_read_set(spec, pool, indices[places])[0], held_out)
+
+    return TrainingImages(len(indices), pool.labels is not None, fetch)
+
+
+def _sha256(calibration: ImageSet) -> str:
+    hashed = {"images": calibration.images}
+    hashed |= {f"input {name}": tensor for name, tensor in calibration.others.items()}
+    if calibration.labels is not None:
+        hashed["labels"] = calibration.labels
+    return sha256_of_tensors(hashed)
+
+
+def _read_set(spec: str, pool: ImagePool, indices: Indices) -> tuple[ImageSet, tuple[str, ...]]:
+    fetched = pool.fetch(indices)
+    finite = torch.isfinite(fetched.images).flatten(1).all(dim=1)
+    if not bool(finite.all()):
+        first = int(fetched.indices[int((~finite).nonzero()[0])])
+        raise DataError(f"image {first} of '{spec}' holds NaN or infinite values; remove it")
+    at = torch.from_numpy(fetched.indices)
+    others = {name: tensor[at] for name, tensor in pool.others.items()}
+    if pool.labels is None:
+        return ImageSet(fetched.images, None, "none", others=others), fetched.warnings
+    labels = torch.from_numpy(pool.labels[fetched.indices])
+    return ImageSet(fetched.images, labels, "given", others=others), fetched.warnings

@@ -1,0 +1,118 @@
+"""Everything that makes a shrunk network accurate again: repair, distillation, training."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import fx
+
+from fairdeploy.graph.unit_graph import UnitGraph
+from fairdeploy.inputs.fingerprint import sha256_of_tensors
+from fairdeploy.options import TuningOptions
+from fairdeploy.records import DataSplits, DistillationSummary, Mending, TuningSummary
+from fairdeploy.recovery.best_weights import named_tensors
+from fairdeploy.recovery.distillation import distil
+from fairdeploy.recovery.finetuning import Pupil, finetune
+from fairdeploy.settings import RunSettings, cache_folder
+from fairdeploy.stages import recover, recovery_method
+from fairdeploy.stopwatch import Stopwatch
+
+Finished = Callable[[str], None]
+"""Told the name of each step when it is done: ``recovered``, ``distilled``, ``tuned``."""
+
+
+def mend(
+    graph: UnitGraph,
+    shrunk: fx.GraphModule,
+    removed: NDArray[np.bool_],
+    data: DataSplits,
+    settings: RunSettings,
+    watch: Stopwatch,
+    finished: Finished = lambda step: None,
+) -> Mending:
+    """Change ``shrunk`` so that it is as accurate as it gets by what the user chose."""
+    recovery = recover(graph, shrunk, removed, data, settings, watch)
+    finished("recovered")
+    distillation = None
+    if recovery_method(data, settings) == "distil" and removed.any():
+        distillation = _distil(graph, shrunk, removed, data, settings, watch)
+        finished("distilled")
+    tuning = None
+    if settings.tuning is not None:
+        tuning = _finetune(graph, shrunk, removed, data, settings, settings.tuning, watch)
+        finished("tuned")
+    return Mending(recovery, distillation, tuning)
+
+
+def _distil(
+    graph: UnitGraph,
+    shrunk: fx.GraphModule,
+    removed: NDArray[np.bool_],
+    data: DataSplits,
+    settings: RunSettings,
+    watch: Stopwatch,
+) -> DistillationSummary | None:
+    with watch.stage("distil") as stage:
+        summary = distil(
+            graph, shrunk, removed, graph.inputs.arranged(data.calibration),
+            seed=settings.model.seed,
+            progress=lambda done, total: stage.note(f"step {done} of {total}"),
+        )  # fmt: skip
+        if summary is not None:
+            stage.note(_in_short(summary))
+    if summary is None:
+        watch.warn(
+            f"{len(data.calibration)} calibration images are too few to distil with; "
+            "raise --num-calibration"
+        )
+    return summary
+
+
+def _in_short(summary: DistillationSummary) -> str:
+    if summary.outcome == "kept":
+        return "nothing helped on held-out images; as it was"
+    if summary.agreement_before is None or summary.agreement_after is None:
+        return f"held-out error {summary.error_before:.2e}, now {summary.error_after:.2e}"
+    return (
+        f"agrees with the original on {summary.agreement_before:.1%} of held-out images, now "
+        f"{summary.agreement_after:.1%}"
+    )
+
+
+def _finetune(
+    graph: UnitGraph,
+    shrunk: fx.GraphModule,
+    removed: NDArray[np.bool_],
+    data: DataSplits,
+    settings: RunSettings,
+    options: TuningOptions,
+    watch: Stopwatch,
+) -> TuningSummary:
+    with watch.stage("train") as stage:
+        summary = finetune(
+            Pupil(graph, shrunk, removed), data.training, data.selection, options,
+            seed=settings.model.seed,
+            checkpoint=_checkpoint(shrunk, data, settings, options),
+            progress=lambda done, total, score: stage.note(
+                f"epoch {done} of {total}, {score:.2%} of the selection images"
+            ),
+        )  # fmt: skip
+        stage.note(
+            f"best of {len(summary.epochs) - 1} epochs: {summary.best_epoch}"
+            + (f", resumed after {summary.resumed_from}" if summary.resumed_from else "")
+        )
+    return summary
+
+
+def _checkpoint(
+    shrunk: fx.GraphModule, data: DataSplits, settings: RunSettings, options: TuningOptions
+) -> Path:
+    """Where the state of just this training is kept: another start or option has another file."""
+    start = sha256_of_tensors(dict(named_tensors(shrunk)))
+    facts = f"{start} {data.sha256} {settings.model.seed} {settings.num_selection} {options}"
+    name = hashlib.sha256(facts.encode()).hexdigest()[:32]
+    return cache_folder() / "training" / f"{name}.pt"

@@ -1,0 +1,273 @@
+"""A short training without labels: the shrunk network learns to compute what the original does.
+
+First block by block: each block gets what the shrunk network itself computes up to there, and
+learns to give what the original gives; all blocks learn in the same passes, and no gradient leaves
+a block. Then the network as a whole learns the original's answers (Hinton et al. 2015), with the
+blocks' ends as a guide. Images are moved and mirrored at random, and the original is asked afresh
+each time, so that a few hundred images do (Beyer et al. 2022). It takes minutes, and never gives a
+result that is worse on held-out images than the start.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx
+
+from fairdeploy.graph.unit_graph import UnitGraph
+from fairdeploy.records import DistillationSummary
+from fairdeploy.recovery.augmentation import shifted_and_flipped
+from fairdeploy.recovery.best_weights import BestWeights, trainable
+from fairdeploy.recovery.fitted_weights import own_tensors
+from fairdeploy.recovery.imitation import Imitation, answer_error, compared, value_error
+from fairdeploy.recovery.network_blocks import (
+    Cut,
+    find_cuts,
+    input_names,
+    main_output,
+    stretch,
+)
+from fairdeploy.recovery.processes import PlainRuntime, moved, on_device
+from fairdeploy.recovery.schedule import rate_factor, set_rate
+from fairdeploy.recovery.sweep import Inputs, all_inputs
+
+Progress = Callable[[int, int], None]
+
+HELD_OUT_EVERY = 8
+MAX_BATCH = 64
+BATCH_VALUE_BYTES = 64_000_000
+BLOCK_STEPS = 200
+ANSWER_STEPS = 300
+MIN_STEPS = 20
+# Of both networks together, forward and backward; about a quarter of an hour on two cores.
+MAX_MACS = 2e13
+LEARNING_RATE = 1e-3
+TEMPERATURE = 2.0
+LOOKS = 5
+"""How often each phase compares with the original on held-out images."""
+
+
+def distil(
+    graph: UnitGraph,
+    shrunk: fx.GraphModule,
+    removed: NDArray[np.bool_],
+    images: Tensor | Inputs,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+    block_steps: int = BLOCK_STEPS,
+    answer_steps: int = ANSWER_STEPS,
+) -> DistillationSummary | None:
+    """Change the parameters of ``shrunk`` in place so that it imitates the original better.
+
+    Norms keep their statistics. Equal seeds give equal weights.
+
+    Args:
+        graph: Of the original network, which stays as it is.
+        shrunk: The network without the removed units, in eval mode; least squares comes first.
+        removed: Which units went, bool [num_units].
+        images: Calibration images, float32 [N, C, H, W], or one tensor per input. No labels needed.
+        seed: Of the order of the images, and how they are moved.
+        progress: Called with (steps done, steps in all).
+        block_steps: Steps block by block; fewer if the network is large.
+        answer_steps: Steps of the network as a whole; likewise.
+
+    Returns:
+        None if there are too few images to train on some and hold out others.
+    """
+    started = time.perf_counter()
+    tensors = all_inputs(images)
+    held_out, used = _split(len(tensors[0]))
+    batch = _batch_size(graph, len(used))
+    if batch == 0 or len(held_out) == 0 or (not graph.has_dynamic_batch and len(held_out) < batch):
+        return None
+    own_tensors(shrunk, graph.module)
+    plan = _steps(graph, batch, (block_steps, answer_steps))
+    device = PlainRuntime().device
+    with moved(shrunk, device):
+        run = _Distilling(graph, shrunk, removed, tensors, seed, batch, device)
+        before, after = run.run(held_out, used, plan, progress)
+    return DistillationSummary(
+        num_blocks=run.num_blocks,
+        num_steps=sum(plan),
+        num_images=len(used),
+        num_held_out=len(held_out),
+        error_before=before.error,
+        error_after=after.error,
+        agreement_before=before.agreement,
+        agreement_after=after.agreement,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def not_held_out(images: Inputs) -> Inputs:
+    """The images that ``distil`` trains on.
+
+    An earlier repair must not see the others: what is fitted to them looks better there than it is.
+    """
+    _, used = _split(len(images[0]))
+    return tuple(tensor[used] for tensor in images)
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    network: fx.GraphModule
+    cut: Cut
+
+
+class _Distilling:
+    def __init__(
+        self,
+        graph: UnitGraph,
+        shrunk: fx.GraphModule,
+        removed: NDArray[np.bool_],
+        tensors: Inputs,
+        seed: int,
+        batch: int,
+        device: torch.device,
+    ) -> None:
+        self._graph, self._shrunk, self._tensors = graph, shrunk, tensors
+        self._seed, self._batch, self._device = seed, batch, device
+        self._cuts = find_cuts(graph, shrunk, removed)
+        main = main_output(shrunk, graph.outputs.main).name
+        names = input_names(shrunk)
+        targets = [*(cut.node for cut in self._cuts), main]
+        original = on_device(graph.module, device)
+        self._original = stretch(original, input_names(original), targets)
+        self._whole = stretch(shrunk, names, targets)
+        self._blocks = []
+        source: tuple[str, ...] = ()
+        for cut in self._cuts:
+            self._blocks.append(_Block(stretch(shrunk, (*names, *source), (cut.node,)), cut))
+            source = (cut.node,)
+
+    @property
+    def num_blocks(self) -> int:
+        return len(self._blocks)
+
+    def run(
+        self,
+        held_out: Tensor,
+        used: Tensor,
+        steps: tuple[int, int],
+        progress: Progress | None,
+    ) -> tuple[Imitation, Imitation]:
+        """Both phases; how well the network imitates before and after."""
+        wanted = self._answers(self._original, held_out)
+        before = compared(self._answers(self._whole, held_out), wanted)
+        best = BestWeights(self._shrunk, before.error)
+        batches = self._batches(used)
+        done = 0
+        phases = (
+            (steps[0] if self._blocks else 0, self._block_loss),
+            (steps[1], self._answer_loss),
+        )
+        for count, loss_of in phases:
+            with trainable(self._shrunk) as parameters:
+                optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE)
+                for step in range(count):
+                    set_rate(optimizer, LEARNING_RATE * rate_factor(step, count))
+                    optimizer.zero_grad(set_to_none=True)
+                    loss_of(next(batches)).backward()  # type: ignore[no-untyped-call]
+                    optimizer.step()
+                    done += 1
+                    if (step + 1) % max(count // LOOKS, 1) == 0 or step + 1 == count:
+                        answers = self._answers(self._whole, held_out)
+                        best.offer(self._shrunk, compared(answers, wanted).error)
+                        if progress is not None:
+                            progress(done, sum(steps))
+            best.restore(self._shrunk)
+        return before, compared(self._answers(self._whole, held_out), wanted)
+
+    def _block_loss(self, inputs: Inputs) -> Tensor:
+        """Sum over the blocks; each is fed what the shrunk network gives, without a gradient."""
+        with torch.no_grad():
+            wanted = self._original(*inputs)
+        total = torch.zeros((), device=self._device)
+        source: Inputs = ()
+        for block, value in zip(self._blocks, wanted[:-1], strict=True):
+            (found,) = block.network(*inputs, *source)
+            total = total + value_error(found, block.cut.kept_part(value))
+            source = (found.detach(),)
+        return total
+
+    def _answer_loss(self, inputs: Inputs) -> Tensor:
+        """Of the answers, and of the blocks' ends on the way to them."""
+        with torch.no_grad():
+            *wanted, answer = self._original(*inputs)
+        *found, own_answer = self._whole(*inputs)
+        loss = answer_error(own_answer, answer, TEMPERATURE)
+        errors = [
+            value_error(value, cut.kept_part(goal))
+            for cut, value, goal in zip(self._cuts, found, wanted, strict=True)
+        ]
+        return loss + sum(errors, torch.zeros_like(loss)) / max(len(errors), 1)
+
+    def _answers(self, network: fx.GraphModule, chosen: Tensor) -> Tensor:
+        """The main output for these images; a network of fixed batch leaves the last few out."""
+        parts = torch.split(chosen, self._batch)
+        if not self._graph.has_dynamic_batch:
+            parts = tuple(part for part in parts if len(part) == self._batch)
+        with torch.no_grad():
+            return torch.cat([self._run(network, part) for part in parts])
+
+    def _run(self, network: fx.GraphModule, chosen: Tensor) -> Tensor:
+        outputs = network(*(tensor[chosen].to(self._device) for tensor in self._tensors))
+        answer: Tensor = outputs[-1]
+        return answer.cpu()
+
+    def _batches(self, used: Tensor) -> Iterator[Inputs]:
+        """Full batches without end, each round in a new order, the images moved and mirrored."""
+        generator = torch.Generator().manual_seed(self._seed)
+        while True:
+            order = used[torch.randperm(len(used), generator=generator)]
+            for chosen in torch.split(order, self._batch):
+                if len(chosen) == self._batch:
+                    taken = [tensor[chosen] for tensor in self._tensors]
+                    place = self._graph.inputs.image
+                    taken[place] = shifted_and_flipped(taken[place], generator)
+                    yield tuple(tensor.to(self._device) for tensor in taken)
+
+
+def _split(num_images: int) -> tuple[Tensor, Tensor]:
+    """Which images are held out, and which are trained on."""
+    every = torch.arange(num_images)
+    is_held_out = every % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+    return every[is_held_out], every[~is_held_out]
+
+
+def _batch_size(graph: UnitGraph, num_images: int) -> int:
+    """Images of a step: the largest value stays near 64 MB; 0 if there are too few."""
+    if not graph.has_dynamic_batch:
+        return graph.inputs.batch if num_images >= graph.inputs.batch else 0
+    largest = max(math.prod(graph.shape_of(name)) for name in graph.value_units)
+    affordable = BATCH_VALUE_BYTES * graph.inputs.batch // (4 * largest)
+    return min(MAX_BATCH, max(1, affordable), num_images)
+
+
+def _steps(graph: UnitGraph, batch: int, wanted: tuple[int, int]) -> tuple[int, int]:
+    """Steps of both phases, fewer where the network is large."""
+    # The original forward; the shrunk one, which has less, forward and twice as much backward.
+    macs_per_step = 4 * batch * original_macs(graph)
+    affordable = int(MAX_MACS / max(macs_per_step, 1.0))
+    share = min(1.0, affordable / max(sum(wanted), 1))
+    blocks, answers = (min(count, max(MIN_STEPS, round(share * count))) for count in wanted)
+    return blocks, answers
+
+
+def original_macs(graph: UnitGraph) -> float:
+    """MACs per image of the network that was captured."""
+    sizes = [group.size for group in graph.groups]
+    return sum(
+        term.coefficient
+        * math.prod(
+            fixed + sum(sizes[group] * n for group, n in by_group) for fixed, by_group in term.dims
+        )
+        for term in graph.cost_terms["macs"]
+    )

@@ -1,0 +1,121 @@
+"""The parts of ``report.json`` about accuracy: by step, by class, against the original."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+from fairdeploy.records import (
+    AccuracyByStage,
+    AccuracyEstimate,
+    AnswerChanges,
+    ClassChange,
+    DataSplits,
+    DistillationSummary,
+    DropGate,
+    ImageSet,
+    Mending,
+    PairedDifference,
+)
+
+ORDER = ("original", "pruned", "recovered", "distilled", "tuned", "exported")
+"""Steps that are reported first, in this order; any others follow."""
+
+
+def accuracy_row(accuracy: AccuracyByStage) -> dict[str, Any]:
+    """The estimate after each step; None where it was not measured."""
+    found = {field.name: getattr(accuracy, field.name) for field in fields(accuracy)}
+    steps = [*(name for name in ORDER if name in found), *(n for n in found if n not in ORDER)]
+    sizes = [estimate.num_images for estimate in found.values() if estimate]
+    row: dict[str, Any] = {step: estimate_row(found[step]) for step in steps}
+    return row | {"num_images": max(sizes, default=0)}
+
+
+def estimate_row(estimate: AccuracyEstimate | None) -> dict[str, float] | None:
+    """An accuracy and its interval; None where it was not measured."""
+    if estimate is None:
+        return None
+    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+
+
+def changes_row(
+    changes: AnswerChanges | None, class_names: Sequence[str] | None
+) -> dict[str, Any] | None:
+    """How the answers differ from the original's after each step, and by class at the end."""
+    if changes is None:
+        return None
+    return {
+        "by_step": {step: difference_row(paired) for step, paired in changes.by_step.items()},
+        "by_class": [_class_row(change, class_names) for change in changes.by_class],
+    }
+
+
+def difference_row(paired: PairedDifference) -> dict[str, Any]:
+    """A difference of accuracies, and the share of images whose answer is another."""
+    return asdict(paired) | {"changed_share": paired.num_changed / paired.num_images}
+
+
+def _class_row(change: ClassChange, class_names: Sequence[str] | None) -> dict[str, Any]:
+    has_name = class_names is not None and change.label < len(class_names)
+    return {
+        "class": class_names[change.label] if has_name and class_names else str(change.label),
+        "before": change.num_right_before / change.num_images,
+        "after": change.num_right_after / change.num_images,
+    } | asdict(change)
+
+
+def gate_row(gate: DropGate | None) -> dict[str, Any] | None:
+    """Whether the result keeps to ``--max-drop``, why not, and how it was searched for."""
+    if gate is None:
+        return None
+    search = gate.search
+    return {
+        "max_drop": gate.max_drop,
+        "images": gate.images,
+        "difference": difference_row(gate.difference),
+        "passed": gate.passed,
+        "problem": None if gate.passed else gate_problem(gate),
+        "search": asdict(search) if search else None,
+    }
+
+
+def gate_problem(gate: DropGate) -> str:
+    """One line: what fell by how much, what was allowed, and what to do."""
+    difference = gate.difference
+    fell, most = -100 * difference.value, -100 * difference.low
+    surely = "fell" if -difference.value > gate.max_drop else "may have fallen"
+    return (
+        f"accuracy {surely} by more than --max-drop {100 * gate.max_drop:g}% allows: by {fell:.2f} "
+        f"points on {difference.num_images:,} {gate.images} images, at most {most:.2f} with 95 % "
+        "confidence; raise the budget or --max-drop, add --recover distil or --finetune"
+        + ("" if surely == "fell" else ", or test on more images")
+    )
+
+
+def mending_rows(mending: Mending) -> dict[str, Any]:
+    """What repair, distillation and training did."""
+    tuning, distillation = mending.tuning, mending.distillation
+    return {
+        "recovery": asdict(mending.recovery) if mending.recovery else None,
+        "distillation": _distillation_row(distillation) if distillation else None,
+        "tuning": asdict(tuning) if tuning else None,
+    }
+
+
+def _distillation_row(summary: DistillationSummary) -> dict[str, Any]:
+    return asdict(summary) | {"outcome": summary.outcome}
+
+
+def purposes(data: DataSplits) -> list[dict[str, Any]]:
+    """For each set of images: how many, and who labelled them."""
+    rows = [_purpose(what, images) for what, images in data.image_sets().items()]
+    if data.training is not None:
+        source = "given" if data.training.has_labels else "none"
+        count = data.training.num_images
+        rows.append({"purpose": "training", "num_images": count, "label_source": source})
+    return rows
+
+
+def _purpose(what: str, images: ImageSet) -> dict[str, Any]:
+    return {"purpose": what, "num_images": len(images), "label_source": images.label_source}

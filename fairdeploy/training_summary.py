@@ -1,0 +1,80 @@
+"""Lines of the terminal about what training did, changed answers, and the accuracy gate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.markup import escape
+
+Document = Mapping[str, Any]
+
+
+def training_lines(document: Document) -> Iterator[tuple[str, str]]:
+    """One line for each of: distillation, training, changed answers, ``--max-drop``."""
+    yield from _distillation_lines(document.get("distillation"))
+    yield from _tuning_lines(document.get("tuning"))
+    yield from _change_lines(document.get("changes"))
+    yield from _gate_lines(document.get("max_drop"))
+
+
+def _distillation_lines(row: Document | None) -> Iterator[tuple[str, str]]:
+    if row is None:
+        return
+    if row["outcome"] == "kept":
+        yield "distilled", "nothing helped on held-out images; the weights stayed as they were"
+    elif row["agreement_before"] is not None:
+        yield (
+            "distilled",
+            f"without labels, {row['num_steps']:,} steps: agrees with the original on "
+            f"{row['agreement_before']:.1%} of {row['num_held_out']:,} held-out images, now "
+            f"{row['agreement_after']:.1%}",
+        )
+
+
+def _tuning_lines(row: Document | None) -> Iterator[tuple[str, str]]:
+    if row is None:
+        return
+    scores = {epoch["epoch"]: epoch["score"] for epoch in row["epochs"]}
+    best = row["best_epoch"]
+    yield (
+        "trained",
+        f"{len(scores) - 1} epochs on {row['num_images']:,} images, best after epoch "
+        f"{best}: {row['measure']} {scores[0]:.1%}, now {scores[best]:.1%} "
+        f"on {row['num_selection']:,} selection images",
+    )
+
+
+def _change_lines(changes: Document | None) -> Iterator[tuple[str, str]]:
+    if not changes or not changes["by_step"]:
+        return
+    last = list(changes["by_step"].values())[-1]
+    worst = min(changes["by_class"], key=lambda row: row["after"] - row["before"])
+    yield (
+        "answers",
+        f"{100 * last['value']:+.2f} points [dim]({100 * last['low']:+.2f} to "
+        f"{100 * last['high']:+.2f})[/]: {last['num_lost']} lost, {last['num_gained']} gained, "
+        f"{last['changed_share']:.1%} changed; worst class {escape(worst['class'])} "
+        f"{worst['before']:.1%}, now {worst['after']:.1%}",
+    )
+
+
+def _gate_lines(gate: Document | None) -> Iterator[tuple[str, str]]:
+    if gate is None:
+        return
+    verdict = "[green]kept[/]" if gate["passed"] else "[red]not kept[/]"
+    difference = gate["difference"]
+    yield (
+        "max drop",
+        f"{100 * gate['max_drop']:g} %: {100 * difference['value']:+.2f} points "
+        f"({100 * difference['low']:+.2f} to {100 * difference['high']:+.2f}) on "
+        f"{difference['num_images']:,} {gate['images']} images, {verdict}",
+    )
+    search = gate["search"]
+    if search:
+        chosen = search["trials"][search["chosen"]]
+        yield (
+            "",
+            f"smallest of {len(search['trials'])} networks tried: {chosen['share']:.1%} of the "
+            f"{search['metric']}",
+        )

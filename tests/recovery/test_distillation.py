@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fairdeploy.recovery import distillation
+from fairdeploy.recovery.distillation import distil, not_held_out, original_macs
+from fairdeploy.recovery.least_squares import fit_least_squares
+from tests.recovery.shrunk_networks import Pair, noise, shrink, small_residual
+
+
+def distance(pair: Pair, seed: int = 9) -> float:
+    """Squared error of the output on fresh images, as a share of the original's variation."""
+    images = noise(200, seed)
+    with torch.no_grad():
+        wanted, got = pair.graph.module(images), pair.shrunk(images)
+    return float((got - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum())
+
+
+def repaired(share: float = 0.5) -> Pair:
+    pair = shrink(small_residual(), share)
+    fit_least_squares(pair.graph, pair.shrunk, pair.removed, *not_held_out((noise(128),)))
+    return pair
+
+
+def test_distillation_brings_unseen_outputs_closer_after_least_squares() -> None:
+    pair = repaired()
+    before = distance(pair)
+    summary = distil(
+        pair.graph, pair.shrunk, pair.removed, noise(128), block_steps=80, answer_steps=80
+    )
+    assert summary is not None
+    assert summary.outcome == "improved"
+    assert summary.error_after < summary.error_before
+    assert distance(pair) < 0.9 * before
+    assert (summary.num_blocks, summary.num_steps) == (3, 160)
+    assert (summary.num_images, summary.num_held_out) == (112, 16)
+
+
+def test_each_phase_alone_helps() -> None:
+    for blocks, answers in ((80, 0), (0, 80)):
+        pair = repaired()
+        before = distance(pair)
+        distil(
+            pair.graph, pair.shrunk, pair.removed, noise(128),
+            block_steps=blocks, answer_steps=answers,
+        )  # fmt: skip
+        assert distance(pair) < before
+
+
+def test_a_result_that_is_worse_on_held_out_images_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pair = repaired()
+    before = {name: tensor.clone() for name, tensor in pair.shrunk.state_dict().items()}
+    monkeypatch.setattr(distillation, "LEARNING_RATE", 100.0)
+    summary = distil(
+        pair.graph, pair.shrunk, pair.removed, noise(64), block_steps=3, answer_steps=3
+    )
+    assert summary is not None
+    assert summary.outcome == "kept"
+    assert summary.error_after == summary.error_before
+    for name, tensor in pair.shrunk.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_original_and_statistics_stay_and_equal_seeds_give_equal_weights() -> None:
+    first, second = repaired(), repaired()
+    original = {name: t.clone() for name, t in first.graph.module.state_dict().items()}
+    buffers = {name: t.clone() for name, t in first.shrunk.named_buffers()}
+    for pair in (first, second):
+        distil(
+            pair.graph, pair.shrunk, pair.removed, noise(64), seed=5,
+            block_steps=10, answer_steps=10,
+        )  # fmt: skip
+    for name, tensor in first.graph.module.state_dict().items():
+        assert torch.equal(tensor, original[name]), name
+    for name, tensor in first.shrunk.named_buffers():
+        assert torch.equal(tensor, buffers[name]), name
+    for name, tensor in first.shrunk.state_dict().items():
+        assert torch.equal(tensor, second.shrunk.state_dict()[name]), name
+    assert not any(p.grad is not None for p in first.shrunk.parameters())
+
+
+def test_what_is_held_out_is_every_eighth_image_and_no_earlier_repair_sees_it() -> None:
+    (kept,) = not_held_out((torch.arange(20),))
+    assert kept.tolist() == [i for i in range(20) if i not in (7, 15)]
+
+
+def test_too_few_images_to_hold_some_out_change_nothing() -> None:
+    pair = repaired()
+    assert distil(pair.graph, pair.shrunk, pair.removed, noise(7)) is None
+
+
+def test_steps_grow_fewer_with_the_size_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = repaired()
+    # 3x3 from 3 to 8, 8 to 12 and 12 to 8 channels on 64 pixels, and 8 by 5.
+    macs = 64 * 9 * (3 * 8 + 8 * 12 + 12 * 8) + 40
+    assert original_macs(pair.graph) == macs
+    monkeypatch.setattr(distillation, "MAX_MACS", 4 * 56 * macs * 50)
+    summary = distil(
+        pair.graph, pair.shrunk, pair.removed, noise(64), block_steps=40, answer_steps=60
+    )
+    assert summary is not None
+    assert summary.num_steps == 20 + 30

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fairdeploy.errors import DataError
+from fairdeploy.options import TuningOptions
+from fairdeploy.records import ImageSet, TrainingImages, TuningSummary
+from fairdeploy.recovery.finetuning import Pupil, finetune
+from fairdeploy.recovery.moving_average import MovingAverage
+from tests.recovery.shrunk_networks import Pair, noise, shrink, small_residual
+
+
+def labelled(count: int, seed: int) -> ImageSet:
+    """Which of five brightnesses an image has."""
+    labels = torch.arange(count) % 5
+    return ImageSet(noise(count, seed) * 0.3 + labels[:, None, None, None] - 2.0, labels, "given")
+
+
+def training_of(images: ImageSet) -> TrainingImages:
+    def fetch(places: np.ndarray) -> ImageSet:
+        at = torch.from_numpy(places)
+        labels = None if images.labels is None else images.labels[at]
+        return ImageSet(images.images[at], labels, images.label_source)
+
+    return TrainingImages(len(images), images.labels is not None, fetch)
+
+
+def tune(
+    pair: Pair, images: ImageSet, selection: ImageSet, seed: int = 0, **changes: Any
+) -> TuningSummary:
+    names = ("checkpoint", "progress")
+    given = {name: changes.pop(name) for name in names if name in changes}
+    options = TuningOptions(**({"epochs": 4, "batch_size": 20, "learning_rate": 0.05} | changes))
+    pupil = Pupil(pair.graph, pair.shrunk, pair.removed)
+    return finetune(pupil, training_of(images), selection, options, seed=seed, **given)
+
+
+def accuracy(pair: Pair, images: ImageSet) -> float:
+    with torch.no_grad():
+        return float((pair.shrunk(images.images).argmax(1) == images.labels).float().mean())
+
+
+def state(pair: Pair) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in pair.shrunk.state_dict().items()}
+
+
+def test_training_learns_the_labels_and_keeps_the_best_epoch() -> None:
+    pair = shrink(small_residual(), 0.4)
+    original = {name: t.clone() for name, t in pair.graph.module.state_dict().items()}
+    selection = labelled(50, 2)
+    summary = tune(pair, labelled(100, 1), selection, epochs=15)
+    scores = {epoch.epoch: epoch.score for epoch in summary.epochs}
+    assert scores[0] < 0.5 < max(scores.values())
+    assert scores[summary.best_epoch] == max(scores.values())
+    # What is left behind is the network of that epoch, in eval mode.
+    assert accuracy(pair, selection) == pytest.approx(scores[summary.best_epoch])
+    assert (summary.measure, summary.uses_labels, summary.teacher) == ("accuracy", True, "none")
+    for name, tensor in pair.graph.module.state_dict().items():
+        assert torch.equal(tensor, original[name]), name
+
+
+def test_a_training_that_only_harms_leaves_the_network_as_it_was() -> None:
+    pair = shrink(small_residual(), 0.4)
+    good = tune(pair, labelled(100, 1), labelled(50, 2), epochs=15)
+    before = state(pair)
+    mislabelled = labelled(100, 1)
+    wrong = ImageSet(mislabelled.images, (torch.arange(100) + 2) % 5, "given")
+    summary = tune(pair, wrong, labelled(50, 2))
+    assert summary.epochs[0].score == pytest.approx(good.epochs[good.best_epoch].score)
+    assert summary.best_epoch == 0
+    for name, tensor in state(pair).items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_it_stops_early_when_nothing_gets_better() -> None:
+    pair = shrink(small_residual(), 0.4)
+    summary = tune(pair, labelled(40, 1), labelled(20, 2), epochs=30, learning_rate=1e-9)
+    assert len(summary.epochs) - 1 == 15
+    assert summary.ended_because == "none of the last 15 epochs was better"
+
+
+def test_without_labels_it_learns_the_originals_answers() -> None:
+    pair = shrink(small_residual(), 0.4)
+    selection = ImageSet(noise(100, 2), None, "none")
+    images = ImageSet(noise(200, 1), None, "none")
+    summary = tune(pair, images, selection, distill=True, learning_rate=0.02, epochs=5)
+    assert (summary.measure, summary.uses_labels, summary.teacher) == ("agreement", False, "logits")
+    losses = [epoch.loss for epoch in summary.epochs[1:]]
+    assert losses[0] is not None
+    assert losses[-1] is not None
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_inner_values_can_be_learnt_too() -> None:
+    pair = shrink(small_residual(), 0.4)
+    summary = tune(
+        pair, labelled(100, 1), labelled(50, 2), distill=True, distill_features=True, epochs=2
+    )
+    assert summary.teacher == "features"
+    first, second = (epoch.loss for epoch in summary.epochs[1:])
+    assert first is not None
+    assert second is not None
+    assert second < first
+
+
+def test_an_interrupted_training_goes_on_and_ends_the_same(tmp_path: Path) -> None:
+    images, selection = labelled(60, 1), labelled(30, 2)
+    whole, broken = shrink(small_residual(), 0.4), shrink(small_residual(), 0.4)
+    tune(whole, images, selection, ema=True)
+
+    def interrupt(done: int, _total: int, _score: float) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    file = tmp_path / "state.pt"
+    with pytest.raises(KeyboardInterrupt):
+        tune(broken, images, selection, ema=True, checkpoint=file, progress=interrupt)
+    assert file.exists()
+    again = shrink(small_residual(), 0.4)
+    summary = tune(again, images, selection, ema=True, checkpoint=file)
+    assert summary.resumed_from == 2
+    assert [epoch.epoch for epoch in summary.epochs] == [0, 1, 2, 3, 4]
+    assert not file.exists()
+    for name, tensor in state(again).items():
+        assert torch.equal(tensor, state(whole)[name]), name
+
+
+def test_a_damaged_checkpoint_is_not_gone_on_with(tmp_path: Path) -> None:
+    file = tmp_path / "state.pt"
+    file.write_bytes(b"not a checkpoint")
+    pair = shrink(small_residual(), 0.4)
+    summary = tune(pair, labelled(20, 1), labelled(10, 2), epochs=1, checkpoint=file)
+    assert summary.resumed_from == 0
+
+
+def test_labels_or_a_teacher_are_needed() -> None:
+    pair = shrink(small_residual(), 0.4)
+    unlabelled = ImageSet(noise(10), None, "none")
+    with pytest.raises(DataError, match="these have no labels; add --distill"):
+        tune(pair, unlabelled, unlabelled)
+
+
+def test_images_to_train_on_are_needed() -> None:
+    pair = shrink(small_residual(), 0.4)
+    pupil = Pupil(pair.graph, pair.shrunk, pair.removed)
+    with pytest.raises(DataError, match="no images are left to train on"):
+        finetune(pupil, None, labelled(10, 2), TuningOptions(epochs=1))
+    with pytest.raises(DataError, match="no images are left to choose the best epoch with"):
+        finetune(pupil, training_of(labelled(10, 1)), None, TuningOptions(epochs=1))
+
+
+def test_a_moving_average_follows_faster_at_first() -> None:
+    module = torch.nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        module.weight.fill_(0.0)
+    average = MovingAverage(module)
+    with torch.no_grad():
+        module.weight.fill_(1.0)
+    average.update(module)
+    # The first decay is 2 / 11, the second 3 / 12.
+    assert float(average.tensors["weight"]) == pytest.approx(9 / 11)
+    average.update(module)
+    assert float(average.tensors["weight"]) == pytest.approx(1 - 2 / 11 * 3 / 12)
+    with average.applied(module):
+        assert float(module.weight.detach()) == pytest.approx(1 - 2 / 11 * 3 / 12)
+    assert float(module.weight.detach()) == 1.0
