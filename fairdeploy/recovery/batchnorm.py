@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, fx
 
 from fairdeploy.errors import DataError
+from fairdeploy.graph.layer_calls import aten, bound_arguments
 from fairdeploy.records import RecoverySummary
-from fairdeploy.recovery.fittable_layers import aten, bound_arguments
 from fairdeploy.recovery.sweep import (
     DEFAULT_MEMORY_BYTES,
     NetworkSweep,

@@ -8,29 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import fx
 
+from fairdeploy.graph.layer_calls import LAYER_OPS, aten, bound_arguments, window_of
+from fairdeploy.graph.layer_rows import LINEAR, Window
 from fairdeploy.graph.unit_graph import UnitGraph
-from fairdeploy.recovery.sampled_rows import LINEAR, Window
+from fairdeploy.recovery.sums_after import SumAfter, only_user, sum_after
 from fairdeploy.recovery.sweep import attribute
-
-aten = torch.ops.aten
-LAYER_OPS = {
-    aten.linear.default,
-    aten.conv1d.default,
-    aten.conv2d.default,
-    aten.conv3d.default,
-}
-# In eval mode these give back their input.
-PASS_THROUGH = {
-    aten.dropout.default,
-    aten.clone.default,
-    aten.alias.default,
-    aten.contiguous.default,
-    aten.detach.default,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +32,10 @@ class BatchNorm:
 
 @dataclass(frozen=True, slots=True)
 class FittableLayer:
-    """A convolution or linear layer of the shrunk network. Node names hold in both networks."""
+    """A convolution or linear layer of the shrunk network. Node names hold in both networks.
+
+    A batch norm that stands alone is one too: a factor and a constant for each channel.
+    """
 
     node: str
     input_node: str
@@ -57,8 +45,8 @@ class FittableLayer:
     batchnorm: BatchNorm | None
     target_node: str
     """The original's value to reproduce: of the layer, its batch norm, or the sum after it."""
-    shortcut_node: str | None
-    """The other operand of that sum, which the shrunk network has computed by then."""
+    sum_after: SumAfter | None
+    """How the layer gets into that sum, whose other operand the shrunk network has by then."""
     is_rectified: bool
     """Whether only the positive part of the target is used."""
     kept_channels: tuple[int, ...]
@@ -68,6 +56,11 @@ class FittableLayer:
     def name(self) -> str:
         """The user's name of the layer."""
         return self.weight.removesuffix(".weight")
+
+    @property
+    def is_norm(self) -> bool:
+        """Whether it is a batch norm that stands alone."""
+        return self.batchnorm is not None and self.batchnorm.node == self.node
 
 
 def find_layers(
@@ -80,19 +73,14 @@ def find_layers(
     """
     uses = _attribute_uses(shrunk)
     finder = _Finder(graph, shrunk, removed, uses)
-    found = (finder.layer_at(node) for node in shrunk.graph.nodes)
-    return tuple(layer for layer in found if layer is not None)
-
-
-def bound_arguments(node: fx.Node) -> dict[str, Any]:
-    """Arguments of an ATen call by name, defaults filled in."""
-    assert isinstance(node.target, torch._ops.OpOverload)
-    arguments = {}
-    for index, argument in enumerate(node.target._schema.arguments):
-        default = argument.default_value if argument.has_default_value() else None
-        given = node.args[index] if index < len(node.args) else default
-        arguments[argument.name] = node.kwargs.get(argument.name, given)
-    return arguments
+    found = {node.name: finder.layer_at(node) for node in shrunk.graph.nodes}
+    folded = {
+        layer.batchnorm.node for layer in found.values() if layer is not None and layer.batchnorm
+    }
+    for node in shrunk.graph.nodes:
+        if node.target is aten.batch_norm.default and node.name not in folded:
+            found[node.name] = finder.norm_at(node)
+    return tuple(layer for layer in found.values() if layer is not None)
 
 
 def _attribute_uses(module: fx.GraphModule) -> Counter[str]:
@@ -115,7 +103,8 @@ class _Finder:
         self._shrunk = shrunk
         self._stays = graph.staying(removed)
         self._uses = uses
-        self._order = {node: i for i, node in enumerate(shrunk.graph.nodes)}
+        self._nodes = {node.name: node for node in shrunk.graph.nodes}
+        self._order = {name: i for i, name in enumerate(self._nodes)}
         self._original_nodes = {node.name for node in graph.module.graph.nodes}
 
     def layer_at(self, node: fx.Node) -> FittableLayer | None:
@@ -127,22 +116,45 @@ class _Finder:
         if weight is None or (bias is not None and bias_name is None):
             return None
         kernel = tuple(attribute(self._shrunk, weight).shape[2:])
-        window = _window(arguments, kernel) if kernel else LINEAR
+        window = window_of(arguments, kernel) if kernel else LINEAR
         batchnorm, end = self._following_batchnorm(node)
-        end, shortcut = self._following_sum(node, end)
-        kept = self._kept_channels(end.name, window)
+        return self._layer(node, end, weight, bias_name, window, batchnorm)
+
+    def norm_at(self, node: fx.Node) -> FittableLayer | None:
+        """A batch norm that follows no layer directly, as a channel-wise layer."""
+        norm = self._batchnorm(node)
+        num_spatial = len(self._units(node)) - 2 if norm is not None else 0
+        if norm is None or norm.weight is None or norm.bias is None or num_spatial < 1:
+            return None
+        ones = (1,) * num_spatial
+        num_channels = len(attribute(self._shrunk, norm.weight))
+        window = Window(ones, ones, (0,) * num_spatial, ones, groups=num_channels)
+        return self._layer(node, node, norm.weight, norm.bias, window, norm)
+
+    def _layer(
+        self,
+        node: fx.Node,
+        end: fx.Node,
+        weight: str,
+        bias: str | None,
+        window: Window,
+        batchnorm: BatchNorm | None,
+    ) -> FittableLayer | None:
+        found = self._sum_after(node, end, window)
+        target = end.name if found is None else found.node
+        kept = self._kept_channels(target, window, found)
         if kept is None:
             return None
         return FittableLayer(
             node=node.name,
-            input_node=arguments["input"].name,
+            input_node=bound_arguments(node)["input"].name,
             weight=weight,
-            bias=bias_name,
+            bias=bias,
             window=window,
             batchnorm=batchnorm,
-            target_node=end.name,
-            shortcut_node=None if shortcut is None else shortcut.name,
-            is_rectified=_is_rectified(end),
+            target_node=target,
+            sum_after=found,
+            is_rectified=self._is_rectified(target),
             kept_channels=kept,
         )
 
@@ -154,77 +166,69 @@ class _Finder:
         return None
 
     def _following_batchnorm(self, node: fx.Node) -> tuple[BatchNorm | None, fx.Node]:
-        user = _only_user(node)
+        user = only_user(node)
         if user is None or user.target is not aten.batch_norm.default:
             return None, node
-        arguments = bound_arguments(user)
+        norm = self._batchnorm(user)
+        if norm is None:
+            return None, node
+        if node.target is aten.linear.default and len(self._units(user)) != 2:
+            return None, node
+        return norm, user
+
+    def _batchnorm(self, node: fx.Node) -> BatchNorm | None:
+        """The norm at this node, if its tensors are its own."""
+        arguments = bound_arguments(node)
         names: dict[str, str | None] = {}
         for key in ("weight", "bias", "running_mean", "running_var"):
             names[key] = self._own_attribute(arguments[key])
             if names[key] is None and arguments[key] is not None:
-                return None, node
+                return None
         mean, var = names["running_mean"], names["running_var"]
-        if mean is None or var is None or not self._is_comparable(user):
-            return None, node
-        if node.target is aten.linear.default and len(self._units(user)) != 2:
-            return None, node
+        if mean is None or var is None or not self._is_comparable(node.name):
+            return None
         eps = float(arguments["eps"])
-        return BatchNorm(user.name, names["weight"], names["bias"], mean, var, eps), user
+        return BatchNorm(node.name, names["weight"], names["bias"], mean, var, eps)
 
-    def _following_sum(self, layer: fx.Node, end: fx.Node) -> tuple[fx.Node, fx.Node | None]:
-        last, user = end, _only_user(end)
-        while user is not None and user.target in PASS_THROUGH:
-            last, user = user, _only_user(user)
-        if user is None or user.target is not aten.add.Tensor or user.kwargs:
-            return end, None
-        other = user.args[1] if user.args[0] is last else user.args[0]
-        if not isinstance(other, fx.Node) or other is last:
-            return end, None
-        is_computed = other.op != "get_attr" and self._order[other] < self._order[layer]
-        if not is_computed or not self._is_comparable(user) or not self._is_comparable(other):
-            return end, None
-        shapes = [self._graph.shape_of(n.name) for n in (end, other, user)]
-        return (user, other) if shapes[0] == shapes[1] == shapes[2] else (end, None)
+    def _sum_after(self, layer: fx.Node, end: fx.Node, window: Window) -> SumAfter | None:
+        """The sum after the layer, if both networks have it and its other operand in time."""
+        if end.name not in self._graph.value_units:
+            return None
+        num_dims = len(self._units(end))
+        found = sum_after(end, num_dims, num_dims - 1 if window.is_linear else 1)
+        if found is None or self._order[found.shortcut] >= self._order[layer.name]:
+            return None
+        if found.scale is not None and self._uses[found.scale] != 1:
+            return None
+        names = (found.node, found.shortcut)
+        if not all(self._is_comparable(name) for name in names):
+            return None
+        shape = self._graph.shape_of(end.name)
+        wanted = tuple(shape[dim] for dim in found.dims)
+        return found if all(self._graph.shape_of(name) == wanted for name in names) else None
 
-    def _is_comparable(self, node: fx.Node) -> bool:
+    def _is_comparable(self, name: str) -> bool:
         """Whether the original has this value too."""
-        return node.name in self._original_nodes and node.name in self._graph.value_units
+        return name in self._original_nodes and name in self._graph.value_units
 
     def _units(self, node: fx.Node) -> tuple[NDArray[np.int64], ...]:
         return self._graph.value_units[node.name]
 
-    def _kept_channels(self, node_name: str, window: Window) -> tuple[int, ...] | None:
+    def _kept_channels(
+        self, node_name: str, window: Window, found: SumAfter | None
+    ) -> tuple[int, ...] | None:
         units = self._graph.value_units.get(node_name)
         num_dims = 2 if window.is_linear else 2 + len(window.kernel)
         if units is None or len(units) < num_dims:  # a single image without its batch
             return None
         kept = [self._stays[u] for u in units]
+        if found is not None:
+            kept = [kept[place] for place in found.layout]
         channel_dim = len(units) - 1 if window.is_linear else 1
         if not all(mask.all() for dim, mask in enumerate(kept) if dim != channel_dim):
             return None
         return tuple(int(i) for i in np.flatnonzero(kept[channel_dim]))
 
-
-def _only_user(node: fx.Node) -> fx.Node | None:
-    return next(iter(node.users)) if len(node.users) == 1 else None
-
-
-def _is_rectified(node: fx.Node) -> bool:
-    user = _only_user(node)
-    return user is not None and user.target is aten.relu.default
-
-
-def _window(arguments: Mapping[str, Any], kernel: tuple[int, ...]) -> Window:
-    num_dims = len(kernel)
-    return Window(
-        kernel=kernel,
-        stride=_per_dim(arguments["stride"], num_dims),
-        padding=_per_dim(arguments["padding"], num_dims),
-        dilation=_per_dim(arguments["dilation"], num_dims),
-        groups=int(arguments["groups"]),
-    )
-
-
-def _per_dim(value: Any, num_dims: int) -> tuple[int, ...]:
-    values = [value] if isinstance(value, int) else list(value)
-    return tuple(int(v) for v in values) * (num_dims // len(values))
+    def _is_rectified(self, node_name: str) -> bool:
+        user = only_user(self._nodes[node_name])
+        return user is not None and user.target is aten.relu.default

@@ -9,6 +9,9 @@ from fairdeploy.recovery.fittable_layers import BatchNorm, FittableLayer
 from fairdeploy.recovery.normal_equations import NormalEquations
 from fairdeploy.recovery.sweep import attribute
 
+# Below this share of the largest factor a channel adds nothing to its sum that could be divided by.
+MIN_FACTOR = 1e-6
+
 
 def has_bias(layer: FittableLayer) -> bool:
     """Whether the layer, with its batch norm, can add a constant to each output."""
@@ -16,11 +19,23 @@ def has_bias(layer: FittableLayer) -> bool:
 
 
 def current_map(shrunk: fx.GraphModule, layer: FittableLayer) -> Tensor:
-    """The layer's affine map, batch norm folded in.
+    """The layer's affine map, with the batch norm and the factors that follow it.
 
     Returns:
         float64, shape [G, n, o]; with ``has_bias`` the last of the n rows is the constant.
     """
+    flat = _layer_rows(shrunk, layer)
+    factors = _factors(shrunk, layer)
+    if factors is not None:
+        flat = flat * factors[:, None]
+    groups = layer.window.groups
+    return flat.reshape(groups, flat.shape[0] // groups, -1).mT.contiguous()
+
+
+def _layer_rows(shrunk: fx.GraphModule, layer: FittableLayer) -> Tensor:
+    if layer.is_norm:
+        assert layer.batchnorm is not None
+        return torch.stack(_folded(shrunk, layer.batchnorm), dim=1)
     weight: Tensor = attribute(shrunk, layer.weight).detach().double()
     flat = weight.reshape(weight.shape[0], -1)
     bias = torch.zeros(weight.shape[0], dtype=torch.float64)
@@ -29,10 +44,7 @@ def current_map(shrunk: fx.GraphModule, layer: FittableLayer) -> Tensor:
     if layer.batchnorm is not None:
         scale, shift = _folded(shrunk, layer.batchnorm)
         flat, bias = flat * scale[:, None], bias * scale + shift
-    if has_bias(layer):
-        flat = torch.cat([flat, bias[:, None]], dim=1)
-    groups = layer.window.groups
-    return flat.reshape(groups, flat.shape[0] // groups, -1).mT.contiguous()
+    return torch.cat([flat, bias[:, None]], dim=1) if has_bias(layer) else flat
 
 
 def write_map(
@@ -42,6 +54,7 @@ def write_map(
 
     The batch norm gets the mean and variance that the fitted convolution's output really has, as
     if it had been trained so: its statistics stay meaningful for whoever fine-tunes or quantises.
+    Factors that follow stay; a channel that its factor wipes out stays too.
 
     Args:
         shrunk: The network that is changed.
@@ -49,9 +62,16 @@ def write_map(
         solution: As ``current_map`` gives it.
         sums: Over the rows that it was fitted on.
     """
-    num_outputs = solution.shape[0] * solution.shape[2]
-    flat = solution.mT.reshape(num_outputs, -1)
-    bias = torch.zeros(num_outputs, dtype=torch.float64)
+    flat = solution.mT.reshape(solution.shape[0] * solution.shape[2], -1)
+    factors = _factors(shrunk, layer)
+    if factors is not None:
+        is_usable = factors.abs() > MIN_FACTOR * factors.abs().max()
+        safe = torch.where(is_usable, factors, torch.ones_like(factors))
+        flat = torch.where(is_usable[:, None], flat / safe[:, None], _layer_rows(shrunk, layer))
+    if layer.is_norm:
+        _write_norm(shrunk, layer, flat, sums)
+        return
+    bias = torch.zeros(len(flat), dtype=torch.float64)
     if has_bias(layer):
         flat, bias = flat[:, :-1], flat[:, -1]
     _set(shrunk, layer.weight, flat)
@@ -61,10 +81,10 @@ def write_map(
         return
     if layer.bias is not None:
         _set(shrunk, layer.bias, torch.zeros_like(bias))
-    linear_map = solution.clone()
-    linear_map[:, -1] = 0
+    linear_map = torch.cat([flat, torch.zeros_like(bias)[:, None]], dim=1)
+    linear_map = linear_map.reshape(solution.shape[0], solution.shape[2], -1).mT
     mean, variance = _output_moments(linear_map, sums)
-    _write_batchnorm(shrunk, layer.batchnorm, mean, variance, bias)
+    _write_batchnorm(shrunk, layer.batchnorm, mean, variance, torch.ones_like(bias), bias)
 
 
 def own_tensors(shrunk: fx.GraphModule, original: fx.GraphModule) -> None:
@@ -79,6 +99,14 @@ def _state(module: fx.GraphModule) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
 
 
+def _factors(shrunk: fx.GraphModule, layer: FittableLayer) -> Tensor | None:
+    """What each output channel is multiplied with on its way to the sum, float64."""
+    if layer.sum_after is None or layer.sum_after.scale is None:
+        return None
+    factors: Tensor = attribute(shrunk, layer.sum_after.scale).detach().double().flatten()
+    return factors
+
+
 def _folded(shrunk: fx.GraphModule, norm: BatchNorm) -> tuple[Tensor, Tensor]:
     mean = attribute(shrunk, norm.running_mean).double()
     scale = (attribute(shrunk, norm.running_var).double() + norm.eps).rsqrt()
@@ -90,18 +118,34 @@ def _folded(shrunk: fx.GraphModule, norm: BatchNorm) -> tuple[Tensor, Tensor]:
     return scale, shift
 
 
-def _write_batchnorm(
-    shrunk: fx.GraphModule, norm: BatchNorm, mean: Tensor, variance: Tensor, bias: Tensor
+def _write_norm(
+    shrunk: fx.GraphModule, layer: FittableLayer, flat: Tensor, sums: NormalEquations
 ) -> None:
+    """Write ``scale * x + shift``, rows [C, 2], as a batch norm with the moments of ``x``."""
+    assert layer.batchnorm is not None
+    identity = torch.tensor([[1.0], [0.0]], dtype=torch.float64).expand(len(flat), 2, 1)
+    mean, variance = _output_moments(identity, sums)
+    _write_batchnorm(shrunk, layer.batchnorm, mean, variance, flat[:, 0], flat[:, 1])
+
+
+def _write_batchnorm(
+    shrunk: fx.GraphModule,
+    norm: BatchNorm,
+    mean: Tensor,
+    variance: Tensor,
+    factor: Tensor,
+    constant: Tensor,
+) -> None:
+    """Make the norm ``factor * x + constant``, with these statistics where it has an affine."""
     if norm.weight is None:
         variance = torch.full_like(variance, 1 - norm.eps)
     else:
-        _set(shrunk, norm.weight, (variance + norm.eps).sqrt())
+        _set(shrunk, norm.weight, factor * (variance + norm.eps).sqrt())
     if norm.bias is None:
-        mean = -bias
+        mean = -constant
     else:
-        scale = (variance + norm.eps).rsqrt() if norm.weight is None else 1.0
-        _set(shrunk, norm.bias, bias + mean * scale)
+        scale = (variance + norm.eps).rsqrt() if norm.weight is None else factor
+        _set(shrunk, norm.bias, constant + mean * scale)
     _set(shrunk, norm.running_mean, mean)
     _set(shrunk, norm.running_var, variance)
 

@@ -19,6 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from fairdeploy.errors import DataError
+from fairdeploy.graph.layer_rows import (
+    choose_positions,
+    position_shape,
+    sample_rows,
+    sample_targets,
+)
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import LayerFit, RecoverySummary
 from fairdeploy.recovery.fittable_layers import FittableLayer, find_layers
@@ -30,12 +36,6 @@ from fairdeploy.recovery.sample_blocks import (
     energy_and_variation,
     joined_blocks,
     summed,
-)
-from fairdeploy.recovery.sampled_rows import (
-    choose_positions,
-    position_shape,
-    sample_rows,
-    sample_targets,
 )
 from fairdeploy.recovery.sweep import (
     DEFAULT_MEMORY_BYTES,
@@ -159,11 +159,8 @@ class _Fitting:
         rows_per_image = rows_wanted(*old.shape) / self._num_images
         every = min(HELD_OUT_EVERY, self._num_images)
         for chunk, (images, *_) in enumerate(self._chunks):
-            target = self._original.value(layer.target_node, chunk)
+            target, shortcut = self._target(layer, chunk)
             inputs = self._shrunk.value(layer.input_node, chunk)
-            shortcut = None
-            if layer.shortcut_node is not None:
-                shortcut = self._shrunk.value(layer.shortcut_node, chunk)
             generator = torch.Generator().manual_seed(
                 (self._seed * len(self._layers) + index) * len(self._chunks) + chunk
             )
@@ -181,6 +178,14 @@ class _Fitting:
                     goals = goals - sample_targets(shortcut, layer.window, at)
                 part.append(SampleBlock(rows, goals, rows @ old.float()))
         return joined_blocks(blocks[0]), joined_blocks(blocks[1])
+
+    def _target(self, layer: FittableLayer, chunk: int) -> tuple[Tensor, Tensor | None]:
+        """The original's value in the layer's layout, and what the shortcut has of it already."""
+        target = self._original.value(layer.target_node, chunk)
+        if layer.sum_after is None:
+            return target, None
+        shortcut = self._shrunk.value(layer.sum_after.shortcut, chunk)
+        return layer.sum_after.in_layout(target), layer.sum_after.in_layout(shortcut)
 
 
 def rows_wanted(num_groups: int, num_unknowns: int, num_outputs: int) -> int:

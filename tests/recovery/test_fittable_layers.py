@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from fairdeploy.recovery.fittable_layers import FittableLayer, find_layers
@@ -16,14 +17,15 @@ def test_batchnorm_and_relu_after_a_convolution_are_found() -> None:
     assert stem.batchnorm is not None
     assert stem.batchnorm.running_var == "stem_norm.running_var"
     assert stem.target_node == stem.batchnorm.node
-    assert stem.shortcut_node is None
+    assert stem.sum_after is None
     assert stem.is_rectified
 
 
 def test_target_is_the_sum_when_the_shortcut_is_computed_before_the_layer() -> None:
     conv2 = layers_of(small_residual())["conv2"]
     assert conv2.target_node == "add"
-    assert conv2.shortcut_node == "relu"
+    assert conv2.sum_after is not None
+    assert conv2.sum_after.shortcut == "relu"
     assert conv2.is_rectified
 
 
@@ -71,10 +73,13 @@ class Branch(nn.Module):
 def test_a_batchnorm_is_not_folded_when_something_else_reads_the_convolution() -> None:
     layers = layers_of(Branch())
     assert layers["main"].batchnorm is None
+    # It is fitted by itself then.
+    assert layers["norm"].is_norm
     assert layers["main"].target_node == "conv2d"
     # The later operand of the sum makes up for the earlier one.
     assert layers["shortcut"].target_node == "add"
-    assert layers["shortcut"].shortcut_node == "batch_norm"
+    assert layers["shortcut"].sum_after is not None
+    assert layers["shortcut"].sum_after.shortcut == "batch_norm"
     assert not layers["shortcut"].is_rectified
 
 
@@ -93,10 +98,35 @@ def test_transformer_projections_take_the_residual_stream_as_shortcut() -> None:
 
     layers = layers_of(Mlp())
     assert layers["down"].target_node == "add"
-    assert layers["down"].shortcut_node is not None
-    assert layers["up"].shortcut_node is None
+    assert layers["down"].sum_after is not None
+    assert layers["up"].sum_after is None
     assert layers["up"].window.is_linear
 
 
 def test_layers_are_in_the_order_of_execution() -> None:
     assert list(layers_of(small_residual())) == ["stem", "conv1", "conv2", "head"]
+
+
+class PreActivated(nn.Module):
+    """A dense block: the second norm reads both maps, so it belongs to no layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(6)
+        self.grow = nn.Conv2d(6, 4, 3, padding=1, bias=False)
+        self.last_norm = nn.BatchNorm2d(10)
+        self.head = nn.Linear(10, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = torch.cat([x, self.grow(self.norm(x).relu())], dim=1)
+        return self.head(self.last_norm(x).relu().mean((2, 3)))
+
+
+def test_norms_that_follow_no_layer_are_layers_of_their_own() -> None:
+    layers = layers_of(PreActivated())
+    assert list(layers) == ["stem", "norm", "grow", "last_norm", "head"]
+    assert [name for name, layer in layers.items() if layer.is_norm] == ["norm", "last_norm"]
+    assert layers["last_norm"].window.groups == 10
+    assert layers["last_norm"].is_rectified

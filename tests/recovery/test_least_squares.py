@@ -186,3 +186,43 @@ def test_units_of_the_shortcut_itself_can_go_too() -> None:
     assert {n: p.shape for n, p in again.named_parameters()} == {
         n: p.shape for n, p in pair.shrunk.named_parameters()
     }
+
+
+class PreActivated(nn.Module):
+    """Two maps side by side under one norm, which belongs to neither convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, padding=1, bias=False)
+        self.grow = nn.Conv2d(6, 4, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(10)
+        self.head = nn.Linear(10, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(self.norm(torch.cat([x, self.grow(x)], dim=1)).relu().mean((2, 3)))
+
+
+def test_a_norm_that_stands_alone_is_restored_exactly() -> None:
+    pair = shrink(randomise(PreActivated(), 0), 0.0)
+    shrunk, images = pair.shrunk, noise(64)
+    with torch.no_grad():
+        shrunk.get_parameter("norm.weight").mul_(0.5)
+        shrunk.get_buffer("norm.running_mean").add_(1.0)
+    fits = fit_least_squares(pair.graph, shrunk, pair.removed, images).layers
+    assert {fit.layer: fit.outcome for fit in fits} == {
+        "stem": "exact", "grow": "exact", "norm": "fitted", "head": "exact",
+    }  # fmt: skip
+    fresh = noise(16, seed=5)
+    torch.testing.assert_close(shrunk(fresh), pair.graph.module(fresh), rtol=1e-4, atol=1e-4)
+    # Its statistics are those of its input now.
+    maps = torch.cat(
+        [
+            c := nn.functional.conv2d(images, shrunk.get_parameter("stem.weight"), padding=1),
+            nn.functional.conv2d(c, shrunk.get_parameter("grow.weight"), padding=1),
+        ],
+        1,
+    )
+    torch.testing.assert_close(
+        shrunk.get_buffer("norm.running_mean"), maps.mean((0, 2, 3)), rtol=1e-2, atol=1e-2
+    )

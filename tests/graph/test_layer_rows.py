@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from fairdeploy.recovery.sampled_rows import (
+from fairdeploy.graph.layer_rows import (
     LINEAR,
     Window,
     choose_positions,
