@@ -26,7 +26,7 @@ from fairdeploy.records import DataSplits, ImageSet, Preprocessing
 from fairdeploy.settings import DEFAULT_TEST_IMAGES
 from fairdeploy.stopwatch import Stopwatch
 
-DEFAULT_CALIBRATION = 256
+DEFAULT_CALIBRATION = 384
 CALIBRATION_BATCH = 8
 _SYNTHETIC_IMAGES = 32
 _WHITE = 255

@@ -228,4 +228,4 @@ class ExportOptions:
     embed_preprocess: bool = False
     probabilities: bool = False
     target: str | None = None
-    """Name or path of the target profile that ONNX files are opened with; None: the run's."""
+    """Name or path of the target profile that files are opened with; None: cpu."""

@@ -357,3 +357,30 @@ def test_the_model_card_tells_budget_accuracy_files_and_provenance(
     assert "fairdeploy shrink model.pt" in card
     assert "95 % interval" in card
     assert "| `model-int8.onnx` | int8 |" in card
+
+
+def test_lists_are_read_and_wrong_ones_are_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["export", str(folder), "--precision", "fp16,"]) == 2
+    assert capsys.readouterr().err.strip() == (
+        "error: --precision 'fp16,' is not a list of names; use --precision a,b"
+    )
+    assert cli.run(["export", str(folder), "--format", "onnx,tflite", "--precision", "fp16"]) == 2
+    assert "no format 'tflite'; use one of " in capsys.readouterr().err
+    assert cli.run(["verify", str(folder / "nowhere")]) == 1
+    assert "error: no folder '" in capsys.readouterr().err
+
+
+def test_export_says_on_the_terminal_what_holds(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--precision", "fp16", "--max-test", "20"]
+    assert cli.run(["export", str(folder), *options]) == 0
+    printed = capsys.readouterr().out
+    assert "model-fp16.onnx" in printed
+    assert "passed: every step of 3 holds" in printed
+    assert cli.run(["verify", str(folder)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "model.onnx at batch 3: relative error" in printed
+    assert "all 9 files hold" in printed

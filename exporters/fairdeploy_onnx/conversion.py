@@ -107,10 +107,11 @@ class OnnxConversion:
             )
         metadata = metadata_of(read_model(onnx_path))
         model = foldable_copy(onnx_path)
-        _keep_metadata(model, metadata)
+        _keep_metadata(model, metadata)  # it tells the main output
         scheme = SCHEMES[precision]
         found = Int8Search(model, scheme, batches).best(self.max_drop)
-        return save_model(found.model, path, metadata | found.metadata(scheme))
+        _keep_metadata(found.model, metadata)
+        return save_model(found.model, path, found.metadata(scheme))
 
 
 def _keep_metadata(model: Any, metadata: dict[str, str]) -> None:

@@ -1,8 +1,9 @@
 """Which INT8 file: the ranges that hold best on images held out, and what has to stay in float.
 
-Half of the calibration batches give the ranges, the others judge. Everything is tried with all
-operators quantised first, then with products only; if the answers still differ for more images than
-allowed, the layers that err most by themselves stay in float: one, two, four, …, at most half.
+A third of the calibration batches gives the ranges, the others judge. Everything is tried with all
+operators quantised first, then with products only, each with weights of 8 bits and of 7: on x86
+processors without VNNI sums of 8-bit products overflow. If the answers still differ for more images
+than allowed, the layers that err most by themselves stay in float: one, two, four, …, at most half.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ before, or change from wrong to right."""
 MAX_MAP_ERROR = 0.1
 """Of outputs that are no class scores, relative to their own size."""
 _MATRIX = 2
+_MEASURE_EVERY = 3
+_MAP_BATCHES = 2
+"""Maps are large, and one says as much as many scores."""
 _TINY = 1e-30
 
 
@@ -70,6 +74,7 @@ class Candidate:
     method: str
     operators: tuple[str, ...]
     kept: tuple[str, ...]
+    has_7_bit_weights: bool
     fidelity: Fidelity
 
     def metadata(self, scheme: Scheme) -> dict[str, str]:
@@ -77,6 +82,7 @@ class Candidate:
         return {
             PRECISION_KEY: scheme.name,
             "fairdeploy.int8_ranges": self.method,
+            "fairdeploy.int8_weight_bits": "7" if self.has_7_bit_weights else "8",
             "fairdeploy.int8_operators": "products" if self.operators == PRODUCTS else "all",
             "fairdeploy.int8_kept_in_float": json.dumps(self.kept),
         }
@@ -91,9 +97,11 @@ class Int8Search:
         self._scheme = scheme
         # The calibrators take batches of one size only.
         equal = [batch for batch in batches if len(batch[0]) == len(batches[0][0])]
-        self._measured = equal[::2]
-        self._judging = equal[1::2] or equal
+        self._measured = equal[::_MEASURE_EVERY]
+        self._judging = [b for i, b in enumerate(equal) if i % _MEASURE_EVERY] or equal
         self._main = int(metadata_of(model).get(MAIN_OUTPUT_KEY, "0"))
+        if _rank_of_output(model, self._main) != _MATRIX:
+            self._judging = self._judging[:_MAP_BATCHES]
         self._expected = self._outputs(model, self._judging)
         self._ranges: dict[str, Any] = {}
 
@@ -102,12 +110,19 @@ class Int8Search:
         found: list[Candidate] = []
         for operators in (ALL_OPERATORS, PRODUCTS):
             tried = [made for method in METHODS for made in self._attempt(method, operators)]
-            found.append(min(tried, key=_rank))
+            best = min(tried, key=_rank)
+            coarse = self._candidate(best.method, operators, has_7_bit_weights=True)
+            found.append(min(best, coarse, key=_rank))
             if found[-1].fidelity.is_within(max_drop):
                 return found[-1]
         start = min(found, key=_rank)
         for kept in _doubling(self._by_error(start)):
-            found.append(self._candidate(start.method, start.operators, kept))
+            found.append(
+                self._candidate(
+                    start.method, start.operators, kept,
+                    has_7_bit_weights=start.has_7_bit_weights,
+                )
+            )  # fmt: skip
             if found[-1].fidelity.is_within(max_drop):
                 return found[-1]
         return min(found, key=_rank)
@@ -124,11 +139,19 @@ class Int8Search:
             return ()
 
     def _candidate(
-        self, method: str, operators: tuple[str, ...], kept: Sequence[str] = ()
+        self,
+        method: str,
+        operators: tuple[str, ...],
+        kept: Sequence[str] = (),
+        *,
+        has_7_bit_weights: bool = False,
     ) -> Candidate:
-        model = quantized(self._model, self._range(method), self._scheme, operators, kept=kept)
+        model = quantized(
+            self._model, self._range(method), self._scheme, operators,
+            kept=kept, has_7_bit_weights=has_7_bit_weights,
+        )  # fmt: skip
         fidelity = fidelity_of(self._expected, self._outputs(model, self._judging))
-        return Candidate(model, method, operators, tuple(kept), fidelity)
+        return Candidate(model, method, operators, tuple(kept), has_7_bit_weights, fidelity)
 
     def _by_error(self, start: Candidate) -> list[str]:
         """Products by the error that each makes when it alone is quantised, largest first."""
@@ -139,7 +162,7 @@ class Int8Search:
             if node.op_type in PRODUCTS:
                 alone = quantized(
                     self._model, self._range(start.method), self._scheme, start.operators,
-                    only=[node.name],
+                    only=[node.name], has_7_bit_weights=start.has_7_bit_weights,
                 )  # fmt: skip
                 errors[node.name] = fidelity_of(expected, self._outputs(alone, batches)).error
         return sorted(errors, key=lambda name: -errors[name])
@@ -161,6 +184,10 @@ def fidelity_of(expected: NDArray[np.float64], got: NDArray[np.float64]) -> Fide
     if expected.ndim != _MATRIX:
         return Fidelity(None, error)
     return Fidelity(float((got.argmax(1) != expected.argmax(1)).mean()), error)
+
+
+def _rank_of_output(model: Any, place: int) -> int:
+    return len(model.graph.output[place].type.tensor_type.shape.dim)
 
 
 def _rank(candidate: Candidate) -> tuple[float, float]:

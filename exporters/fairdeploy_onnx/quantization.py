@@ -30,7 +30,7 @@ Norms, softmax and gates stay in float: they lose most and gain least."""
 
 METHODS = ("minmax", "percentile", "entropy")
 _PERCENTILE = 99.99
-_BATCHES_AT_ONCE = 4
+_BATCHES_AT_ONCE = 2
 """The calibrators hold all intermediate values of what they are given in one go."""
 
 
@@ -136,6 +136,7 @@ def quantized(
     *,
     kept: Collection[str] = (),
     only: Sequence[str] = (),
+    has_7_bit_weights: bool = False,
 ) -> Any:
     """``model`` with pairs of QuantizeLinear and DequantizeLinear around its operators.
 
@@ -146,6 +147,8 @@ def quantized(
         operators: Which kinds are quantised.
         kept: Names of nodes that stay in float.
         only: Names of the only nodes to quantise; empty: all.
+        has_7_bit_weights: So that sums of products do not overflow in 16 bits, as they do on x86
+            processors without VNNI.
     """
     import onnx  # optional library: imported when an exporter is really used
     from onnxruntime.quantization import QDQQuantizer, QuantType
@@ -154,7 +157,7 @@ def quantized(
     copy.CopyFrom(model)
     with quiet():
         quantizer = QDQQuantizer(
-            copy, True, False, QuantType.QInt8, QuantType.QInt8, ranges,
+            copy, True, has_7_bit_weights, QuantType.QInt8, QuantType.QInt8, ranges,
             list(only), list(kept), list(operators), scheme.options(),
         )  # fmt: skip
         quantizer.quantize_model()

@@ -11,11 +11,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fairdeploy.deployment.parity import check_parity, require_parity
 from fairdeploy.errors import ExportError
-from fairdeploy_onnx import OnnxExporter
+from fairdeploy_onnx import OnnxExporter, model_files
 from tests.deployment.fakes import profile
 from tests.exporters.captured_networks import EXAMPLE, captured
 from tests.exporters.test_onnx_exporter import IMAGES
-from tests.onnx_files import write_nodes
+from tests.onnx_files import write_dense, write_nodes
 
 FP16 = profile(precision="fp16")
 BATCHES = tuple((IMAGES[start : start + 2].numpy(),) for start in (0, 2))
@@ -97,3 +97,20 @@ def test_a_result_that_is_not_a_number_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"in fp16 the output 'y' is not a finite number for"):
         OnnxExporter().convert(path, tmp_path / "h.onnx", "fp16", ((images,),))
     assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_weights_too_large_for_one_file_lie_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As above 2 GiB; the other file's name begins like the first one's."""
+    path = write_dense(tmp_path / "m.onnx", width=64)
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(model_files, "MAX_PROTOBUF_BYTES", 100)
+    artifact = OnnxExporter().convert(path, tmp_path / "out" / "h.onnx", "fp16", None)
+    files = sorted((tmp_path / "out").iterdir())
+    assert [file.name for file in files] == ["h.onnx", "h.onnx.data"]
+    assert artifact.size_bytes == sum(file.stat().st_size for file in files)
+    images = np.ones((2, 16), dtype=np.float32)
+    (expected,) = OnnxExporter().open(path, profile()).run((images,))
+    (got,) = OnnxExporter().open(files[0], FP16).run((images,))
+    np.testing.assert_allclose(got, expected, rtol=2e-3)

@@ -91,6 +91,8 @@ def test_the_file_keeps_its_metadata_and_says_how_it_was_made(int8: Path) -> Non
     assert found["plan"] == "abc"
     assert found["fairdeploy.precision"] == int8.stem.removeprefix("model-")
     assert found["fairdeploy.int8_ranges"] in ("minmax", "percentile", "entropy")
+    assert found["fairdeploy.int8_weight_bits"] in ("7", "8")
+    assert "onnx.infer" not in found
     assert json.loads(found["fairdeploy.int8_kept_in_float"]) == []
 
 
@@ -145,3 +147,26 @@ def test_fidelity_by_hand() -> None:
     assert not found.is_within(0.2)
     assert found.is_within(0.25)
     assert fidelity_of(expected[None], got[None]).disagreement is None
+
+
+def test_a_map_is_judged_by_its_error_and_keeps_its_shape(tmp_path: Path) -> None:
+    random = np.random.default_rng(2)
+    kernel = random.standard_normal((4, 3, 3, 3)).astype(np.float32)
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"], name="conv", pads=[1, 1, 1, 1])],
+        "map",
+        [value("x", onnx.TensorProto.FLOAT, ["N", 3, 8, 8])],
+        [value("y", onnx.TensorProto.FLOAT, ["N", 4, 8, 8])],
+        [numpy_helper.from_array(kernel, "w")],
+    )
+    opset = helper.make_opsetid("", 18)
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=9), path)
+    OnnxExporter().convert(path, tmp_path / "q.onnx", "int8", batches())
+    ((images,),) = batches(1, seed=7)
+    (expected,) = OnnxExporter().open(path, profile()).run((images,))
+    (got,) = OnnxExporter().open(tmp_path / "q.onnx", INT8).run((images,))
+    found = fidelity_of(expected.astype(np.float64), got.astype(np.float64))
+    assert found.disagreement is None
+    assert 0 < found.error < 0.08
