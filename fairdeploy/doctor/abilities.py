@@ -46,7 +46,7 @@ def _networks(findings: Findings) -> Ability:
     if told is not None:
         build = f"CUDA {told['cuda']}" if told["cuda"] else "CPU"
         return Ability(name, True, f"torch {told['version']}, built for {build}")
-    return Ability(name, False, _why(findings, "torch", "torch"), "pip install torch")
+    return _lacking(name, findings, "torch", "torch", "pip install torch")
 
 
 def _model_zoo(findings: Findings) -> Ability:
@@ -56,7 +56,7 @@ def _model_zoo(findings: Findings) -> Ability:
             name, True, f"timm {findings.versions['timm']}, torchvision {told['version']}"
         )
     missing = "torchvision" if told is None else "timm"
-    return Ability(name, False, _why(findings, missing, missing), "pip install timm torchvision")
+    return _lacking(name, findings, missing, missing, "pip install timm torchvision")
 
 
 def _onnx_on_cpu(findings: Findings) -> Ability:
@@ -103,7 +103,7 @@ def _onnx_through_tensorrt(findings: Findings) -> Ability:
 def _openvino(findings: Findings) -> Iterator[Ability]:
     install, told = "pip install 'fairdeploy[openvino]'", findings.told("openvino")
     if told is None:
-        yield Ability("OpenVINO", False, _why(findings, "openvino", "openvino"), install)
+        yield _lacking("OpenVINO", findings, "openvino", "openvino", install)
         return
     devices = ", ".join(told["devices"]) or "no device"
     yield Ability("OpenVINO", bool(told["devices"]), f"openvino {told['version']} on {devices}")
@@ -122,18 +122,16 @@ def _openvino(findings: Findings) -> Iterator[Ability]:
 def _tensorrt(findings: Findings) -> Ability:
     name, told = "TensorRT engines", findings.told("tensorrt")
     if told is None:
-        return Ability(
-            name, False, _why(findings, "tensorrt", "tensorrt"),
-            "pip install 'fairdeploy[tensorrt]'",
-        )  # fmt: skip
+        install = "pip install 'fairdeploy[tensorrt]'"
+        return _lacking(name, findings, "tensorrt", "tensorrt", install)
     return _needs_gpu(name, findings, f"tensorrt {told['version']}")
 
 
 def _tensorrt_rtx(findings: Findings) -> Iterator[Ability]:
     build, told = "build engines for RTX GPUs", findings.told("tensorrt_rtx")
     if told is None:
-        why = _why(findings, "tensorrt_rtx", "tensorrt-rtx")
-        yield Ability(build, False, why, "pip install 'fairdeploy[tensorrt-rtx]'")
+        install = "pip install 'fairdeploy[tensorrt-rtx]'"
+        yield _lacking(build, findings, "tensorrt_rtx", "tensorrt-rtx", install)
         return
     yield Ability(build, True, f"tensorrt-rtx {told['version']}; needs no GPU")
     yield _needs_gpu("run engines for RTX GPUs", findings, f"tensorrt-rtx {told['version']}")
@@ -143,13 +141,15 @@ def _torch_tensorrt(findings: Findings) -> Ability:
     name, told = "engines through torch-tensorrt", findings.told("torch_tensorrt")
     if told is not None:
         return _needs_gpu(name, findings, f"torch-tensorrt {told['version']}")
+    install = "pip install 'fairdeploy[torch-tensorrt]'"
     found = major(findings.versions.get("tensorrt"))
-    if found not in (None, TORCH_TENSORRT_MAJOR):
-        why = f"it needs TensorRT {TORCH_TENSORRT_MAJOR}, and here is {found}; " \
-            "take an environment of its own"  # fmt: skip
-    else:
-        why = _why(findings, "torch_tensorrt", "torch-tensorrt")
-    return Ability(name, False, why, "pip install 'fairdeploy[torch-tensorrt]'")
+    if found in (None, TORCH_TENSORRT_MAJOR):
+        return _lacking(name, findings, "torch_tensorrt", "torch-tensorrt", install)
+    return Ability(
+        name, False,
+        f"it needs TensorRT {TORCH_TENSORRT_MAJOR}, and here is {found}; take an environment of "
+        "its own", install,
+    )  # fmt: skip
 
 
 def _other_devices(findings: Findings) -> Ability:
@@ -189,8 +189,15 @@ def _target_problem(findings: Findings, target: str) -> str:
     return findings.targets.get(target) or unknown
 
 
-def _why(findings: Findings, module: str, package: str) -> str:
+def _lacking(name: str, findings: Findings, module: str, package: str, install: str) -> Ability:
+    """A library that is missing, broken, or slow to answer."""
     answer = findings.runtimes.get(module)
     if answer is None or answer.problem is None:
-        return f"{package} is not installed"
-    return f"{package} is installed but broken: {answer.problem}"
+        return Ability(name, False, f"{package} is not installed", install)
+    if answer.is_late:
+        late = f"{package} {answer.problem}; try again when the machine is less busy"
+        return Ability(name, False, late)
+    return Ability(
+        name, False, f"{package} is installed but broken: {answer.problem}",
+        f"pip install --force-reinstall {package}",
+    )  # fmt: skip

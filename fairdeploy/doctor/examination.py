@@ -43,8 +43,10 @@ def examine(findings: Findings | None = None) -> dict[str, Any]:
 def _problems(found: Findings) -> Iterator[str]:
     yield from conflicts(found.versions)
     for module, answer in found.runtimes.items():
-        if answer.problem is not None:
-            packages = [name for name in QUESTIONS[module][0] if found.has(name)]
+        packages = [name for name in QUESTIONS[module][0] if found.has(name)]
+        if answer.is_late:
+            yield f"{module} {answer.problem}; try again when the machine is less busy"
+        elif answer.problem is not None:
             yield (
                 f"{' and '.join(packages)} is installed but does not work: {answer.problem}; "
                 f"run pip install --force-reinstall {' '.join(packages)}"

@@ -11,7 +11,7 @@ from fairdeploy.doctor.packages import ONNX_RUNTIMES, Versions, installed_versio
 from fairdeploy.doctor.separate_process import Answer, Ask, ask_python
 from fairdeploy.gpu_facts import GpuSurvey, survey_gpus
 
-_NUM_PROCESSES = 4
+_NUM_PROCESSES = 2
 STANDING = "standing"
 
 _VERSION = "import {0}\nanswer = {{'version': str({0}.__version__)}}"
@@ -43,7 +43,7 @@ QUESTIONS: Mapping[str, tuple[tuple[str, ...], str]] = {
         "import openvino\n"
         "core = openvino.Core()\n"
         "able = lambda name: list(core.get_property(name, 'OPTIMIZATION_CAPABILITIES'))\n"
-        "answer = {'version': openvino.__version__,\n"
+        "answer = {'version': openvino.__version__.partition('-')[0],\n"
         "          'devices': {name: able(name) for name in core.available_devices}}",
     ),
     "tensorrt": (("tensorrt",), _VERSION.format("tensorrt")),

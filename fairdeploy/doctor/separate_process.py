@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-TIMEOUT_S = 90.0
-"""The first import after an installation compiles and reads much."""
+TIMEOUT_S = 300.0
+"""On a busy machine the first import after an installation takes minutes."""
 
 _MARK = "fairdeploy-answer:"
 _ENDING = f"\nimport json as _json\nprint('\\n{_MARK}' + _json.dumps(answer))\n"
@@ -24,6 +24,8 @@ class Answer:
 
     value: Any = None
     problem: str | None = None
+    is_late: bool = False
+    """Whether the code might have ended well with more time."""
 
 
 Ask = Callable[[str], Answer]
@@ -42,7 +44,7 @@ def ask_python(code: str, *, timeout_s: float = TIMEOUT_S) -> Answer:
             text=True, errors="replace", env={**os.environ, "PYTHONWARNINGS": "ignore"},
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        return Answer(problem=f"does not answer within {timeout_s:g} s")
+        return Answer(problem=f"does not answer within {timeout_s:g} s", is_late=True)
     except OSError as error:
         return Answer(problem=f"cannot be tried: {error.strerror or error}")
     if done.returncode < 0:

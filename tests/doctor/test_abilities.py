@@ -130,7 +130,9 @@ def test_a_machine_on_which_nothing_can_be_asked_still_gets_an_answer() -> None:
     )  # fmt: skip
     assert [one.name for one in abilities(found) if one.works] == []
     assert ability(found, "ONNX on this CPU").detail == "crashes (SIGSEGV)"
-    assert ability(found, "prune, prove and repair").install == "pip install torch"
+    assert ability(found, "prune, prove and repair").install == (
+        "pip install --force-reinstall torch"
+    )
 
 
 def test_torch_is_told_with_its_cuda() -> None:

@@ -128,3 +128,14 @@ def test_the_command_survives_a_broken_library(
     assert done.returncode == 1, done.stderr
     assert any(text.startswith(said) for text in json.loads(done.stdout)["problems"])
     assert "Traceback" not in done.stderr
+
+
+def test_a_library_that_only_takes_long_is_not_called_broken() -> None:
+    late = Answer(problem="does not answer within 300 s", is_late=True)
+    document = examine(machine({"torchvision": "0.28.0"}, {"torchvision": late}))
+    assert document["problems"] == [
+        "torchvision does not answer within 300 s; try again when the machine is less busy"
+    ]
+    (row,) = [row for row in document["abilities"] if row["name"].startswith("timm")]
+    assert row["detail"] == document["problems"][0]
+    assert row["install"] is None

@@ -34,7 +34,7 @@ def test_every_way_to_fail_is_one_line(code: str, problem: str) -> None:
 def test_code_that_hangs_is_ended() -> None:
     started = time.monotonic()
     answer = ask_python("import time\ntime.sleep(60)\nanswer = 1", timeout_s=0.5)
-    assert answer == Answer(problem="does not answer within 0.5 s")
+    assert answer == Answer(problem="does not answer within 0.5 s", is_late=True)
     assert time.monotonic() - started < 30
 
 
