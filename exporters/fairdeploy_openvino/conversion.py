@@ -18,7 +18,14 @@ from fairdeploy.deployment.conversion import Batches
 from fairdeploy.deployment.file_writing import appearing_files, artifact_of
 from fairdeploy.errors import ExportError
 from fairdeploy.records import Artifact
-from fairdeploy_openvino.library import NODES, NOTES, import_nncf, import_openvino, one_line
+from fairdeploy_openvino.library import (
+    NODES,
+    NOTES,
+    import_nncf,
+    import_openvino,
+    one_line,
+    require_network,
+)
 
 MAX_CALIBRATION_IMAGES = 300
 """As many as NNCF itself looks at."""
@@ -50,8 +57,7 @@ def write_ir(onnx_path: Path, path: Path, precision: str, calibration: Batches |
 
 
 def _read_onnx(openvino: Any, path: Path) -> Any:
-    if not path.is_file():
-        raise ExportError(f"no ONNX file '{path}'")
+    require_network(path)
     try:
         return openvino.Core().read_model(str(path))
     except RuntimeError as error:  # as above

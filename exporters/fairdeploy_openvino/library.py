@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from fairdeploy.errors import ExportError
@@ -19,6 +20,8 @@ INFERENCE_TYPES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}
 """In what OpenVINO computes, by precision; of an int8 file it is what stays in float."""
 
 _CAPABILITIES = {"fp16": "FP16", "bf16": "BF16"}
+_NOISE = ("Exception from", "Check '", "FrontEnd API failed", "Model wasn't fully", "Summary:")
+_HEAD_BYTES = 1000
 _TELEMETRY = "openvino_telemetry"
 
 
@@ -63,10 +66,31 @@ def computes(core: Any, device: str, precision: str) -> bool:
     return needed is None or needed in core.get_property(device, "OPTIMIZATION_CAPABILITIES")
 
 
+def require_network(path: Path) -> None:
+    """Raise unless ``path`` looks like IR or ONNX: OpenVINO prints what it makes of other files.
+
+    Raises:
+        ExportError: There is no such file, or it holds something else.
+    """
+    import onnx  # optional library: imported when an exporter is really used
+
+    if not path.is_file():
+        raise ExportError(f"no file '{path}'; give an IR or ONNX file")
+    with path.open("rb") as file:
+        if b"<net" in file.read(_HEAD_BYTES):
+            return
+    try:
+        has_nodes = bool(onnx.load(path, load_external_data=False).graph.node)
+    except Exception:  # protobuf and onnx raise many kinds
+        has_nodes = False
+    if not has_nodes:
+        raise ExportError(f"'{path.name}' cannot be opened by OpenVINO: it is neither IR nor ONNX")
+
+
 def one_line(error: BaseException) -> str:
     """What OpenVINO says, without the places in its sources."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    said = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
+    lines = [line.strip().removeprefix("-- ") for line in str(error).splitlines()]
+    said = [line for line in lines if line and not line.startswith(_NOISE)]
     return (said or [type(error).__name__])[0][:300]
 
 

@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 from fairdeploy.device_facts import usable_cores
 from fairdeploy.errors import ExportError
 from fairdeploy.records import InputSignature, TargetProfile
-from fairdeploy_openvino.library import INFERENCE_TYPES, computes, import_openvino, one_line
+from fairdeploy_openvino.library import (
+    INFERENCE_TYPES,
+    computes,
+    import_openvino,
+    one_line,
+    require_network,
+)
 
 
 class OpenvinoRunner:
@@ -28,8 +34,7 @@ class OpenvinoRunner:
             ExportError: OpenVINO is missing, cannot read the file, or lacks the device or the
                 precision.
         """
-        if not path.is_file():
-            raise ExportError(f"no OpenVINO file '{path}'")
+        require_network(path)
         openvino = import_openvino()
         self.threads = profile.threads or usable_cores()
         self.versions = {"openvino": str(openvino.__version__)}

@@ -14,6 +14,7 @@ import pytest
 import torch
 from onnx import helper
 
+from fairdeploy.deployment.exporter_api import profiler_of
 from fairdeploy.deployment.parity import check_parity, require_parity
 from fairdeploy.deployment.runner_facts import input_signature, runtime_versions
 from fairdeploy.errors import ExportError
@@ -263,7 +264,9 @@ def test_an_operator_that_openvino_lacks_is_one_line_and_leaves_no_file(tmp_path
     )
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("nobody.knows", 1)]
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "odd.onnx")
-    with pytest.raises(ExportError, match=r"OpenVINO .*Frobnicate") as caught:
+    with pytest.raises(
+        ExportError, match=r"cannot read 'odd.onnx': No .*nobody.knows.Frobnicate"
+    ) as caught:
         OpenvinoExporter().convert(tmp_path / "odd.onnx", tmp_path / "model.xml", "fp32", None)
     assert "\n" not in str(caught.value)
     assert [file.name for file in tmp_path.iterdir()] == ["odd.onnx"]
@@ -288,3 +291,39 @@ def test_nothing_is_reported_to_the_makers_of_openvino() -> None:
     )
     seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert seen.stdout.split()[-1] == "False"
+
+
+def test_operators_are_timed_by_the_torch_node_that_they_came_from(ir: Path) -> None:
+    profiler = profiler_of(OpenvinoExporter())
+    assert profiler is not None
+    times = profiler.operator_times(ir, (IMAGES[:3].numpy(),), TARGET, num_runs=3)
+    by_node = {time.node: time for time in times}
+    convolutions = {n.name for n in captured().graph.nodes if "conv2d" in str(n.target)}
+    assert convolutions
+    assert convolutions <= set(by_node)
+    assert by_node["linear"].output_shape == (3, 5)
+    assert by_node["conv2d"].output_shape == (3, 4, 8, 8)
+    assert all(time.median_ms > 0 for time in times)
+    reordered = {time.op_type for time in times if time.node == ""}
+    assert reordered <= {"Reorder", "Transpose", "Input"}
+
+
+def test_no_run_at_all_is_refused(ir: Path) -> None:
+    with pytest.raises(ExportError, match="operator times need at least 1 run, got 0"):
+        OpenvinoExporter().operator_times(ir, (IMAGES.numpy(),), TARGET, num_runs=0)
+
+
+@pytest.mark.parametrize("name", ["picture.xml", "picture.onnx"])
+@pytest.mark.parametrize("content", [b"", b"GIF89a", b"<html>"])
+def test_a_file_that_is_no_network_is_one_line_and_prints_nothing(
+    name: str, content: bytes, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ExportError, match=f"^'{name}' cannot be opened by OpenVINO: it is neither"):
+        OpenvinoRunner(tmp_path / name, TARGET)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"no file '.*gone.xml'; give an IR or ONNX file"):
+        OpenvinoRunner(tmp_path / "gone.xml", TARGET)
