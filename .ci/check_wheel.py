@@ -13,6 +13,8 @@ FOLDERS = {
     "fairdeploy": Path("fairdeploy"),
     "fairdeploy/profiles": Path("profiles"),
     "fairdeploy_onnx": Path("exporters/fairdeploy_onnx"),
+    "fairdeploy_openvino": Path("exporters/fairdeploy_openvino"),
+    "fairdeploy_tensorrt": Path("exporters/fairdeploy_tensorrt"),
 }
 METADATA = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE"}
 

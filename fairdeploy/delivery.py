@@ -30,8 +30,8 @@ from fairdeploy.records import (
 from fairdeploy.stopwatch import Stopwatch
 from fairdeploy.surgery.plan import Plan
 
-ONNX_FILE = "model.onnx"
-"""The deployed network."""
+NETWORK_FILE = "model"
+"""Name of the deployed network; the exporter's suffix follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +71,16 @@ def deliver(
     """
     names = tensor_names(graph, plan.is_input_named)
     inputs = graph.inputs.arranged(data.calibration)
+    file = folder / f"{NETWORK_FILE}{exporter.file_suffix}"
     with watch.stage("export") as stage:
         artifact = exporter.export(
-            shrunk, graph.example_inputs, folder / ONNX_FILE,
+            shrunk, graph.example_inputs, file,
             dynamic_batch=graph.has_dynamic_batch, metadata=metadata, names=names,
         )  # fmt: skip
         stage.note(f"{artifact.size_bytes / 1e6:.1f} MB")
     with watch.stage("parity"):
-        runner = exporter.open(folder / ONNX_FILE, profile)
-        parity = _parity(runner, graph, shrunk, inputs, profile.parity_limit)
+        runner = exporter.open(file, profile)
+        parity = _parity(runner, file.name, graph, shrunk, inputs, profile.parity_limit)
         require_parity(parity)
     evaluation.add("exported", runner)
     runner.close()
@@ -89,13 +90,13 @@ def deliver(
         batch = profile.batch if graph.has_dynamic_batch else graph.inputs.batch
         arrays = tuple(tensor.numpy() for tensor in repeated(inputs, 0, batch))
         with watch.stage("latency") as stage:
-            original = original_file or Path(scratch) / "original.onnx"
+            original = original_file or Path(scratch) / f"original{exporter.file_suffix}"
             if original_file is None:
                 exporter.export(
                     graph.module, graph.example_inputs, original,
                     dynamic_batch=graph.has_dynamic_batch, metadata={}, names=names,
                 )  # fmt: skip
-            files = (original, folder / ONNX_FILE)
+            files = (original, file)
             try:
                 latency = device.compare(*files, arrays, profile, seed=seed)
             except DeviceLostError as error:
@@ -134,6 +135,7 @@ def tensor_names(graph: UnitGraph, is_input_named: bool) -> TensorNames:
 
 def _parity(
     runner: Runner,
+    artifact: str,
     graph: UnitGraph,
     shrunk: fx.GraphModule,
     inputs: tuple[Tensor, ...],
@@ -144,7 +146,7 @@ def _parity(
     main = graph.outputs.main
     size = sizes_text(graph.inputs.sizes)
     results = check_parity(
-        runner, shrunk, ONNX_FILE, inputs,
+        runner, shrunk, artifact, inputs,
         batches=batches, limit=limit, image_size=size, main_output=main,
     )  # fmt: skip
     other = graph.inputs.other_sizes()
@@ -153,6 +155,6 @@ def _parity(
     generator = torch.Generator().manual_seed(0)
     noise = graph.inputs.random(4 * max(batches), generator, other)
     return results + check_parity(
-        runner, shrunk, ONNX_FILE, noise,
+        runner, shrunk, artifact, noise,
         batches=batches, limit=limit, image_size=sizes_text(other), main_output=main,
     )  # fmt: skip

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import fx
 
+from fairdeploy.cache_folder import cache_folder
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.inputs.fingerprint import sha256_of_tensors
 from fairdeploy.options import TuningOptions
@@ -17,7 +18,7 @@ from fairdeploy.records import DataSplits, DistillationSummary, Mending, TuningS
 from fairdeploy.recovery.best_weights import named_tensors
 from fairdeploy.recovery.distillation import distil
 from fairdeploy.recovery.finetuning import Pupil, finetune
-from fairdeploy.settings import RunSettings, cache_folder
+from fairdeploy.settings import RunSettings
 from fairdeploy.stages import recover, recovery_method
 from fairdeploy.stopwatch import Stopwatch
 

@@ -20,10 +20,11 @@ from fairdeploy.allocation.restriction_outcomes import restriction_outcomes
 from fairdeploy.allocation.restrictions import held_groups, rules_of
 from fairdeploy.allocation.tolerance import tod_curve
 from fairdeploy.artifact_folder import complete_folder
+from fairdeploy.cache_folder import cache_folder
 from fairdeploy.delivery import deliver, tensor_names
-from fairdeploy.deployment.exporter_api import get_exporter
 from fairdeploy.deployment.latency import require_this_machine
 from fairdeploy.deployment.measuring_device import measuring_device
+from fairdeploy.deployment.precision import exporter_for
 from fairdeploy.errors import UsageError
 from fairdeploy.evaluation import Evaluation
 from fairdeploy.file_metadata import file_metadata
@@ -48,7 +49,7 @@ from fairdeploy.scored_groups import (
     removed_units,
     unscored_groups,
 )
-from fairdeploy.settings import cache_folder, resolve_shrink
+from fairdeploy.settings import resolve_shrink
 from fairdeploy.stages import (
     allocate,
     capture_network,
@@ -90,7 +91,7 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
     profile = load_profile(settings.target)
     if options.with_latency and options.host is None:
         require_this_machine(profile)
-    exporter = get_exporter(profile.runtime)
+    exporter = exporter_for(profile)
     watch = Stopwatch(progress or SilentProgress())
 
     model = load_network(settings.model, watch)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -284,10 +283,3 @@ def default_output(model: str, ending: str = "shrunk") -> Path:
         return path.with_name(f"{path.stem}-{ending}")
     name = re.sub(r"[^\w.-]+", "-", model.partition(":")[2].partition(",")[0]).strip("-")
     return Path(f"{name or 'model'}-{ending}")
-
-
-def cache_folder() -> Path:
-    """Where scores are kept between runs: ``$FAIRDEPLOY_CACHE`` or the user's cache folder."""
-    given = os.environ.get("FAIRDEPLOY_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(given) if given else Path(base) / "fairdeploy"

@@ -17,6 +17,7 @@ from fairdeploy.allocation.restrictions import (
     rules_without_an_option,
 )
 from fairdeploy.allocation.search import check_reachable, search
+from fairdeploy.cache_folder import cache_folder
 from fairdeploy.deployment.parity import predict
 from fairdeploy.graph.model_inputs import model_inputs
 from fairdeploy.graph.model_outputs import class_scores
@@ -45,7 +46,7 @@ from fairdeploy.recovery.least_squares import fit_least_squares
 from fairdeploy.scored_groups import unscored_groups
 from fairdeploy.scoring.cache import cached_scores, scores_key
 from fairdeploy.scoring.unit_scores import score_units
-from fairdeploy.settings import DEFAULT_RECOVERY, ModelSettings, RunSettings, cache_folder
+from fairdeploy.settings import DEFAULT_RECOVERY, ModelSettings, RunSettings
 from fairdeploy.stopwatch import Stopwatch
 from fairdeploy.surgery.equivalence import prove, require_proof
 from fairdeploy.surgery.graph_part import graph_parts

@@ -249,16 +249,6 @@ def targets_table(rows: Sequence[Document]) -> RenderableType:
     return table
 
 
-def doctor_summary(document: Document) -> RenderableType:
-    """Versions, exporters, and problems with what to do about them."""
-    lines = [("python", document["python"])]
-    lines += [(name, found or "not installed") for name, found in document["packages"].items()]
-    lines += [(f"exporter {name}", escape(state)) for name, state in document["exporters"].items()]
-    problems = document["problems"] or ["none"]
-    lines += [("problem" if document["problems"] else "problems", escape(p)) for p in problems]
-    return two_columns(lines)
-
-
 def demo_ending(folder: Path) -> RenderableType:
     """Where the report is, and what to type next."""
     shrunk = folder / "model-shrunk"

@@ -210,7 +210,7 @@ def test_failed_proof_ends_the_sweep_with_its_exit_code_and_nothing_written(
 @pytest.fixture
 def quick_exporter(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files without a network in them: here nothing of an exporter is tested."""
-    monkeypatch.setattr(run_module, "get_exporter", lambda _: WorkingExporter())
+    monkeypatch.setattr(run_module, "exporter_for", lambda _: WorkingExporter())
 
 
 @pytest.mark.usefixtures("quick_exporter")

@@ -10,7 +10,7 @@ from fairdeploy.cli_output import show
 
 def targets(*, as_json: Json = False) -> None:
     """List the target profiles, and whether each is usable here."""
-    from fairdeploy.doctor import target_rows
+    from fairdeploy.doctor.standing import target_rows
     from fairdeploy.summary import targets_table
 
     rows = target_rows()
@@ -19,8 +19,8 @@ def targets(*, as_json: Json = False) -> None:
 
 def doctor(*, as_json: Json = False) -> None:
     """Show versions and what works here; say what to install for what does not."""
-    from fairdeploy.doctor import examine
-    from fairdeploy.summary import doctor_summary
+    from fairdeploy.doctor.examination import examine
+    from fairdeploy.doctor_summary import doctor_summary
 
     document = examine()
     show(document, doctor_summary(document), as_json)

@@ -17,7 +17,7 @@ from fairdeploy.records import ModuleTime, OperatorComparison, OperatorRow, Oper
 
 REFORMATTING = "reformatting"
 
-_REORDERS = ("ReorderInput", "ReorderOutput", "MemcpyToHost", "MemcpyFromHost")
+_REORDERS = ("ReorderInput", "ReorderOutput", "Reorder", "MemcpyToHost", "MemcpyFromHost")
 _LAYOUT_OPS = ("Transpose", "Cast")
 _LAYOUT_WORDS = ("permute", "transpose", "t", "to", "clone", "contiguous", "unbind", "movedim")
 """Torch operators that move or cast data themselves; behind others the runtime does it."""

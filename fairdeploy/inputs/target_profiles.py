@@ -23,7 +23,7 @@ from fairdeploy.records import TargetProfile
 
 _SUFFIX = ".toml"
 AUTO = "auto"
-_PRECISIONS = ("fp32", "fp16", "int8")
+_PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 
 def load_profile(name_or_path: str) -> TargetProfile:

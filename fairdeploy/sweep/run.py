@@ -14,8 +14,8 @@ from fairdeploy.allocation.search import reachable_range
 from fairdeploy.allocation.sweep_plans import plan_points, target_notes
 from fairdeploy.allocation.sweep_targets import capped_targets, shares_between, spread_targets
 from fairdeploy.allocation.trade_off import find_trade_off
-from fairdeploy.deployment.exporter_api import get_exporter
 from fairdeploy.deployment.latency import require_this_machine
+from fairdeploy.deployment.precision import exporter_for
 from fairdeploy.errors import OutputError
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.inputs.target_profiles import load_profile
@@ -73,7 +73,7 @@ def sweep(options: SweepOptions, progress: Progress | None = None) -> SweepResul
     if options.with_latency:
         require_this_machine(profile)
     multiple = default_multiple(profile)
-    exporter = get_exporter(profile.runtime) if options.with_latency else None
+    exporter = exporter_for(profile) if options.with_latency else None
     watch = Stopwatch(progress or SilentProgress())
 
     model = load_network(settings.model, watch)

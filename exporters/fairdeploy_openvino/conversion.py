@@ -1,0 +1,124 @@
+"""From an ONNX file to OpenVINO's IR, in fp32, fp16 or int8."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fairdeploy.deployment.conversion import Batches
+from fairdeploy.deployment.file_writing import appearing_files, artifact_of
+from fairdeploy.errors import ExportError
+from fairdeploy.records import Artifact
+from fairdeploy_openvino.library import (
+    NODES,
+    NOTES,
+    import_nncf,
+    import_openvino,
+    one_line,
+    require_network,
+)
+
+MAX_CALIBRATION_IMAGES = 300
+"""As many as NNCF itself looks at."""
+
+_SOURCE_KEY = "fairdeploy.node"
+"""Where the ONNX exporter notes the torch node."""
+_QUANTISED = ("FakeQuantize", "FakeConvert")
+_ATTENTION = ("ScaledDotProductAttention", "Softmax")
+
+
+def write_ir(onnx_path: Path, path: Path, precision: str, calibration: Batches | None) -> Artifact:
+    """Write ``path`` and its weights (``.bin``).
+
+    Raises:
+        ExportError: OpenVINO cannot read the file, or there is nothing to calibrate on.
+    """
+    openvino = import_openvino()
+    model = _read_onnx(openvino, onnx_path)
+    if precision == "int8" and not _is_quantised(model):
+        model = _quantised(model, calibration)
+    for key, value in {"precision": precision, **_notes(onnx_path)}.items():
+        model.set_rt_info(value, [NOTES, key])
+    with appearing_files(path) as written:
+        try:
+            openvino.save_model(model, str(written), compress_to_fp16=precision == "fp16")
+        except RuntimeError as error:  # OpenVINO's exceptions have no public base
+            raise ExportError(f"OpenVINO cannot write '{path}': {one_line(error)}") from error
+    return artifact_of(path, "openvino", precision, (path.with_suffix(".bin"),))
+
+
+def _read_onnx(openvino: Any, path: Path) -> Any:
+    require_network(path)
+    try:
+        return openvino.Core().read_model(str(path))
+    except RuntimeError as error:  # as above
+        raise ExportError(f"OpenVINO cannot read '{path.name}': {one_line(error)}") from error
+
+
+def _notes(onnx_path: Path) -> dict[str, str]:
+    """The metadata of the file, and by name of each node the torch node that it was."""
+    import onnx  # optional library: imported when an exporter is really used
+
+    model = onnx.load(onnx_path, load_external_data=False)
+    nodes = {
+        name: item.value
+        for node in model.graph.node
+        for item in node.metadata_props
+        for name in (node.name, *node.output)
+        if item.key == _SOURCE_KEY
+    }
+    metadata = {item.key: item.value for item in model.metadata_props}
+    return metadata | {NODES: json.dumps(nodes)}
+
+
+def _is_quantised(model: Any) -> bool:
+    return any(node.get_type_name() in _QUANTISED for node in model.get_ops())
+
+
+def _quantised(model: Any, calibration: Batches | None) -> Any:
+    images = list(islice(_single_images(calibration or ()), MAX_CALIBRATION_IMAGES))
+    if not images:
+        raise ExportError("int8 needs calibration images and there are none; give --data")
+    nncf = import_nncf()
+    has_attention = any(node.get_type_name() in _ATTENTION for node in model.get_ops())
+    names = [port.any_name for port in model.inputs]
+    samples = [dict(zip(names, image, strict=True)) for image in images]
+    with _silent():
+        try:
+            return nncf.quantize(
+                model,
+                nncf.Dataset(samples),
+                subset_size=len(samples),
+                model_type=nncf.ModelType.TRANSFORMER if has_attention else None,
+            )
+        except Exception as error:  # NNCF raises many kinds
+            raise ExportError(f"NNCF cannot quantise this network: {one_line(error)}") from error
+
+
+def _single_images(batches: Batches) -> Iterator[tuple[NDArray[Any], ...]]:
+    """Each image as a batch of its own: NNCF takes the first dimension for one sample."""
+    for arrays in batches:
+        for index in range(len(arrays[0])):
+            yield tuple(np.ascontiguousarray(array[index : index + 1]) for array in arrays)
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keep NNCF's log lines and progress bars from the user."""
+    logger = logging.getLogger("nncf")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,79 @@
+"""For exporters that make their file from an ONNX file: whole files, and the way over ONNX."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from torch import Tensor, fx
+
+from fairdeploy.deployment.conversion import ConvertsOnnx
+from fairdeploy.deployment.exporter_api import get_exporter
+from fairdeploy.errors import ExportError
+from fairdeploy.records import Artifact, TensorNames
+
+
+@contextmanager
+def appearing_files(path: Path) -> Iterator[Path]:
+    """A path to write to; what was written beside it too appears in ``path``'s folder at the end.
+
+    ``path`` itself appears last, so that it never lies there without what belongs to it. If the
+    block fails, nothing appears.
+
+    Raises:
+        ExportError: The disk refused, in the block or at its end.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as scratch:
+            written = Path(scratch) / path.name
+            yield written
+            for file in sorted(Path(scratch).iterdir(), key=lambda file: file == written):
+                os.replace(file, path.parent / file.name)
+    except OSError as error:
+        raise ExportError(
+            f"cannot write '{path}': {error.strerror or error}; "
+            "choose a folder with enough space that you may write to"
+        ) from error
+
+
+def artifact_of(
+    path: Path, file_format: str, precision: str, companions: tuple[Path, ...] = ()
+) -> Artifact:
+    """Size of a file with all that belongs to it, and the SHA-256 of the file itself."""
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    size_bytes = sum(part.stat().st_size for part in (path, *companions))
+    return Artifact(path.name, file_format, precision, sha256, size_bytes)
+
+
+def export_through_onnx(
+    converter: ConvertsOnnx,
+    module: fx.GraphModule,
+    example_inputs: tuple[Tensor, ...],
+    path: Path,
+    *,
+    dynamic_batch: bool,
+    metadata: Mapping[str, str],
+    names: TensorNames | None,
+) -> Artifact:
+    """Export ``module`` as ONNX into a temporary folder, and make ``path`` of that in fp32.
+
+    Raises:
+        ExportError: As from either step.
+    """
+    onnx = get_exporter("onnx")
+    with tempfile.TemporaryDirectory(prefix="export-") as scratch:
+        file = Path(scratch) / f"{path.stem}{onnx.file_suffix}"
+        onnx.export(
+            module,
+            example_inputs,
+            file,
+            dynamic_batch=dynamic_batch,
+            metadata=metadata,
+            names=names,
+        )
+        return converter.convert(file, path, "fp32", None)
