@@ -15,6 +15,7 @@ SignalName = Literal[
     "activation-mean",
     "apoz",
     "hrank",
+    "reconstruction",
     "random",
 ]
 """What says that a unit matters; see ``scoring.signals``."""

@@ -1,8 +1,8 @@
 """Every signal that can say which units matter, and how any number of them is measured at once.
 
 Signals need different things: some the weights, some the outputs of units, some gradients. One pass
-over the images serves all that need any, and there is none where nothing does. All have one
-direction: high for units that matter.
+over the images serves all that need any (but ``reconstruction``, which sums products of its own),
+and there is none where nothing does. All have one direction: high for units that matter.
 
 ==================  ==========================================================  ==================
 signal              a unit matters if                                           reads
@@ -15,6 +15,8 @@ signal              a unit matters if                                           
 ``activation-mean`` its outputs are large                                       outputs
 ``apoz``            it fires often (1 - APoZ)                                   outputs
 ``hrank``           its maps have a high rank                                   outputs
+``reconstruction``  the layers that read it cannot do without it, however they  inputs of layers
+                    are refitted
 ``random``          chance says so: the floor that a signal has to beat         nothing
 ==================  ==========================================================  ==================
 """
@@ -40,6 +42,7 @@ from fairdeploy.scoring.readings import (
     mean_over_layers,
     with_stand_in,
 )
+from fairdeploy.scoring.reconstructability import reconstruction_scores
 from fairdeploy.scoring.reconstruction import r_scores
 from fairdeploy.scoring.utilization import class_members, u_scores
 from fairdeploy.scoring.weights import WeightSignal, weight_signal
@@ -59,7 +62,7 @@ class Signals:
     """Classes that ``wasserstein`` compared, 0 without it."""
 
 
-def reads_images(*names: ProtectName) -> bool:
+def reads_images(*names: ProtectName | SignalName) -> bool:
     """Whether any of these signals needs images."""
     return any(name not in (*_OF_WEIGHTS, "random", "none") for name in names)
 
@@ -96,11 +99,16 @@ def measure_signals(
         values = np.random.default_rng(seed).random(graph.num_units)
         found["random"] = divided_by_group_means(graph, values)
     num_classes = 0
-    if reads_images(*wanted):
-        if len(images) == 0:
-            raise DataError("no images to score with; give at least one image of two classes each")
+    if reads_images(*wanted) and len(images) == 0:
+        raise DataError("no images to score with; give at least one image of two classes each")
+    if reads_images(*(wanted - {"reconstruction"})):
         from_pass, num_classes = _from_pass(graph, images, wanted, seed, num_projections, progress)
         found |= from_pass
+        progress = None
+    if "reconstruction" in wanted:
+        found["reconstruction"] = Measured(
+            *reconstruction_scores(graph, images, seed=seed, progress=progress)
+        )
     return Signals(found, num_classes)
 
 
