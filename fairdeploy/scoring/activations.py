@@ -93,6 +93,7 @@ class MapRanks:
     A map is the channel's H by W output. Where the positions are a sequence, the map of a head is
     tokens by channels, and the tokens of a single channel are put back into the grid of patches
     that they came from, for a single row has rank 1 whatever it says. Scalars have rank 0 or 1.
+    Units whose maps all have full rank are alike to this signal, and go in the order of numbers.
     """
 
     def __init__(self, points: Sequence[ScorePoint], num_images: int) -> None:
