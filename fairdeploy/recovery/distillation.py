@@ -47,7 +47,9 @@ ANSWER_STEPS = 300
 MIN_STEPS = 20
 # Of both networks together, forward and backward; about a quarter of an hour on two cores.
 MAX_MACS = 2e13
-LEARNING_RATE = 1e-3
+# Least squares leaves a narrow minimum: at 1e-3 the network is thrown far off and takes long to
+# return (ResNet-20 on CIFAR-10, half of its MACs, 60 steps: 73.3 % before, 74.2 %; 75.3 % at 3e-4).
+LEARNING_RATE = 3e-4
 TEMPERATURE = 2.0
 LOOKS = 5
 """How often each phase compares with the original on held-out images."""
