@@ -12,6 +12,7 @@ import pytest
 
 from fairdeploy.deployment.exporter_api import get_exporter, load_exporters
 from fairdeploy.deployment.latency import compare_latency
+from fairdeploy.deployment.precision import exporter_for
 from fairdeploy.deployment.race import MIN_PAIRS
 from fairdeploy.deployment.usability import unusable_because
 from fairdeploy.errors import ExportError
@@ -39,7 +40,8 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_promised_device_has_a_profile() -> None:
     assert {profile.name for profile in PROFILES} >= {
         "cpu", "cpu-1thread", "cpu-throughput", "cuda", "cuda-fp16", "tensorrt-fp16",
-        "jetson-orin", "raspberry-pi", "openvino-cpu",
+        "jetson-orin", "raspberry-pi", "openvino-cpu", "openvino-cpu-bf16", "onnx-tensorrt",
+        "tensorrt-rtx",
     }  # fmt: skip
 
 
@@ -55,7 +57,7 @@ def test_a_profile_asks_for_a_measurement_that_means_something(profile: TargetPr
 
 
 def test_whether_a_profile_is_usable_is_what_opening_a_file_shows(
-    profile: TargetProfile, file: Path
+    profile: TargetProfile, file: Path, tmp_path: Path
 ) -> None:
     problem = unusable_because(profile, load_exporters())
     if profile.runtime not in load_exporters():
@@ -68,7 +70,11 @@ def test_whether_a_profile_is_usable_is_what_opening_a_file_shows(
         )
         return
     try:
-        get_exporter(profile.runtime).open(file, profile).close()
+        exporter = get_exporter(profile.runtime)
+        if profile.runtime != "onnx" and problem is None:
+            file = tmp_path / f"model{exporter.file_suffix}"
+            exporter_for(profile).export(captured(), EXAMPLE, file, dynamic_batch=True, metadata={})
+        exporter.open(file, profile).close()
     except ExportError:
         assert problem
     else:
