@@ -184,7 +184,7 @@ class _Distilling:
                         best.offer(self._shrunk, compared(answers, wanted).error)
                         if progress is not None:
                             progress(done, sum(steps))
-            best.restore(self._shrunk)
+        best.restore(self._shrunk)
         return before, compared(self._answers(self._whole, held_out), wanted)
 
     def _block_loss(self, inputs: Inputs) -> Tensor:
