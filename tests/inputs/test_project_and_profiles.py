@@ -216,7 +216,7 @@ def test_a_multiple_that_is_not_measured_yet_is_eight(tmp_path: Path) -> None:
         (("threads = 0", "thread = 0"), "unknown key 'thread'; did you mean 'threads'"),
         (("threads = 0", ""), r"board\.toml' lacks threads"),
         (("threads = 0", "threads = -1"), "is -1; give a whole number from 0"),
-        (('precision = "fp32"', 'precision = "fp8"'), "is 'fp8'; give one of fp32, fp16, int8"),
+        (('precision = "fp32"', 'precision = "fp8"'), "is 'fp8'; give one of fp32, fp16, bf16"),
         (
             ('channel_multiple = "auto"', 'channel_multiple = "any"'),
             "is 'any'; give a whole number from 1, or \"auto\"",
