@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from fairdeploy.summary import two_columns
+from fairdeploy.summary_tables import two_columns
 
 Document = dict[str, Any]
 

@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fairdeploy.reporting.chain import verdict
-from fairdeploy.summary import short, two_columns
+from fairdeploy.summary import short
+from fairdeploy.summary_tables import two_columns
 
 Document = Mapping[str, Any]
 _WORDS = {True: "[green]holds[/]", False: "[bold red]FAILED[/]", None: "[dim]not run[/]"}

@@ -14,7 +14,8 @@ from rich.text import Text
 
 from fairdeploy.inspection.alike_groups import alike_groups, common_glob
 from fairdeploy.inspection.module_tree import deepest_tree_that_fits, tree
-from fairdeploy.summary import restriction_lines, short, two_columns
+from fairdeploy.summary import restriction_lines, short
+from fairdeploy.summary_tables import two_columns
 
 Document = Mapping[str, Any]
 

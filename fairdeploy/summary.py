@@ -16,6 +16,7 @@ from rich.text import Text
 
 from fairdeploy.reporting.chain import verdict
 from fairdeploy.reporting.run_section import decided_by
+from fairdeploy.summary_tables import two_columns
 from fairdeploy.training_summary import training_lines
 
 Document = Mapping[str, Any]
@@ -85,16 +86,6 @@ def _remarks(rows: Sequence[Document]) -> str:
     shown = [f"{escape(row['group'])} ({escape(row['text'])})" for row in rows[:_MAX_REMARKS]]
     more = f" and {len(rows) - _MAX_REMARKS} more" if len(rows) > _MAX_REMARKS else ""
     return ", ".join(shown) + more
-
-
-def two_columns(lines: Sequence[tuple[str, str]]) -> Table:
-    """Bold names and what there is to say of each."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, text in lines:
-        table.add_row(name, text)
-    return table
 
 
 def _size_table(model: Document) -> Table:

@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fairdeploy.reporting.quantities import repaired
-from fairdeploy.summary import method_lines, short, two_columns
+from fairdeploy.summary import method_lines, short
+from fairdeploy.summary_tables import two_columns
 
 Document = Mapping[str, Any]
 
