@@ -11,8 +11,8 @@ from pathlib import Path
 
 from torch import Tensor, fx
 
-from fairdeploy.deployment.conversion import ConvertsOnnx
-from fairdeploy.deployment.exporter_api import get_exporter
+from fairdeploy.deployment.conversion import ChoosesOnnx, ConvertsOnnx, converter_of
+from fairdeploy.deployment.exporter_api import Exporter, get_exporter
 from fairdeploy.errors import ExportError
 from fairdeploy.records import Artifact, TensorNames
 
@@ -59,11 +59,14 @@ def export_through_onnx(
     dynamic_batch: bool,
     metadata: Mapping[str, str],
     names: TensorNames | None,
+    precision: str = "fp32",
 ) -> Artifact:
-    """Export ``module`` as ONNX into a temporary folder, and make ``path`` of that in fp32.
+    """Export ``module`` as ONNX into a temporary folder, and make ``path`` of that.
+
+    Without calibration images; by way of another ONNX precision where the converter wants that.
 
     Raises:
-        ExportError: As from either step.
+        ExportError: As from each step.
     """
     onnx = get_exporter("onnx")
     with tempfile.TemporaryDirectory(prefix="export-") as scratch:
@@ -76,4 +79,17 @@ def export_through_onnx(
             metadata=metadata,
             names=names,
         )
-        return converter.convert(file, path, "fp32", None)
+        if precision != "fp32" and isinstance(converter, ChoosesOnnx):
+            wanted = converter.onnx_precision(precision)
+            if wanted != "fp32":
+                file = _in_other_precision(onnx, file, wanted)
+        return converter.convert(file, path, precision, None)
+
+
+def _in_other_precision(onnx: Exporter, file: Path, precision: str) -> Path:
+    converter = converter_of(onnx)
+    if converter is None or precision not in converter.precisions:
+        raise ExportError(f"the exporter 'onnx' does not write precision '{precision}'")
+    path = file.with_name(f"model-{precision}{onnx.file_suffix}")
+    converter.convert(file, path, precision, None)
+    return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from fairdeploy.deployment.exporter_api import (
     get_exporter,
     profiler_of,
 )
+from fairdeploy.deployment.file_writing import export_through_onnx
 from fairdeploy.errors import ExportError
 from fairdeploy.records import Artifact, OperatorTime, TargetProfile, TensorNames
 
@@ -82,17 +82,10 @@ class InPrecision:
         Raises:
             ExportError: As from each step.
         """
-        onnx = get_exporter("onnx")
-        with tempfile.TemporaryDirectory(prefix="export-") as scratch:
-            file = Path(scratch) / f"model{onnx.file_suffix}"
-            onnx.export(
-                module, example_inputs, file, dynamic_batch=dynamic_batch, metadata=metadata,
-                names=names,
-            )  # fmt: skip
-            wanted = self.converter.onnx_precision(self.precision)
-            if wanted != "fp32":
-                file = _in_other_precision(onnx, file, wanted)
-            return self.converter.convert(file, path, self.precision, None)
+        return export_through_onnx(
+            self.converter, module, example_inputs, path,
+            dynamic_batch=dynamic_batch, metadata=metadata, names=names, precision=self.precision,
+        )  # fmt: skip
 
     def open(self, path: Path, profile: TargetProfile) -> Runner:
         """Open a file."""
@@ -115,12 +108,3 @@ class TimedInPrecision(InPrecision):
     ) -> tuple[OperatorTime, ...]:
         """As the exporter does."""
         return self.profiler.operator_times(path, inputs, profile, num_runs=num_runs)
-
-
-def _in_other_precision(onnx: Exporter, file: Path, precision: str) -> Path:
-    converter = converter_of(onnx)
-    if converter is None or precision not in converter.precisions:
-        raise ExportError(f"the exporter 'onnx' does not write precision '{precision}'")
-    path = file.with_name(f"model-{precision}{onnx.file_suffix}")
-    converter.convert(file, path, precision, None)
-    return path

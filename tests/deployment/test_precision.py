@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from fairdeploy.deployment import file_writing
 from fairdeploy.deployment import precision as precision_module
 from fairdeploy.deployment.exporter_api import Exporter, GuardedExporter, profiler_of
 from fairdeploy.deployment.precision import exporter_for
@@ -55,7 +56,8 @@ class Engine(ProfilingExporter):
 @pytest.fixture(autouse=True)
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     found: dict[str, Exporter] = {"onnx": Onnx(), "engine": Engine(), "working": WorkingExporter()}
-    monkeypatch.setattr(precision_module, "get_exporter", lambda name: GuardedExporter(found[name]))
+    for module in (precision_module, file_writing):
+        monkeypatch.setattr(module, "get_exporter", lambda name: GuardedExporter(found[name]))
 
 
 def written(target: TargetProfile, folder: Path) -> str:
