@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fairdeploy.deployment.bootstrap import CoarseClockError
+from fairdeploy.deployment.entrants import Opened
 from fairdeploy.deployment.race import RaceSettings, measure
 from fairdeploy.device_facts import (
     AffinityError,
@@ -30,7 +31,6 @@ from fairdeploy_onnx.session import ProviderError, one_line, open_session, runti
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from fairdeploy.deployment.race import Call
 
 USAGE = "usage: python measure.py [--json] [FOLDER]"
 JOB_FILE = "job.json"
@@ -125,8 +125,8 @@ def table_lines(result: Mapping[str, Any]) -> list[str]:
 
 def _opened(
     onnxruntime: Any, path: Path, providers: Sequence[str], threads: int, inputs: Sequence[Any]
-) -> Call:
-    """An open file's call."""
+) -> Opened:
+    """An open file, called with the inputs."""
     try:
         session = open_session(onnxruntime, path, providers, threads)
     except ProviderError:
@@ -142,7 +142,11 @@ def _opened(
         except Exception as error:  # as above
             raise _cannot_run(path, error) from error
 
-    return call
+    def close() -> None:
+        nonlocal session
+        session = None
+
+    return Opened(call, close)
 
 
 def _cannot_run(path: Path, error: Exception) -> JobError:

@@ -11,7 +11,7 @@ import inspect
 from typing import Protocol, runtime_checkable
 
 from fairdeploy import device_facts
-from fairdeploy.deployment import bootstrap, race
+from fairdeploy.deployment import bootstrap, entrants, race
 from fairdeploy.deployment.exporter_api import Exporter, GuardedExporter, guarded
 from fairdeploy.errors import ExportError
 
@@ -51,7 +51,7 @@ def device_script(exporter: Exporter) -> str:
         )
     with guarded(f"exporter '{exporter.name}' failed"):
         sources = inner.device_sources()
-    ours = (inspect.getsource(module) for module in (bootstrap, race, device_facts))
+    ours = (inspect.getsource(module) for module in (bootstrap, entrants, race, device_facts))
     return joined(*ours, *sources)
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from fairdeploy.deployment.bootstrap import CoarseClockError
+from fairdeploy.deployment.entrants import Opened
 from fairdeploy.deployment.exporter_api import Array, Runner
 from fairdeploy.deployment.latency_records import (
     Terms,
@@ -33,7 +34,7 @@ from fairdeploy.errors import MeasurementError
 from fairdeploy.records import LatencyComparison, LatencyMeasurement, TargetProfile
 
 if TYPE_CHECKING:
-    from fairdeploy.deployment.race import Call, Clock
+    from fairdeploy.deployment.entrants import Clock
 
     Sleep = Callable[[float], None]
     """Waits so many seconds."""
@@ -59,9 +60,9 @@ def compare_latency(
     an ``idle_gap_ms``, pairs with such a pause before each call follow.
 
     Args:
-        open_original: Opens the original; called once. It also pays for loading the runtime's
-            libraries if nothing has used them so far.
-        open_shrunk: Opens the shrunk network; called twice, see ``race.measure``.
+        open_original: Opens the original, again and again (see ``entrants``). The first time it
+            also pays for loading the runtime's libraries if nothing has used them so far.
+        open_shrunk: Opens the shrunk network.
         inputs: One batch, the same for every call.
         profile: Limits of time and precision.
         seed: Decides the order within pairs and the resamples.
@@ -136,13 +137,11 @@ def _measured(
 ) -> tuple[Measured, Terms]:
     _refuse_empty_claims(profile)
     load_before = load_average()
-    with ExitStack() as stack:
-        stack.enter_context(_measurement_errors(profile))
-        stack.enter_context(held_on_cores(profile.affinity))
-        runners: list[Runner] = []
+    runners: list[Runner] = []
+    with _measurement_errors(profile), held_on_cores(profile.affinity):
         facts = device_facts()
         measured = measure(
-            [partial(_opened, open_one, inputs, stack, runners) for open_one in opens],
+            [partial(_opened, open_one, inputs, runners) for open_one in opens],
             settings, seed=seed, clock=clock, sleep=sleep,
         )  # fmt: skip
         device = device_record(
@@ -174,17 +173,18 @@ def _measurement_errors(profile: TargetProfile) -> Iterator[None]:
 
 
 def _opened(
-    open_runner: Callable[[], Runner],
-    inputs: tuple[Array, ...],
-    stack: ExitStack,
-    runners: list[Runner],
-) -> Call:
-    """The call to time (appends to ``runners``, closes them with ``stack``)."""
+    open_runner: Callable[[], Runner], inputs: tuple[Array, ...], runners: list[Runner]
+) -> Opened:
+    """The call to time; ``runners`` gets the first one, whose terms hold for all."""
     runner = open_runner()
-    stack.callback(runner.close)
-    runners.append(runner)
-    _require_equal_terms(runners[0], runner)
-    return lambda: runner.run(inputs)
+    if not runners:
+        runners.append(runner)
+    try:
+        _require_equal_terms(runners[0], runner)
+    except MeasurementError:
+        runner.close()
+        raise
+    return Opened(lambda: runner.run(inputs), runner.close)
 
 
 def _require_equal_terms(original: Runner, shrunk: Runner) -> None:

@@ -1,7 +1,7 @@
 """Times one or two networks in turn until their speed is known well enough.
 
-This file needs Python 3.8, numpy and ``bootstrap``, so that a copy of both runs on any device;
-``latency`` turns what it finds into records.
+This file needs Python 3.8, numpy, ``bootstrap`` and ``entrants``, so that a copy of the three runs
+on any device; ``latency`` turns what it finds into records.
 
 Two separate measurements drift apart with clocks, heat and other load. Pairs in random order share
 all of that, so their ratio holds still long before the milliseconds do.
@@ -18,14 +18,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fairdeploy.deployment.bootstrap import Interval, bootstrap_interval
+from fairdeploy.deployment.entrants import NS_PER_MS, NS_PER_S, Entrants
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    Clock = Callable[[], int]
-    """Nanoseconds, monotonic."""
-    Call = Callable[[], object]
-    """Runs a network once on its inputs."""
+    from fairdeploy.deployment.entrants import Call, Clock, Opened
 
 MIN_PAIRS = 20
 """Percentiles of fewer calls mean nothing."""
@@ -45,8 +43,6 @@ _FIRST_LOOK_TIME = 0.05
 _GOOD_LOOKS = 2
 """In a row: times that agree by chance would end the race too early and claim too much."""
 _MS_PER_S = 1e3
-_NS_PER_MS = 1e6
-_NS_PER_S = 1e9
 
 
 @dataclass(frozen=True)
@@ -85,37 +81,25 @@ class Measured:
 
 
 def measure(
-    opens: Sequence[Callable[[], Call]],
+    opens: Sequence[Callable[[], Opened]],
     settings: RaceSettings,
     *,
     seed: int,
     clock: Clock = time.perf_counter_ns,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Measured:
-    """Open one or two networks, race them, then race them with gaps if the settings give one.
-
-    The last network is opened once more and that copy stays idle, for whatever is opened last is
-    faster: of four sessions of one file on two cores the last took 2 % less than the others, which
-    were within 0.3 % of each other (ONNX Runtime 1.32).
-    """
-    opened = [_cold_start(open_call, clock) for open_call in opens]
-    calls = [call for call, _ in opened]
-    idle = opens[-1]() if len(opens) > 1 else None
-    if idle is not None:
-        idle()
-    back_to_back = race(calls, settings, seed=seed, clock=clock)
-    with_gaps = None
-    if settings.idle_gap_ms is not None:
-        with_gaps = race_with_gaps(calls, settings, seed=seed, clock=clock, sleep=sleep)
-    return Measured(tuple(cold_ms for _, cold_ms in opened), back_to_back, with_gaps)
-
-
-def _cold_start(open_call: Callable[[], Call], clock: Clock) -> tuple[Call, float]:
-    """The opened network, and the milliseconds that opening and its first call took."""
-    start = clock()
-    call = open_call()
-    call()
-    return call, (clock() - start) / _NS_PER_MS
+    """Open one or two networks, race them, then race them with gaps if the settings give one."""
+    entrants = Entrants(opens, clock)
+    try:
+        entrants.open()
+        back_to_back = race(entrants.calls, settings, seed=seed, clock=clock, entrants=entrants)
+        with_gaps = None
+        if settings.idle_gap_ms is not None:
+            calls = entrants.calls
+            with_gaps = race_with_gaps(calls, settings, seed=seed, clock=clock, sleep=sleep)
+    finally:
+        entrants.close()
+    return Measured(entrants.cold_start_ms, back_to_back, with_gaps)
 
 
 def race(
@@ -124,6 +108,7 @@ def race(
     *,
     seed: int,
     clock: Clock = time.perf_counter_ns,
+    entrants: Entrants | None = None,
 ) -> RaceResult:
     """Warm up, then time rounds of one call each until the answer is known well enough.
 
@@ -134,6 +119,8 @@ def race(
     Args:
         calls: One or two opened networks.
         seed: Decides the order within rounds and the resamples.
+        clock: Nanoseconds.
+        entrants: Whose the calls are; they are opened anew between rounds, a few times at least.
 
     Raises:
         CoarseClockError: The clock cannot see one call.
@@ -143,8 +130,8 @@ def race(
     with _no_garbage_collection():
         _warm_up(calls, clock, settings.warmup_seconds)
         start = clock()
-        deadline = start + settings.max_seconds * _NS_PER_S
-        first_look = start + settings.max_seconds * _FIRST_LOOK_TIME * _NS_PER_S
+        deadline = start + settings.max_seconds * NS_PER_S
+        first_look = start + settings.max_seconds * _FIRST_LOOK_TIME * NS_PER_S
         next_look = max(MIN_PAIRS, int(settings.min_pairs * _FIRST_LOOK_PAIRS))
         good_looks = 0
         while True:
@@ -156,14 +143,20 @@ def race(
             interval = bootstrap_interval(np.asarray(times), rng)
             reached = _reached(interval, settings)
             good_looks = good_looks + 1 if reached else 0
-            if is_over or (good_looks >= _GOOD_LOOKS and count >= settings.min_pairs):
+            is_known = good_looks >= _GOOD_LOOKS and (
+                entrants is None or entrants.are_enough(settings.max_seconds)
+            )
+            if is_over or (is_known and count >= settings.min_pairs):
                 reason = f"{settings.max_seconds:g} s passed" if now >= deadline else None
-                if reached is not None and good_looks >= _GOOD_LOOKS:
+                if reached is not None and is_known:
                     reason = reached
                 rounds = f"{count} {'pairs' if len(calls) > 1 else 'calls'}"
                 because = f"{reason} after {rounds}" if reason else f"{rounds} timed"
                 return RaceResult(tuple(tuple(own) for own in times), interval, because)
             next_look = count + max(_PAIRS_BETWEEN_LOOKS, int(count * _GROWTH_BETWEEN_LOOKS))
+            if entrants is not None:
+                entrants.renew()
+                calls = entrants.calls
             _refill_caches(calls)
 
 
@@ -184,7 +177,7 @@ def race_with_gaps(
     gap_ms = settings.idle_gap_ms or 0.0
     rng = np.random.default_rng(seed)
     times: list[list[float]] = [[] for _ in calls]
-    deadline = clock() + settings.max_seconds * _NS_PER_S
+    deadline = clock() + settings.max_seconds * NS_PER_S
     with _no_garbage_collection():
         while len(times[0]) < settings.min_pairs:
             if len(times[0]) >= MIN_PAIRS and clock() >= deadline:
@@ -203,7 +196,7 @@ def relative_spread(times_ms: Sequence[float]) -> float:
 
 def _warm_up(calls: Sequence[Call], clock: Clock, max_seconds: float) -> None:
     """Call all in turn until the last window's median is near the one before, or time is up."""
-    deadline = clock() + max_seconds * _NS_PER_S
+    deadline = clock() + max_seconds * NS_PER_S
     times: list[list[float]] = [[] for _ in calls]
     while True:
         for index, call in enumerate(calls):
@@ -240,7 +233,7 @@ def _time_round(
 def _timed_ms(call: Call, clock: Clock) -> float:
     start = clock()
     call()
-    return (clock() - start) / _NS_PER_MS
+    return (clock() - start) / NS_PER_MS
 
 
 def _refill_caches(calls: Sequence[Call]) -> None:

@@ -11,7 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from fairdeploy.deployment import bootstrap
+from fairdeploy.deployment import bootstrap, entrants
 from fairdeploy.deployment import race as race_module
 from fairdeploy.deployment.bootstrap import Interval, bootstrap_interval
 from fairdeploy.deployment.race import (
@@ -45,7 +45,7 @@ def decide(
     return race(calls, settings, seed=seed, clock=clock)
 
 
-@pytest.mark.parametrize("module", [bootstrap, race_module])
+@pytest.mark.parametrize("module", [bootstrap, entrants, race_module])
 def test_the_file_runs_alone_on_an_old_python(module: ModuleType) -> None:
     tree = ast.parse(Path(str(module.__file__)).read_text(), feature_version=(3, 8))
     imported = {
@@ -61,6 +61,7 @@ def test_the_file_runs_alone_on_an_old_python(module: ModuleType) -> None:
     assert imported <= {
         "__future__", "gc", "math", "time", "contextlib", "dataclasses", "typing", "numpy",
         "numpy.typing", "collections.abc", "fairdeploy.deployment.bootstrap",
+        "fairdeploy.deployment.entrants",
     }  # fmt: skip
 
 
