@@ -18,7 +18,7 @@ from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
 
 from fairdeploy.graph.capture import quiet_export
-from fairdeploy.graph.propagation import fetch_tensor
+from fairdeploy.graph.stored_tensors import fetch_tensor
 from fairdeploy.graph.train_mode import SwitchableGraph, hide_from_state_dict
 from fairdeploy.surgery.module_calls import ModuleCall, NodeValue, is_inside
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fairdeploy.graph.capture import quiet_export
-from fairdeploy.graph.propagation import fetch_tensor
+from fairdeploy.graph.stored_tensors import fetch_tensor
 from fairdeploy.graph.tensor_caches import restored_caches, tensor_caches
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.surgery.attribute_slots import assign, slots
