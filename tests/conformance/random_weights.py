@@ -2,7 +2,8 @@
 
 As initialised, residual branches give 0, layer scales are 1e-6 and some heads are 0: every
 comparison of outputs would be vacuous. Norm statistics are measured on random inputs, so that
-activations neither die nor explode in a hundred layers.
+activations neither die nor explode in a hundred layers. If the image does not get through even so,
+all layers are scaled too, see ``unit_scale``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from tests.conformance.image_response import MIN_RESPONSE, response
+from tests.conformance.output_layers import tensors_in
+from tests.conformance.unit_scale import scaling_hooks
+
 _FEW = 2
+_NUM_IMAGES = 16
 _MIN_VARIANCE = 0.1
 """A norm that scales small differences up in every layer would turn rounding into chaos."""
 _ATTENTION = {"q", "k", "kv", "qk", "qkv"}
@@ -39,6 +45,14 @@ def randomise(network: nn.Module, inputs: tuple[Tensor, ...], seed: int) -> None
             if name.rpartition(".")[2] in _ATTENTION:
                 _rescale(layer)
         _measure_statistics(network, inputs)
+        if response(tensors_in(network(*inputs))) < MIN_RESPONSE:
+            more = tuple(_more_images(part, generator) for part in inputs)
+            _measure_statistics(network, more, scales_layers=True)
+
+
+def _more_images(images: Tensor, generator: torch.Generator) -> Tensor:
+    """A batch large enough for statistics of maps of a single place."""
+    return torch.randn(_NUM_IMAGES, *images.shape[1:], generator=generator)
 
 
 def _rescale(layer: nn.Module) -> None:
@@ -89,7 +103,9 @@ def _randomise_constant(parameter: Tensor, generator: torch.Generator) -> None:
         parameter.uniform_(0.1, 0.5, generator=generator)
 
 
-def _measure_statistics(network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+def _measure_statistics(
+    network: nn.Module, inputs: tuple[Tensor, ...], *, scales_layers: bool = False
+) -> None:
     """Give each batch norm the statistics of its own input (changes ``network``).
 
     One after the other, so that each sees what the norms before it will really give.
@@ -99,6 +115,7 @@ def _measure_statistics(network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         for layer in network.modules()
         if isinstance(getattr(layer, "running_var", None), Tensor)
     ]
+    handles += scaling_hooks(network) if scales_layers else []
     try:
         network(*inputs)
     finally:
