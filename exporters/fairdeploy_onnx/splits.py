@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 aten = torch.ops.aten
-_SPLITS = {aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default}
+_SPLITS = {aten.chunk.default, aten.split.Tensor}
 
 Size = fx.Node | int
 
@@ -36,9 +36,9 @@ def _as_slices(graph: fx.Graph, node: fx.Node) -> None:
     """Let each piece be a slice of its own; nodes keep their names (changes ``graph``)."""
     source, num_pieces = node.args[0], len(node.meta["val"])
     with graph.inserting_before(node):
-        sizes = _sizes(graph, node, num_pieces)
+        size = _size(graph, node)
         ends: list[Size] = [0]
-        for size in sizes[:-1]:
+        for _ in range(num_pieces - 1):
             ends.append(_computed(graph, operator.add, ends[-1], size))
     ends.append(sys.maxsize)
     for piece in list(node.users):
@@ -49,16 +49,14 @@ def _as_slices(graph: fx.Graph, node: fx.Node) -> None:
     graph.erase_node(node)
 
 
-def _sizes(graph: fx.Graph, node: fx.Node, num_pieces: int) -> list[Any]:
+def _size(graph: fx.Graph, node: fx.Node) -> Any:
     """Length of each piece; the last one may be shorter."""
     given: Any = node.args[1]
-    if node.target is aten.split_with_sizes.default:
-        return list(given)
     if node.target is aten.split.Tensor:
-        return [given] * num_pieces
+        return given
     length = _computed(graph, aten.sym_size.int, node.args[0], _dim(node))
     rounded_up = _computed(graph, operator.add, length, given - 1)
-    return [_computed(graph, operator.floordiv, rounded_up, given)] * num_pieces
+    return _computed(graph, operator.floordiv, rounded_up, given)
 
 
 def _computed(graph: fx.Graph, function: Any, *args: Any) -> Size:
