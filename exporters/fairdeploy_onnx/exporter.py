@@ -24,10 +24,12 @@ from fairdeploy.records import Artifact, NetworkDims, OperatorTime, TargetProfil
 from fairdeploy_onnx import device_main, session
 from fairdeploy_onnx.attention import prepare_attention
 from fairdeploy_onnx.conversion import OnnxConversion
+from fairdeploy_onnx.lost_constants import restore_lost_constants
 from fairdeploy_onnx.node_sources import SOURCE_KEY, source_names
 from fairdeploy_onnx.operator_times import operator_times
 from fairdeploy_onnx.probe import unusable_because
 from fairdeploy_onnx.runner import OnnxRunner
+from fairdeploy_onnx.splits import prepare_splits
 
 if TYPE_CHECKING:
     from torch.onnx import ONNXProgram
@@ -182,6 +184,7 @@ def _onnx_program(
                 module, example_inputs, dynamic_shapes=shapes if is_dynamic else None
             )
         prepare_attention(exported)
+        prepare_splits(exported)
         inputs, outputs = _tensor_names(exported, names)
         program = torch.onnx.export(
             exported,
@@ -196,6 +199,7 @@ def _onnx_program(
     except Exception as error:  # torch raises many kinds here
         raise ExportError(f"this network has no ONNX form: {_reason(error)}") from error
     assert program is not None
+    restore_lost_constants(program.model.graph)
     # torch's own optimiser can leave a node before what it reads
     program.model.graph.sort()
     return program

@@ -6,8 +6,8 @@ from collections import deque
 
 from torch import Tensor, fx
 
+from fairdeploy.graph.call_facts import hint_shape, normal_dim
 from fairdeploy.graph.functionalize import op_name
-from fairdeploy.graph.propagation import hint_shape, normal_dim
 from fairdeploy.graph.shape_segments import segments
 
 MAX_STEPS = 200

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fairdeploy.graph.labels import Labels
-from fairdeploy.graph.propagation import Balance
+from fairdeploy.graph.walk_records import Balance
 
 
 @dataclass(frozen=True, slots=True)

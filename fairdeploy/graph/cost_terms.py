@@ -17,9 +17,10 @@ from torch import fx
 from fairdeploy.graph.functionalize import op_name
 from fairdeploy.graph.label_grids import rows_of
 from fairdeploy.graph.labels import Labels
-from fairdeploy.graph.propagation import Propagation, fetch_tensor
+from fairdeploy.graph.propagation import Propagation
 from fairdeploy.graph.rules.einsum import einsum_letters
 from fairdeploy.graph.rules.recurrent import RECURRENT_OPS, recurrent_call
+from fairdeploy.graph.stored_tensors import fetch_tensor
 from fairdeploy.graph.unit_graph import KEPT, CostDim, CostTerm, Group, UnitIds
 
 

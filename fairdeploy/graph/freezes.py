@@ -15,7 +15,8 @@ from fairdeploy.graph.entries import Entries
 from fairdeploy.graph.functionalize import op_name
 from fairdeploy.graph.labels import NO_REASON
 from fairdeploy.graph.module_paths import module_path
-from fairdeploy.graph.propagation import UNREMARKABLE, Propagation, fetch_tensor
+from fairdeploy.graph.propagation import UNREMARKABLE, Propagation
+from fairdeploy.graph.stored_tensors import fetch_tensor
 from fairdeploy.graph.unit_graph import Freeze, FrozenGroup
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')

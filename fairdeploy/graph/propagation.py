@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
+from fairdeploy.graph.call_facts import UnlabelledError, hint_shape
 from fairdeploy.graph.functionalize import op_name
 from fairdeploy.graph.label_grids import is_grid, length_of, rows_of
 from fairdeploy.graph.labels import FIXED, Labels, LabelStore
+from fairdeploy.graph.stored_tensors import fetch_tensor
+from fairdeploy.graph.walk_records import Balance, Contraction, CoupledNorm, FreezeEvent
 
 Dims = tuple[Labels, ...]
 Value = Dims | list["Value"] | None
@@ -27,48 +30,6 @@ UNREMARKABLE = {KERNEL, READS_FIXED}
 Rule = Callable[["Propagation", fx.Node], Value]
 AttentionUnits = Literal["heads", "channels", "none"]
 """What one walk makes of a split into attention heads: whole heads, channels within heads."""
-
-
-@dataclass(frozen=True, slots=True)
-class FreezeEvent:
-    """Why some indices were frozen, and where."""
-
-    node: fx.Node
-    reason: str
-    is_unknown_op: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Contraction:
-    """A place where a value's dimension is summed away against another tensor."""
-
-    node: fx.Node
-    argument: fx.Node
-    dim: int
-
-
-@dataclass(frozen=True, slots=True)
-class Balance:
-    """Blocks of indices from which the same number must go, though not the same index."""
-
-    node: str
-    rows: Labels
-    """Shape [blocks, length]."""
-    is_required: bool
-    """Without it the operation fails. Otherwise it only keeps equal pieces equal, which is what the
-    user's own code (``chunk``) expects, and is dropped where it does not fit."""
-
-
-class UnlabelledError(Exception):
-    """A rule asked for the labels of something that has none: its operator counts as unknown."""
-
-
-@dataclass(frozen=True, slots=True)
-class CoupledNorm:
-    """A norm that takes its statistics over dimensions that may shrink."""
-
-    node: fx.Node
-    dims: tuple[int, ...]
 
 
 @dataclass(slots=True)
@@ -296,45 +257,6 @@ class Propagation:
                     tensor = fetch_tensor(self.module, str(node.target))
                     self._reads[id(tensor)] += len(node.users)
         return self._reads
-
-
-def fetch_tensor(module: nn.Module, name: str) -> Tensor | None:
-    """The parameter, buffer or constant of this dotted name, as ``get_attr`` nodes give it."""
-    value: object = module
-    for part in name.split("."):
-        value = getattr(value, part, None)
-    return value if isinstance(value, Tensor) else None
-
-
-def fetches_of(module: fx.GraphModule, tensor: Tensor) -> list[fx.Node]:
-    """The ``get_attr`` nodes that fetch a tensor, under whatever name."""
-    nodes = (node for node in module.graph.nodes if node.op == "get_attr")
-    return [node for node in nodes if fetch_tensor(module, str(node.target)) is tensor]
-
-
-def hint_shape(value: Tensor) -> tuple[int, ...]:
-    """Shape with symbolic sizes read through their hints, which adds no guards."""
-    return tuple(size if isinstance(size, int) else int(size.node.hint) for size in value.shape)
-
-
-def result_shape(node: fx.Node) -> tuple[int, ...]:
-    """Shape of a node's tensor result at capture."""
-    value = node.meta.get("val")
-    if not isinstance(value, Tensor):
-        raise UnlabelledError(f"the shape of {node} is not known")
-    return hint_shape(value)
-
-
-def normal_dim(dim: int, rank: int) -> int:
-    """A dimension's index counted from the front."""
-    return dim + rank if dim < 0 else dim
-
-
-def argument(node: fx.Node, index: int, name: str, default: object = None) -> object:
-    """An operator's argument, given by position or by name."""
-    if len(node.args) > index:
-        return node.args[index]
-    return node.kwargs.get(name, default)
 
 
 def _nonzero(*vectors: Labels) -> Labels:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fairdeploy.graph.functionalize import op_name
-from fairdeploy.graph.propagation import fetch_tensor
+from fairdeploy.graph.stored_tensors import fetch_tensor
 
 _WEIGHTED = {
     "linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",

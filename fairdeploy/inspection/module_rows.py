@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fairdeploy.graph.label_grids import length_of, rows_of
-from fairdeploy.graph.propagation import fetch_tensor
+from fairdeploy.graph.stored_tensors import fetch_tensor
 from fairdeploy.graph.unit_graph import KEPT, UnitGraph, UnitIds
 from fairdeploy.inspection.standing_rows import Standing
 from fairdeploy.records import LoadedModel

@@ -21,7 +21,7 @@ from fairdeploy.graph.layer_rows import (
     choose_positions,
     sample_rows,
 )
-from fairdeploy.graph.propagation import fetch_tensor
+from fairdeploy.graph.stored_tensors import fetch_tensor
 from fairdeploy.graph.unit_graph import KEPT, UnitGraph, UnitIds
 from fairdeploy.records import ImageSet
 from fairdeploy.scoring.collector import batch_size

@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from fairdeploy.graph.functionalize import op_name
-from fairdeploy.graph.propagation import fetch_tensor, fetches_of
+from fairdeploy.graph.stored_tensors import fetch_tensor, fetches_of
 
 MAX_STEPS = 8
 _CASTS = {"to", "_to_copy", "type_as", "expand_as", "expand", "contiguous", "clone", "alias"}

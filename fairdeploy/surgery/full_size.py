@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from fairdeploy.errors import UsageError
-from fairdeploy.graph.propagation import fetch_tensor
+from fairdeploy.graph.stored_tensors import fetch_tensor
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.surgery.removal import StayingIndices, with_tensors
 

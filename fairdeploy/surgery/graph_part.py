@@ -18,7 +18,7 @@ from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
 
 from fairdeploy.graph.capture import quiet_export
-from fairdeploy.graph.propagation import fetch_tensor
+from fairdeploy.graph.stored_tensors import fetch_tensor
 from fairdeploy.graph.train_mode import SwitchableGraph, hide_from_state_dict
 from fairdeploy.surgery.module_calls import ModuleCall, NodeValue, is_inside
 
@@ -153,12 +153,20 @@ class _Cutter:
             tensor = fetch_tensor(self._module, own)
         else:
             tensor = fetch_tensor(self._shrunk, name)
-            if isinstance(tensor, nn.Parameter):
-                raise NoPartError(f"it reads '{name}', a parameter of another module")
             own = name.replace(".", "_")
+            if isinstance(tensor, nn.Parameter):
+                tensor, own = self._folded_weight(name, tensor)
         assert tensor is not None
         self._tensors[own] = tensor
         return self._graph.create_node("get_attr", own, name=node.name)
+
+    def _folded_weight(self, name: str, parameter: nn.Parameter) -> tuple[Tensor, str]:
+        """A copy of a parameter that the graph alone has, and its name in the part."""
+        prefix = f"{self._call.path}."
+        if fetch_tensor(self._network, name) is not None or not name.startswith(prefix):
+            raise NoPartError(f"it reads '{name}', a parameter of another module")
+        copied = nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)
+        return copied, name.removeprefix(prefix)
 
     def _is_size_of_argument(self, node: fx.Node) -> bool:
         return _is_size(self._traced.get(node.name)) and self._place(node) is not None

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import fx
 
+from fairdeploy.graph.call_facts import argument, normal_dim
 from fairdeploy.graph.functionalize import op_name
 from fairdeploy.graph.label_grids import length_of
-from fairdeploy.graph.propagation import argument, normal_dim
 from fairdeploy.graph.rules.indexing import slice_bounds
 from fairdeploy.graph.unit_graph import UnitGraph, UnitIds
 from fairdeploy.surgery.norm_rewrites import (

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from fairdeploy.graph.call_facts import argument
 from fairdeploy.graph.freezes import source_line
 from fairdeploy.graph.functionalize import op_name
 from fairdeploy.graph.module_paths import module_path
-from fairdeploy.graph.propagation import argument
 
 
 def set_recurrent_sizes(layer: nn.Module) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, fx, nn
 
+from fairdeploy.graph.call_facts import argument
 from fairdeploy.graph.functionalize import op_name
-from fairdeploy.graph.propagation import argument
 from fairdeploy.surgery.layer_sizes import set_norm_sizes, set_recurrent_sizes
 
 _GROUPS_ARGUMENT = {

@@ -127,7 +127,7 @@ def _raw_calls(
     try:
         torch.backends.mha.set_fastpath_enabled(False)
         for path, layer in module.named_modules():
-            if not _is_plain_layer(layer):
+            if not is_plain_layer(layer):
                 watch(path, layer)
         with torch.no_grad():
             graph.inputs.call(module, [tensor.clone() for tensor in inputs])
@@ -138,7 +138,8 @@ def _raw_calls(
     return calls
 
 
-def _is_plain_layer(layer: nn.Module) -> bool:
+def is_plain_layer(layer: nn.Module) -> bool:
+    """Whether it is a layer of torch's without layers inside."""
     is_torch_s = type(layer).__module__.startswith("torch.nn.modules")
     has_children = next(layer.children(), None) is not None
     return is_torch_s and not has_children and not isinstance(layer, nn.MultiheadAttention)

@@ -1,27 +1,36 @@
 """Find the modules of a shrunk copy that do not compute what they should, and mend each alone.
 
 Modules are looked at from the inside out: when one disagrees although all that it calls agrees,
-the fault is in its own forward. First its attributes are searched for values with which it agrees;
-if there are none, its part of the proved graph takes its place.
+the fault is in its own forward. First its attributes, then those of modules that it holds, are
+searched for values with which it agrees; if there are none, its part of the proved graph takes its
+place. The network itself has no such part: there a factor may be taken back, see ``scaled_parts``.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping
-from typing import Any
+import functools
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, fx, nn
 
+from fairdeploy.graph.train_mode import SwitchableGraph
 from fairdeploy.graph.unit_graph import UnitGraph
-from fairdeploy.surgery.attribute_slots import Number, SlotPath, assign, slots
 from fairdeploy.surgery.equivalence import relative_error
 from fairdeploy.surgery.graph_part import NoPartError, graph_part
 from fairdeploy.surgery.module_calls import ModuleCall, filled, record_calls, run_values
 from fairdeploy.surgery.number_changes import NumberChanges, add_changed_lengths
+from fairdeploy.surgery.own_class_check import missing_parameters
+from fairdeploy.surgery.scaled_parts import Place, callees_of, find_scaled_part
+from fairdeploy.surgery.slot_choices import (
+    MAX_TRIALS,
+    Choice,
+    assign_all,
+    inner_choices,
+    own_choices,
+    search,
+)
 
-MAX_TRIALS = 64
 LOCAL_LIMIT = 1e-4
 """Relative; the whole network is compared more strictly afterwards."""
 
@@ -40,76 +49,105 @@ def repair_modules(
     _, before = run_values(graph.module, inputs, ())
     values, after = run_values(shrunk, inputs, names)
     add_changed_lengths(changes, graph, before, after)
+    place = Place(
+        functools.partial(_part, candidate, graph.module, shrunk),
+        functools.partial(_replace, candidate),
+    )
     hopeless: set[type[nn.Module]] = set()
     for call in calls:
-        agrees = _checker(call, values)
         own = candidate.get_submodule(call.path)
-        if agrees(own):
+        agrees = _checker(call, values, candidate)
+        # a weight that the graph holds ready made: its module must hold it too
+        is_lacking = _is_within_any(call.path, missing_parameters(candidate, shrunk))
+        if agrees() and not is_lacking:
             continue
-        found = changes.get(call.path, NumberChanges())
+        original, found = module.get_submodule(call.path), changes.get(call.path, NumberChanges())
         trials = 1 if type(own) in hopeless else MAX_TRIALS
-        if _search(module.get_submodule(call.path), own, found, agrees, trials) or not call.path:
+        if not is_lacking and _mended(original, own, found, agrees, trials):
             continue
         hopeless.add(type(own))
-        try:
-            part = graph_part(candidate, call, graph.module, shrunk)
-        except NoPartError:
-            continue  # then the module around it disagrees too
-        if agrees(part):
-            _replace(candidate, call.path, part)
+        if call.path:
+            _take_part(call, place, agrees)
+        elif _runs(call, values, candidate):
+            find_scaled_part(callees_of("", calls), found, place, agrees)
 
 
-def _checker(call: ModuleCall, values: Mapping[str, Tensor]) -> Callable[[nn.Module], bool]:
-    def agrees(layer: nn.Module) -> bool:
-        args, kwargs = filled(call.arguments, values)
-        try:
-            with torch.no_grad():
-                result = layer(*args, **kwargs)
-            return relative_error(result, filled(call.result, values)) <= LOCAL_LIMIT
-        except Exception:  # user code may fail in any way with other sizes
-            return False
+def _is_within_any(path: str, names: list[str]) -> bool:
+    return any(name.startswith(f"{path}.") for name in names)
+
+
+def _checker(
+    call: ModuleCall, values: Mapping[str, Tensor], candidate: nn.Module
+) -> Callable[[], bool]:
+    """Tells whether what ``candidate`` has at the call's path gives what the proved graph gives."""
+
+    def agrees() -> bool:
+        error = _error(call, values, candidate)
+        return error is not None and error <= LOCAL_LIMIT
 
     return agrees
 
 
-def _search(
+def _runs(call: ModuleCall, values: Mapping[str, Tensor], candidate: nn.Module) -> bool:
+    return _error(call, values, candidate) is not None
+
+
+def _error(call: ModuleCall, values: Mapping[str, Tensor], candidate: nn.Module) -> float | None:
+    """How far the result is off; None if the module fails."""
+    args, kwargs = filled(call.arguments, values)
+    try:
+        with torch.no_grad():
+            result = candidate.get_submodule(call.path)(*args, **kwargs)
+        return relative_error(result, filled(call.result, values))
+    except Exception:  # user code may fail in any way with other sizes
+        return None
+
+
+def _mended(
     original: nn.Module,
     own: nn.Module,
     changes: NumberChanges,
-    agrees: Callable[[nn.Module], bool],
+    agrees: Callable[[], bool],
     max_trials: int,
 ) -> bool:
-    """Try values for the slots of ``own``, likely ones first (changes it); whether one agrees."""
-    choices: list[tuple[SlotPath, list[Number]]] = []
-    for slot in slots(original):
-        options = changes.options(slot.value)
-        if len(options) > 1:
-            choices.append((slot.path, options))
-    first = {path: options[0] for path, options in choices}
-    for values in _combinations([options for _, options in choices], max_trials):
-        _assign_all(own, dict(zip(first, values, strict=True)))
-        if agrees(own):
-            return True
-    _assign_all(own, first)
+    """Search the slots of ``own``, then those of what it holds (changes them if they help)."""
+    choices = own_choices(original, own, changes)
+    if search(choices, agrees, max_trials):
+        return True
+    _assign_rank(choices, 0)
+    inner = inner_choices(original, own, changes)
+    if inner and search(inner, agrees, max_trials):
+        return True
+    _assign_rank(inner, -1)
     return False
 
 
-def _combinations(options: list[list[Number]], limit: int) -> list[tuple[Number, ...]]:
-    """At most ``limit`` choices; those that take few unlikely values come first."""
-    trials: list[tuple[Number, ...]] = []
-    places = [range(len(each)) for each in options]
-    product = itertools.islice(itertools.product(*places), 50 * MAX_TRIALS)
-    ranked = sorted(product, key=lambda ranks: (sum(rank > 0 for rank in ranks), sum(ranks)))
-    for ranks in ranked[:limit]:
-        trials.append(tuple(each[rank] for each, rank in zip(options, ranks, strict=True)))
-    return trials
+def _assign_rank(choices: Sequence[Choice], rank: int) -> None:
+    assign_all(choices, [choice.options[rank] for choice in choices])
 
 
-def _assign_all(module: nn.Module, values: Mapping[SlotPath, Number]) -> None:
-    for path, value in values.items():
-        assign(module, path, value)
+def _take_part(call: ModuleCall, place: Place, agrees: Callable[[], bool]) -> None:
+    """Let the part of the graph take the module's place, unless the part disagrees too."""
+    part = place.make(call)
+    if part is not None:
+        undo = place.put(call.path, part)
+        if not agrees():
+            undo()  # then the module around it disagrees too
 
 
-def _replace(network: nn.Module, path: str, part: Any) -> None:
+def _part(
+    candidate: nn.Module, original: fx.GraphModule, shrunk: fx.GraphModule, call: ModuleCall
+) -> SwitchableGraph | None:
+    try:
+        return graph_part(candidate, call, original, shrunk)
+    except NoPartError:
+        return None
+
+
+def _replace(network: nn.Module, path: str, part: SwitchableGraph) -> Callable[[], None]:
+    """Put a part in the place of a module (changes ``network``); returns what undoes it."""
     parent, _, name = path.rpartition(".")
-    network.get_submodule(parent)._modules[name] = part
+    owner = network.get_submodule(parent)
+    old = owner._modules[name]
+    owner._modules[name] = part
+    return lambda: owner._modules.__setitem__(name, old)

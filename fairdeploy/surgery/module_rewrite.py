@@ -12,19 +12,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, fx, nn
 
 from fairdeploy.graph.capture import quiet_export
-from fairdeploy.graph.propagation import fetch_tensor
+from fairdeploy.graph.stored_tensors import fetch_tensor
 from fairdeploy.graph.tensor_caches import restored_caches, tensor_caches
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.surgery.attribute_slots import assign, slots
-from fairdeploy.surgery.equivalence import PROOF_LIMIT, relative_error
-from fairdeploy.surgery.layer_sizes import old_lengths_kept, set_epsilons
+from fairdeploy.surgery.layer_sizes import set_epsilons
 from fairdeploy.surgery.leaf_layers import set_layer_sizes
 from fairdeploy.surgery.module_repair import repair_modules
 from fairdeploy.surgery.number_changes import NumberChanges, changed_constants
+from fairdeploy.surgery.own_class_check import disagreement, first_line
 
 
 def rebuild_own_class(
@@ -56,7 +55,7 @@ def _rebuilt(module: nn.Module, graph: UnitGraph, shrunk: fx.GraphModule) -> tup
         set_layer_sizes(result, shrunk)
         set_epsilons(result, graph.module, shrunk)
     except Exception as failure:  # user code may fail in any way when it is copied or set
-        return module, f"it cannot be copied with the new sizes: {_first_line(failure)}"
+        return module, f"it cannot be copied with the new sizes: {first_line(failure)}"
     with restored_caches(result):
         problem = disagreement(result, graph, shrunk)
     if problem:
@@ -64,7 +63,7 @@ def _rebuilt(module: nn.Module, graph: UnitGraph, shrunk: fx.GraphModule) -> tup
             with restored_caches(result):
                 repair_modules(module, result, graph, shrunk, changes)
         except Exception as failure:  # the same: the first problem is the one to tell
-            return result, f"{problem}; looking for the module: {_first_line(failure)}"
+            return result, f"{problem}; looking for the module: {first_line(failure)}"
         with restored_caches(result):
             problem = disagreement(result, graph, shrunk)
     return result, problem
@@ -76,29 +75,6 @@ def _assign_first_guesses(owner: nn.Module, found: NumberChanges) -> None:
         guess = found.plain(slot.value)
         if guess != slot.value:
             assign(owner, slot.path, guess)
-
-
-def disagreement(module: nn.Module, graph: UnitGraph, shrunk: fx.GraphModule) -> str:
-    """Why ``module`` is not the proved network; empty if it is, at other batches and sizes too."""
-    generator = torch.Generator().manual_seed(0)
-    inputs = [graph.inputs.random(graph.inputs.batch, generator)]
-    if graph.has_dynamic_batch:
-        inputs.append(graph.inputs.random(graph.inputs.batch + 1, generator))
-    if graph.inputs.sizes:
-        sizes = graph.inputs.other_sizes()
-        inputs.append(graph.inputs.random(graph.inputs.batch, generator, sizes))
-    for tensors in inputs:
-        with torch.no_grad():
-            expected = shrunk(*tensors)
-            try:
-                error = relative_error(graph.inputs.call(module, tensors), expected)
-            except Exception as failure:  # user code may fail in any way with other sizes
-                return f"its forward fails with the new sizes: {_first_line(failure)}"
-        if not error <= PROOF_LIMIT:
-            where = old_lengths_kept(graph.module, shrunk)
-            cause = f", which divides by the old number of channels in {where}" if where else ""
-            return f"its forward differs by {error:.1e} from the proved network{cause}"
-    return ""
 
 
 def _with_tensors(module: nn.Module, graph: UnitGraph, shrunk: fx.GraphModule) -> nn.Module:
@@ -160,8 +136,3 @@ def _submodule(module: nn.Module, path: str) -> nn.Module | None:
         return module.get_submodule(path)
     except AttributeError:
         return None
-
-
-def _first_line(failure: BaseException) -> str:
-    text = str(failure).strip().splitlines()
-    return text[0] if text else repr(failure)

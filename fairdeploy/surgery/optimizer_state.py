@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from fairdeploy.errors import OptimizerError
 from fairdeploy.graph.unit_graph import UnitGraph
+from fairdeploy.graph.weight_folding import SUFFIX
 from fairdeploy.surgery.removal import StayingIndices, slice_tensor
 
 AnyOptimizer = TypeVar("AnyOptimizer", bound=Optimizer)
@@ -43,7 +44,8 @@ def sliced_optimizer(
     """An optimizer of the same class over ``network``; the given one stays as it is.
 
     Parameter groups and their settings are kept; parameters that ``optimizer`` does not hold stay
-    out. State of a parameter's shape is sliced as the parameter is, single numbers are copied.
+    out. State of a parameter's shape is sliced as the parameter is, single numbers are copied. A
+    weight that the graph computed once joins the group of what it was made from, without state.
 
     Args:
         model: The original, whose parameters ``optimizer`` holds.
@@ -68,13 +70,21 @@ def sliced_optimizer(
                     f"the optimizer holds a parameter of shape {list(old.shape)} that is not the "
                     "model's; give the optimizer that was made for this model"
                 )
-            new = new_parameters[name]
+            new = new_parameters.get(name)
+            if new is None:  # now part of a weight that is computed once
+                kept_parameters += _folded_from(name, new_parameters)
+                continue
             kept_parameters.append(new)
             if old in optimizer.state:
                 state[new] = _sliced_state(optimizer, old, name, kept.get(name))
         settings = {key: copy.deepcopy(value) for key, value in group.items() if key != "params"}
         groups.append({"params": kept_parameters, **settings})
     return _with_contents(optimizer, groups, state)
+
+
+def _folded_from(name: str, parameters: Mapping[str, nn.Parameter]) -> list[nn.Parameter]:
+    """What stands for a parameter that the network no longer has; its state starts anew."""
+    return [found for other, found in parameters.items() if other.startswith(f"{name}{SUFFIX}")]
 
 
 def _with_contents(

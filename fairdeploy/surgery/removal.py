@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from fairdeploy.graph.capture import quiet_export
 from fairdeploy.graph.label_grids import rows_of
-from fairdeploy.graph.propagation import fetch_tensor
+from fairdeploy.graph.stored_tensors import fetch_tensor
 from fairdeploy.graph.unit_graph import KEPT, UnitGraph, UnitIds
 from fairdeploy.surgery.graph_rewrite import rewrite_constants
 

@@ -33,7 +33,9 @@ from fairdeploy.scored_groups import group_scores, removed_units
 from fairdeploy.surgery.equivalence import PROOF_LIMIT, prove, relative_error
 from fairdeploy.surgery.graph_part import graph_parts
 from fairdeploy.surgery.module_rewrite import rebuild_own_class
+from fairdeploy.surgery.own_class_check import own_class_error
 from fairdeploy.surgery.removal import remove_units
+from tests.conformance.image_response import MIN_RESPONSE, noise_gain, response
 from tests.conformance.output_layers import tensors_in
 from tests.conformance.rows import Row
 from tests.conformance.zoo import ZooModel, build, examples
@@ -41,10 +43,7 @@ from tests.conformance.zoo import ZooModel, build, examples
 BUDGET = 0.5
 PARITY_LIMIT = 1e-4
 ONNX_BATCHES = (1, 3)
-MIN_RESPONSE = 1e-4
-"""How much two images' outputs must differ, relative to the largest: ten times the proof's limit,
-else nothing is compared."""
-NOISE, MAX_GAIN = 1e-5, 2000.0
+MAX_GAIN = 2000.0
 """A network that amplifies the image's noise by more would turn rounding into broken laws."""
 _ROUNDING = 0.5
 _NUM_FROZEN = 3
@@ -122,7 +121,7 @@ def _check(model: ZooModel, seed: int, course: Course, with_onnx: bool) -> None:
     row.num_nodes = len(captured.module.graph.nodes)
     row.num_params = _num_params(captured.module)
     with course.stage("unit graph"):
-        graph = unit_graph_from_capture(captured)
+        graph = unit_graph_from_capture(captured, allow_norm_coupled=model.allow_norm_coupled)
     row.num_groups, row.num_units = len(graph.groups), graph.num_units
     removed, predicted = _choose_units(graph, seed, course)
     with course.stage("surgery"):
@@ -131,13 +130,15 @@ def _check(model: ZooModel, seed: int, course: Course, with_onnx: bool) -> None:
     with course.stage("proof"):
         proof = prove(graph, shrunk, removed, seed=seed)
     row.proof, row.proof_precision = proof.max_relative_error, proof.precision
+    row.num_coupled_norms = proof.num_coupled_norms
+    row.norm_coupled_difference = proof.norm_coupled_difference
     course.require(row.proof <= PROOF_LIMIT, f"zeroed differs from shrunk by {row.proof:.1e}")
     with course.stage("own class"):
         own, row.own_class_reason = rebuild_own_class(network, graph, shrunk)
         row.own_class = type(own).__name__ if own is not None else ""
         row.num_graph_parts = len(graph_parts(own)) if own is not None else 0
         if own is not None:
-            _require_same(own, shrunk, inputs, course)
+            _require_same(own, graph, shrunk, course)
     if not with_onnx:
         return
     with course.stage("onnx"):
@@ -154,14 +155,9 @@ def _require_response(network: nn.Module, inputs: tuple[Tensor, ...], course: Co
     course.require(
         all(bool(output.isfinite().all()) for output in outputs), "outputs are not finite"
     )
-    response = max(
-        float((output[0] - output[1]).abs().max() / output.abs().max().clamp_min(1e-30))
-        for output in outputs
-    )
-    course.require(response >= MIN_RESPONSE, f"outputs hardly depend on the image: {response:.1e}")
-    with torch.no_grad():
-        noisy = tensors_in(network(*(image + NOISE * torch.randn_like(image) for image in inputs)))
-    gain = relative_error(noisy, outputs) / NOISE
+    found = response(outputs)
+    course.require(found >= MIN_RESPONSE, f"outputs hardly depend on the image: {found:.1e}")
+    gain = noise_gain(network, inputs)
     course.require(gain <= MAX_GAIN, f"these random weights amplify noise by {gain:.0f}")
 
 
@@ -232,12 +228,9 @@ def _require_size(shrunk: fx.GraphModule, predicted: float, course: Course) -> N
     course.require(row.kept <= row.budget + 1e-9, f"{row.kept:.2%} kept, budget {row.budget:.2%}")
 
 
-def _require_same(
-    own: nn.Module, shrunk: fx.GraphModule, inputs: tuple[Tensor, ...], course: Course
-) -> None:
+def _require_same(own: nn.Module, graph: UnitGraph, shrunk: fx.GraphModule, course: Course) -> None:
     """The class that came back must give what the shrunk network gives."""
-    with torch.no_grad():
-        error = relative_error(own(*inputs), shrunk(*inputs))
+    error = own_class_error(own, graph, shrunk, graph.example_inputs)
     course.require(error <= PROOF_LIMIT, f"the class that came back differs by {error:.1e}")
 
 

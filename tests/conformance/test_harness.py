@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.conformance.image_response import MIN_RESPONSE, noise_gain, response
 from tests.conformance.laws import Course
 from tests.conformance.laws import _require_response as require_response
 from tests.conformance.output_layers import output_layers
@@ -17,7 +18,7 @@ from tests.conformance.random_weights import randomise
 from tests.conformance.rows import Row, append_row, compact, read_rows
 from tests.conformance.supervision import Task, pending, run_tasks
 from tests.conformance.table import write_table
-from tests.conformance.zoo import select, zoo
+from tests.conformance.zoo import NORM_COUPLED, select, zoo
 
 LIMITS = Limits(cpu_s=20.0, memory_mib=1000.0)
 
@@ -129,6 +130,60 @@ def test_zero_head_and_tiny_layer_scale_are_drawn_anew() -> None:
     assert 0.1 <= float(gamma.detach().min()) < float(gamma.detach().max()) <= 0.5
 
 
+def faint(deviation: float) -> nn.Sequential:
+    """Depthwise layers with weights of one size, each with a norm."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = [nn.Conv2d(3, 8, 1)]
+    for _ in range(8):
+        depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        nn.init.normal_(depthwise.weight, std=deviation)
+        layers += [depthwise, nn.BatchNorm2d(8), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(8 * 64, 5)).eval()
+
+
+def test_layers_are_scaled_where_the_image_would_not_get_through() -> None:
+    images = torch.randn(2, 3, 8, 8)
+    network = faint(0.01)
+    randomise(network, (images,), seed=0)
+    with torch.no_grad():
+        inside = network[:2](images)
+        assert response([network(images)]) >= MIN_RESPONSE
+    bias = network[1].bias
+    assert isinstance(bias, torch.Tensor)
+    products = inside - bias.detach()[:, None, None]
+    assert 0.5 < float(products.square().mean()) < 2.0
+
+
+def test_layers_keep_their_weights_where_the_image_gets_through() -> None:
+    network = faint(0.3)
+    before = [parameter.detach().clone() for parameter in network[1].parameters()]
+    randomise(network, (torch.randn(2, 3, 8, 8),), seed=0)
+    for parameter, old in zip(network[1].parameters(), before, strict=True):
+        assert torch.equal(parameter, old)
+
+
+class Steep(nn.Module):
+    """A wave that many periods of fit into the range of its input."""
+
+    def __init__(self, steepness: float) -> None:
+        super().__init__()
+        self.steepness = steepness
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sin(self.steepness * x)
+
+
+@pytest.mark.parametrize(("steepness", "is_halved"), [(2.0, False), (200.0, True)])
+def test_norms_give_less_where_noise_would_grow(steepness: float, is_halved: bool) -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(8)
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), norm, Steep(steepness)).eval()
+    images = (torch.randn(2, 3, 8, 8),)
+    randomise(network, images, seed=0)
+    assert (float(norm.weight.detach().max()) <= 0.5) == is_halved
+    assert noise_gain(network, images) <= 300
+
+
 def test_layers_that_make_the_outputs_are_found_behind_adds_and_activations() -> None:
     class Twin(nn.Module):
         def __init__(self) -> None:
@@ -145,9 +200,22 @@ def test_layers_that_make_the_outputs_are_found_behind_adds_and_activations() ->
     assert {id(layer) for layer in found} == {id(network.left), id(network.right)}
 
 
+def test_table_says_what_is_proved_in_float64_and_where_norms_lose_channels(tmp_path: Path) -> None:
+    row = Row(
+        "timm:m", stage="done", proof=2e-9, proof_precision="float64", num_coupled_norms=3,
+        norm_coupled_difference=0.25,
+    )  # fmt: skip
+    write_table([row], {}, tmp_path / "table.md")
+    text = (tmp_path / "table.md").read_text()
+    assert "| 2e-09, float64 |" in text
+    assert "| pass, norm-coupled |" in text
+    assert "| timm:m | 3 | 2e-01 |" in text
+
+
 def test_zoo_has_each_name_once_and_every_timm_family() -> None:
     names = [model.name for model in zoo()]
     assert len(names) == len(set(names))
+    assert set(names) >= NORM_COUPLED
     families = [model.family for model in select("families") if model.name.startswith("timm:")]
     assert len(families) == len(set(families)) >= 98
 

@@ -26,6 +26,8 @@ from tests.conformance.zoo_torchvision import TORCHVISION
 
 EXAMPLE_BATCH = 2
 SETS = ("sample", "families", "all")
+NORM_COUPLED = {"timm:gmlp_ti16_224"}
+"""Models of which every unit lies under a layer norm; ``decisions`` says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class ZooModel:
     """Left out of the set ``families``, since another model there has its architecture."""
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """For the model's own constructor."""
+    allow_norm_coupled: bool = False
+    """Whether channels may go that a layer norm takes its statistics over: else nothing could."""
 
 
 def zoo() -> tuple[ZooModel, ...]:
@@ -53,6 +57,7 @@ def zoo() -> tuple[ZooModel, ...]:
             row["family"],
             row["is_variant"],
             row.get("options", {}),
+            f"timm:{row['name']}" in NORM_COUPLED,
         )
         for row in rows
     ]

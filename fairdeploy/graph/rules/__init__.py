@@ -8,7 +8,9 @@ from fairdeploy.graph.rules import (
     normalization,
     recurrent,
     reduction,
+    repetition,
     reshaping,
+    shuffling,
     spatial,
     transposed,
 )
@@ -22,8 +24,10 @@ __all__ = [
     "normalization",
     "recurrent",
     "reduction",
+    "repetition",
     "reshaping",
     "rule_of",
+    "shuffling",
     "spatial",
     "transposed",
 ]

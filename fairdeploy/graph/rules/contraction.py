@@ -8,17 +8,10 @@ from __future__ import annotations
 import numpy as np
 from torch import fx
 
+from fairdeploy.graph.call_facts import argument, result_shape
 from fairdeploy.graph.label_grids import depends_on, is_grid
 from fairdeploy.graph.labels import Labels
-from fairdeploy.graph.propagation import (
-    KERNEL,
-    READS_FIXED,
-    Dims,
-    Propagation,
-    Value,
-    argument,
-    result_shape,
-)
+from fairdeploy.graph.propagation import KERNEL, READS_FIXED, Dims, Propagation, Value
 from fairdeploy.graph.rules.elementwise import broadcast
 from fairdeploy.graph.rules.registry import rule
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 import numpy as np
 from torch import fx
 
+from fairdeploy.graph.call_facts import result_shape
 from fairdeploy.graph.functionalize import op_name
 from fairdeploy.graph.label_grids import is_grid, length_of, simplified
 from fairdeploy.graph.labels import FIXED, Labels
-from fairdeploy.graph.propagation import Dims, Propagation, Value, result_shape
+from fairdeploy.graph.propagation import Dims, Propagation, Value
 from fairdeploy.graph.rules.registry import rule
 
 COMBINED = "combined element by element with something that cannot shrink"

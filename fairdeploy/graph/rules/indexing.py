@@ -7,6 +7,7 @@ import operator
 import numpy as np
 from torch import fx
 
+from fairdeploy.graph.call_facts import argument, normal_dim, result_shape
 from fairdeploy.graph.label_grids import (
     cut_along,
     depends_on,
@@ -15,14 +16,7 @@ from fairdeploy.graph.label_grids import (
     with_axis,
     without_axis,
 )
-from fairdeploy.graph.propagation import (
-    Dims,
-    Propagation,
-    Value,
-    argument,
-    normal_dim,
-    result_shape,
-)
+from fairdeploy.graph.propagation import Dims, Propagation, Value
 from fairdeploy.graph.rules.elementwise import broadcast, tie_grids
 from fairdeploy.graph.rules.registry import rule
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import numpy as np
 from torch import fx
 
+from fairdeploy.graph.call_facts import argument
 from fairdeploy.graph.labels import Labels
-from fairdeploy.graph.propagation import CoupledNorm, Dims, Propagation, Value, argument
+from fairdeploy.graph.propagation import Dims, Propagation, Value
 from fairdeploy.graph.rules.registry import rule
+from fairdeploy.graph.walk_records import CoupledNorm
 
 
 def _tie_channel_vectors(walk: Propagation, node: fx.Node, dims: Dims, count: int) -> None:

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import fx
 
+from fairdeploy.graph.call_facts import UnlabelledError
 from fairdeploy.graph.functionalize import op_name
 from fairdeploy.graph.label_grids import simplified
 from fairdeploy.graph.labels import Labels
-from fairdeploy.graph.propagation import READS_FIXED, Propagation, UnlabelledError, Value
+from fairdeploy.graph.propagation import READS_FIXED, Propagation, Value
 from fairdeploy.graph.rules.elementwise import FILL_OPS
 from fairdeploy.graph.rules.registry import rule
 

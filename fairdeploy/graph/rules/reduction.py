@@ -10,8 +10,9 @@ import math
 
 from torch import Tensor, fx
 
+from fairdeploy.graph.call_facts import normal_dim, result_shape
 from fairdeploy.graph.functionalize import op_name
-from fairdeploy.graph.propagation import Dims, Propagation, Value, normal_dim, result_shape
+from fairdeploy.graph.propagation import Dims, Propagation, Value
 from fairdeploy.graph.rules.registry import rule
 
 

@@ -1,4 +1,4 @@
-"""Reshape, permute, expand: indices keep their labels through every change of shape.
+"""Reshape, permute, move: indices keep their labels through every change of shape.
 
 A reshape is cut into the shortest segments of equal size. Joining dimensions repeats the labels of
 the one that is live; taking a dimension apart keeps one part live and asks for the same number of
@@ -13,6 +13,7 @@ import torch
 from torch import fx
 
 from fairdeploy.graph.attention_axis import batch_axis_of_attention
+from fairdeploy.graph.call_facts import normal_dim, result_shape
 from fairdeploy.graph.functionalize import op_name
 from fairdeploy.graph.label_grids import (
     as_grid,
@@ -23,14 +24,7 @@ from fairdeploy.graph.label_grids import (
     simplified,
 )
 from fairdeploy.graph.labels import Labels, LabelStore
-from fairdeploy.graph.propagation import (
-    Dims,
-    Propagation,
-    Value,
-    argument,
-    normal_dim,
-    result_shape,
-)
+from fairdeploy.graph.propagation import Dims, Propagation, Value
 from fairdeploy.graph.rules.registry import rule
 from fairdeploy.graph.shape_segments import Segment, segments
 
@@ -239,89 +233,3 @@ def movedim(walk: Propagation, node: fx.Node) -> Value:
     marker = np.empty(range(1, len(dims) + 1))
     moved = np.moveaxis(marker, node.args[1], node.args[2])  # type: ignore[arg-type]
     return _permuted(dims, [length - 1 for length in moved.shape])
-
-
-@rule("expand", "expand_as", "broadcast_to", "expand_copy")
-def expand(walk: Propagation, node: fx.Node) -> Value:
-    """A single index is repeated; new dimensions are fixed, or follow the tensor they match."""
-    is_matched = op_name(node) == "expand_as"
-    dims = walk.dims(node.args[0]) if is_matched else walk.grids(node.args[0])
-    shape = result_shape(node)
-    wanted = walk.dims(node.args[1]) if is_matched else tuple(map(walk.fixed, shape))
-    result = list(wanted)
-    for offset, labels in enumerate(reversed(dims), start=1):
-        if length_of(labels, len(dims) - offset) == shape[-offset]:
-            if is_matched:
-                walk.tie(labels, wanted[-offset])
-            front = (1,) * (len(shape) - len(dims)) if is_grid(labels) else ()
-            result[-offset] = labels.reshape(front + labels.shape)
-        else:
-            walk.freeze(labels, "a single index is repeated")
-    return tuple(result)
-
-
-@rule("repeat", "tile")
-def repeat(walk: Propagation, node: fx.Node) -> Value:
-    """Labels repeat with their values."""
-    dims = walk.grids(node.args[0])
-    shape = result_shape(node)
-    if len(shape) > len(dims):
-        dims = walk.dims(node.args[0])
-    padded = (*(walk.fixed(1) for _ in range(len(shape) - len(dims))), *dims)
-    before = [length_of(labels, dim) for dim, labels in enumerate(padded)]
-    times = [new // old if old else 1 for old, new in zip(before, shape, strict=True)]
-    return tuple(
-        np.tile(labels, times[dim])
-        if not is_grid(labels)
-        else np.tile(labels, [
-            count if labels.shape[axis] > 1 else 1 for axis, count in enumerate(times)])
-        for dim, labels in enumerate(padded)
-    )  # fmt: skip
-
-
-@rule("repeat_interleave")
-def repeat_interleave(walk: Propagation, node: fx.Node) -> Value:
-    """Each index is repeated in place."""
-    dims = walk.grids(node.args[0])
-    dim = argument(node, 2, "dim")
-    shape = result_shape(node)
-    if not isinstance(dim, int) or not isinstance(node.args[1], int):
-        walk.freeze_all(dims, "repeated by computed counts")
-        return walk.fixed_like(node)
-    axis = normal_dim(dim, len(dims))
-    times = shape[axis] // length_of(dims[axis], axis)
-    return tuple(
-        np.repeat(labels, times, axis if is_grid(labels) else 0)
-        if own == axis or depends_on(labels, own, axis)
-        else labels
-        for own, labels in enumerate(dims)
-    )
-
-
-@rule("pixel_shuffle", "pixel_unshuffle")
-def pixel_shuffle(walk: Propagation, node: fx.Node) -> Value:
-    """``[N, C r r, H, W] -> [N, C, H r, W r]`` and back: each channel has r * r places."""
-    dims = walk.dims(node.args[0])
-    shape = result_shape(node)
-    channel = len(dims) - 3
-    space = tuple(walk.fixed(length) for length in shape[channel + 1 :])
-    if len(dims[channel]) > shape[channel]:
-        places = dims[channel].reshape(shape[channel], -1)
-        first = np.ascontiguousarray(places[:, 0])
-        for column in places.T[1:]:
-            walk.tie(first, np.ascontiguousarray(column))
-    else:
-        first = np.repeat(dims[channel], shape[channel] // len(dims[channel]))
-    return (*dims[:channel], first, *space)
-
-
-@rule("channel_shuffle", "native_channel_shuffle")
-def channel_shuffle(walk: Propagation, node: fx.Node) -> Value:
-    """Channels of several blocks are dealt out in turn: the same place of each block goes."""
-    dims = list(walk.dims(node.args[0]))
-    groups = node.args[1]
-    assert isinstance(groups, int)
-    blocks = dims[1].reshape(groups, -1)
-    walk.tie_rows(blocks)
-    dims[1] = np.ascontiguousarray(blocks.T).reshape(-1)
-    return tuple(dims)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from torch import fx
 
+from fairdeploy.graph.call_facts import argument, result_shape
 from fairdeploy.graph.labels import FIXED
-from fairdeploy.graph.propagation import Propagation, Value, argument, result_shape
+from fairdeploy.graph.propagation import Propagation, Value
 from fairdeploy.graph.rules.registry import rule
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from torch import fx
 
+from fairdeploy.graph.call_facts import argument
 from fairdeploy.graph.labels import Labels
-from fairdeploy.graph.propagation import KERNEL, READS_FIXED, Dims, Propagation, Value, argument
+from fairdeploy.graph.propagation import KERNEL, READS_FIXED, Dims, Propagation, Value
 from fairdeploy.graph.rules.contraction import convolve, slid_over
 from fairdeploy.graph.rules.registry import rule
 
