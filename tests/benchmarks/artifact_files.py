@@ -11,7 +11,7 @@ from typing import Any
 
 from fairdeploy.artifact_folder import ONNX_FILE, open_folder
 from fairdeploy.delivery import tensor_names
-from fairdeploy.deployment.exporter_api import get_exporter, load_exporters
+from fairdeploy.deployment.exporter_api import Runner, get_exporter
 from fairdeploy.deployment.tolerances import DEFAULT_MAX_DROP, tolerance_of
 from fairdeploy.deployment.variant_checks import Examples, check_variant
 from fairdeploy.errors import FairdeployError
@@ -87,8 +87,13 @@ def made(network: Network, job: Job) -> list[Row]:
     return list(_rows(network, job, data))
 
 
-def profile_of(file_format: str, precision: str, threads: int) -> TargetProfile:
-    """What opens a file here."""
+def open_artifact(row: Row, job: Job) -> Runner:
+    """Open the file of a row with its own runtime."""
+    profile = _profile(row["format"], row["precision"], job.threads)
+    return get_exporter(row["format"]).open(job.work / row["place"], profile)
+
+
+def _profile(file_format: str, precision: str, threads: int) -> TargetProfile:
     return replace(load_profile(PROFILES[file_format]), precision=precision, threads=threads)
 
 
@@ -207,8 +212,7 @@ def _rows(network: Network, job: Job, data: Path) -> Iterator[Row]:
 
 
 def _checked(path: Path, examples: Examples, job: Job) -> VariantCheck:
-    exporter = load_exporters()["onnx"]
-    runner = exporter.open(path, profile_of("onnx", "fp32", job.threads))
+    runner = get_exporter("onnx").open(path, _profile("onnx", "fp32", job.threads))
     artifact = Artifact(path.name, "onnx", "fp32", "", path.stat().st_size)
     try:
         return check_variant(

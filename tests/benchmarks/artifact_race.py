@@ -1,42 +1,40 @@
-"""Races any number of files, each with its own runtime, call by call in turn in one process."""
+"""Races any number of networks, each with its own runtime, call by call in turn in one process."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fairdeploy.deployment.bootstrap import bootstrap_interval
-from fairdeploy.deployment.exporter_api import get_exporter
+from fairdeploy.deployment.exporter_api import Runner
 from fairdeploy.deployment.race import RaceSettings, race, relative_spread
 from fairdeploy.device_facts import load_average
-from fairdeploy.records import TargetProfile
 
 Inputs = tuple[NDArray[Any], ...]
-Contestant = tuple[Path, TargetProfile]
+Open = Callable[[], Runner]
 
 WARMUP_SECONDS = 3.0
 MIN_ROUNDS = 40
 
 
-def race_files(
-    contestants: Sequence[Contestant], inputs: Inputs, *, seconds: float, seed: int = 0
+def race_all(
+    opens: Sequence[Open], inputs: Inputs, *, seconds: float, seed: int = 0
 ) -> dict[str, Any]:
-    """Milliseconds of each file, and its time over that of the first with a 95 % interval.
+    """Milliseconds of each network, and its time over that of the first with a 95 % interval.
 
-    What is opened last is faster, so the last file is opened once more and that copy stays idle.
+    What is opened last is faster, so the last network is opened once more and that copy stays idle.
     """
     settings = RaceSettings(
         warmup_seconds=WARMUP_SECONDS, min_pairs=MIN_ROUNDS, max_seconds=seconds, ratio_interval=0.0
     )
     before = load_average()
     with ExitStack() as stack:
-        calls = [_opened(contestant, inputs, stack) for contestant in contestants]
-        idle = _opened(contestants[-1], inputs, stack)
+        calls = [_opened(open_runner, inputs, stack) for open_runner in opens]
+        idle = _opened(opens[-1], inputs, stack)
         idle()
         result = race(calls, settings, seed=seed)
     first = np.asarray(result.times_ms[0])
@@ -62,8 +60,7 @@ def race_files(
     }
 
 
-def _opened(contestant: Contestant, inputs: Inputs, stack: ExitStack) -> Callable[[], object]:
-    path, profile = contestant
-    runner = get_exporter(profile.runtime).open(path, profile)
+def _opened(open_runner: Open, inputs: Inputs, stack: ExitStack) -> Callable[[], object]:
+    runner = open_runner()
     stack.callback(runner.close)
     return lambda: runner.run(inputs)

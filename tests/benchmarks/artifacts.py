@@ -18,6 +18,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Mapping
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,8 @@ from fairdeploy.reporting.environment import describe_environment
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from artifact_files import PROFILES, Job, Row, examples_of, made, profile_of
-from artifact_race import race_files
+from artifact_files import PROFILES, Job, Row, examples_of, made, open_artifact
+from artifact_race import race_all
 from latency_budgets import Network
 
 _MORE_PACKAGES = ("openvino", "nncf", "tensorrt-rtx", "tensorrt", "torch-tensorrt")
@@ -103,12 +104,9 @@ def _environment() -> dict[str, Any]:
 def _raced(network: Network, job: Job, rows: list[Row], seconds: float) -> dict[str, Any]:
     """The race; each row that took part gets its times (changes ``rows``)."""
     racing = [row for row in rows if row["format"] in PROFILES and not row["not_run"]]
-    contestants = [
-        (job.work / row["place"], profile_of(row["format"], row["precision"], job.threads))
-        for row in racing
-    ]
+    opens = [partial(open_artifact, row, job) for row in racing]
     image = tuple(tensor[:1].numpy() for tensor in examples_of(network, job).inputs)
-    found = race_files(contestants, image, seconds=seconds)
+    found = race_all(opens, image, seconds=seconds)
     for row, latency in zip(racing, found.pop("rows"), strict=True):
         row["latency"] = latency
     return found
