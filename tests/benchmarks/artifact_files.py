@@ -24,7 +24,7 @@ from fairdeploy.inputs.target_profiles import load_profile
 from fairdeploy.options import ExportOptions, ShrinkOptions
 from fairdeploy.pipeline import shrink
 from fairdeploy.progress import SilentProgress
-from fairdeploy.records import Artifact, TargetProfile, VariantCheck
+from fairdeploy.records import Artifact, LoadedModel, TargetProfile, VariantCheck
 from fairdeploy.reload import load
 from fairdeploy.reporting.chain import variant_document
 from fairdeploy.stopwatch import Stopwatch
@@ -143,10 +143,15 @@ def _shrink(network: Network, job: Job, data: Path) -> None:
     shrink(options)
 
 
+def original_network(network: Network) -> LoadedModel:
+    """As ``shrink`` loads it."""
+    return load_model(network.model, arch=network.arch, input_shape=network.size, seed=0)
+
+
 def _export_original(network: Network, path: Path) -> None:
     if path.is_file():
         return
-    model = load_model(network.model, arch=network.arch, input_shape=network.size, seed=0)
+    model = original_network(network)
     graph = build_unit_graph(
         model.module, model_inputs(model.module, model.inputs, model.preprocessing.shape, None)
     )
