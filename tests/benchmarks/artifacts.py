@@ -4,12 +4,12 @@
 --network resnet56=resnet56.pt@tests/benchmarks/cifar_resnet.py:resnet56@32 timm:resnet18`` shrinks
 each network to ``--budget`` of its parameters, exports fp32, fp16 and INT8 for ONNX Runtime, the
 same and bf16 for OpenVINO, and engines for TensorRT, and compares each file with the shrunk network
-in torch. Networks with a file of weights are judged by the labels of ``--num-test`` images; those of
-timm have random weights and are judged by what the torch network says.
+in torch. Networks with a file of weights are judged by the labels of ``--num-test`` images; those
+of timm have random weights and are judged by what the torch network says.
 
 All files that run on this machine are raced in one process, call by call in turn, against the ONNX
-file of the original. ``--no-race`` only makes and checks them; a later call with the same ``--work``
-and ``--output`` races them. A network that ``--output`` holds whole is not made again.
+file of the original. ``--no-race`` only makes and checks them; a later call with the same
+``--work`` and ``--output`` races them. A network that ``--output`` holds whole is not made again.
 """
 
 from __future__ import annotations
@@ -132,8 +132,10 @@ def _cells(row: Row) -> Iterator[str]:
     yield _shown(row["top1_agreement"], ".1%")
     yield _shown(row["accuracy"], ".2%")
     latency = row.get("latency")
-    yield "–" if latency is None else (
-        f"{latency['ratio']:.3f} ({latency['ratio_low']:.3f} to {latency['ratio_high']:.3f})"
+    yield (
+        "–"
+        if latency is None
+        else (f"{latency['ratio']:.3f} ({latency['ratio_low']:.3f} to {latency['ratio_high']:.3f})")
     )
     yield row["not_run"] or _verdict(row)
 

@@ -1,11 +1,12 @@
 """Parity and latency on an NVIDIA GPU: ONNX Runtime, TensorRT and torch, fp32 and fp16.
 
 ``python tests/benchmarks/gpu.py --images cifar10.zip --work FOLDER --output FOLDER/gpu --network
-resnet56=resnet56.pt@tests/benchmarks/cifar_resnet.py:resnet56@32 timm:resnet18`` takes the networks
-that ``artifacts.py`` has left in ``--work``, or makes them, and runs the original and the shrunk one
-in every way at each batch size. Each is compared with torch on the CPU in float32 and raced against
-ONNX Runtime's fp32 file of the original, all ways in turn in one process. ``gpu.json`` and the page
-``gpu.md`` name device, driver and versions. ``--device cpu`` tries the script where there is no GPU.
+resnet56=resnet56.pt@tests/benchmarks/cifar_resnet.py:resnet56@32 timm:resnet18`` takes the
+networks that ``artifacts.py`` has left in ``--work``, or makes them, and runs the original and the
+shrunk one in every way at each batch size. Each is compared with torch on the CPU in float32 and
+raced against ONNX Runtime's fp32 file of the original, all ways in turn in one process.
+``gpu.json`` and the page ``gpu.md`` name device, driver and versions. ``--device cpu`` tries the
+script where there is no GPU.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def _require_device(device: str) -> None:
     """Refuse a machine that cannot run what is to be measured.
 
     Raises:
-        ExportError: Neither torch nor ONNX Runtime may be left out; the message says what is missing.
+        ExportError: Torch sees no GPU.
     """
     if device == "cpu":
         return
