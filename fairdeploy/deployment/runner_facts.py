@@ -45,4 +45,7 @@ def runtime_versions(runner: Runner) -> dict[str, str]:
 
 
 def _inner(runner: Runner) -> Runner:
-    return runner.runner if isinstance(runner, GuardedRunner) else runner
+    """Behind all guards: that of an exporter in another precision lies around the exporter's own."""
+    while isinstance(runner, GuardedRunner):
+        runner = runner.runner
+    return runner
