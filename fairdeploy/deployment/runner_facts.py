@@ -45,7 +45,7 @@ def runtime_versions(runner: Runner) -> dict[str, str]:
 
 
 def _inner(runner: Runner) -> Runner:
-    """Behind all guards: that of an exporter in another precision lies around the exporter's own."""
+    """Behind all guards; an exporter in another precision adds its own to the exporter's."""
     while isinstance(runner, GuardedRunner):
         runner = runner.runner
     return runner
