@@ -50,8 +50,12 @@ def preprocessing_from(metadata: Mapping[str, str]) -> Preprocessing:
     Raises:
         ModelError: There is none, or it is damaged.
     """
+    advice = "shrink the network again with this fairdeploy"
+    text = metadata.get(PREPROCESSING_KEY)
+    if text is None:
+        raise ModelError(f"report.json does not tell how images become inputs; {advice}")
     try:
-        told = json.loads(metadata[PREPROCESSING_KEY])
+        told = json.loads(text)
         return Preprocessing(
             int(told["channels"]),
             int(told["height"]),
@@ -61,8 +65,7 @@ def preprocessing_from(metadata: Mapping[str, str]) -> Preprocessing:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(
-            "report.json does not tell how images become inputs "
-            f"({type(error).__name__} at {error}); shrink the network again with this fairdeploy"
+            f"report.json is damaged where it tells how images become inputs; {advice}"
         ) from error
 
 

@@ -3,7 +3,8 @@
 The original and the smallest plan are exported. All other plans are written by a width template
 made from these two (see ``deployment.resizing``). Where they have different nodes, because tracing
 drops what does nothing at length 1, a plan halfway between is exported to make one. An exporter
-without templates, or a network that has none, exports each plan.
+without templates, or a network that has none, exports each plan. One whose runner opens the files
+of another that has templates (see ``trial_exporter``) has those timed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,12 @@ from torch import fx
 
 from fairdeploy.deployment.exporter_api import Exporter, profiler_of
 from fairdeploy.deployment.local_device import Device
-from fairdeploy.deployment.resizing import WidthTemplate, can_resize, width_template
+from fairdeploy.deployment.resizing import (
+    WidthTemplate,
+    can_resize,
+    trial_exporter,
+    width_template,
+)
 from fairdeploy.errors import DeviceLostError, ExportError, MeasurementError
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import LatencyComparison, TargetProfile, TensorNames, TimedPlan
@@ -63,6 +69,7 @@ class LatencyTrials:
             smallest: The units that go in the smallest plan, boolean [num_units].
         """
         self._setting = setting
+        self._writer = trial_exporter(setting.exporter)
         graph, profile = setting.graph, setting.profile
         batch = profile.batch if graph.has_dynamic_batch else graph.inputs.batch
         generator = torch.Generator().manual_seed(setting.seed)
@@ -107,7 +114,7 @@ class LatencyTrials:
             module = remove_units(self._setting.graph, removed).module
             file = self._export(module, "candidate")
         else:
-            file = self._setting.folder / f"candidate{self._setting.exporter.file_suffix}"
+            file = self._setting.folder / f"candidate{self._writer.file_suffix}"
             template.write(file, self._dims.lengths(removed))
         made = time.perf_counter()
         result = self._race(file).timed_plan
@@ -127,8 +134,8 @@ class LatencyTrials:
 
     def _export(self, module: fx.GraphModule, name: str) -> Path:
         setting = self._setting
-        file = setting.folder / f"{name}{setting.exporter.file_suffix}"
-        setting.exporter.export(
+        file = setting.folder / f"{name}{self._writer.file_suffix}"
+        self._writer.export(
             module, setting.graph.example_inputs, file,
             dynamic_batch=setting.graph.has_dynamic_batch, metadata={}, names=setting.names,
         )  # fmt: skip
@@ -136,7 +143,7 @@ class LatencyTrials:
 
     def _width_template(self, smallest: Mask) -> WidthTemplate | None:
         template = self._template_from(self.smallest, smallest)
-        if template is None and can_resize(self._setting.exporter):
+        if template is None and can_resize(self._writer):
             half = halfway(self._setting.graph, smallest)
             file = self._export(remove_units(self._setting.graph, half).module, "halfway")
             template = self._template_from(file, half)
@@ -144,7 +151,7 @@ class LatencyTrials:
 
     def _template_from(self, probe: Path, removed: Mask) -> WidthTemplate | None:
         return width_template(
-            self._setting.exporter,
+            self._writer,
             self.original,
             probe,
             self._dims.network_dims(),

@@ -9,7 +9,7 @@ than allowed, the layers that err most by themselves stay in float: one, two, fo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +26,10 @@ from fairdeploy_onnx.model_files import (
     run_batch,
 )
 from fairdeploy_onnx.quantization import (
-    ALL_OPERATORS,
+    EXTENTS,
     METHODS,
     PRODUCTS,
+    Extent,
     Scheme,
     quantized,
     value_ranges,
@@ -43,6 +44,8 @@ _MATRIX = 2
 _MEASURE_EVERY = 3
 _MAP_BATCHES = 2
 """Maps are large, and one says as much as many scores."""
+_FINENESS = 8
+"""The number of layers in float is found to an eighth of itself."""
 _TINY = 1e-30
 
 
@@ -72,7 +75,7 @@ class Candidate:
 
     model: Any
     method: str
-    operators: tuple[str, ...]
+    extent: Extent
     kept: tuple[str, ...]
     has_7_bit_weights: bool
     fidelity: Fidelity
@@ -83,7 +86,7 @@ class Candidate:
             PRECISION_KEY: scheme.name,
             "fairdeploy.int8_ranges": self.method,
             "fairdeploy.int8_weight_bits": "7" if self.has_7_bit_weights else "8",
-            "fairdeploy.int8_operators": "products" if self.operators == PRODUCTS else "all",
+            "fairdeploy.int8_operators": self.extent.name,
             "fairdeploy.int8_kept_in_float": json.dumps(self.kept),
         }
 
@@ -108,29 +111,46 @@ class Int8Search:
     def best(self, max_drop: float) -> Candidate:
         """The first that keeps within ``max_drop``, else the closest one there is."""
         found: list[Candidate] = []
-        for operators in (ALL_OPERATORS, PRODUCTS):
-            tried = [made for method in METHODS for made in self._attempt(method, operators)]
+        for extent in EXTENTS:
+            tried = [made for method in METHODS for made in self._attempt(method, extent)]
             best = min(tried, key=_rank)
-            coarse = self._candidate(best.method, operators, has_7_bit_weights=True)
+            coarse = self._candidate(best.method, extent, has_7_bit_weights=True)
             found.append(min(best, coarse, key=_rank))
             if found[-1].fidelity.is_within(max_drop):
                 return found[-1]
         start = min(found, key=_rank)
-        for kept in _doubling(self._by_error(start)):
-            found.append(
-                self._candidate(
-                    start.method, start.operators, kept,
-                    has_7_bit_weights=start.has_7_bit_weights,
-                )
-            )  # fmt: skip
-            if found[-1].fidelity.is_within(max_drop):
-                return found[-1]
-        return min(found, key=_rank)
+        found += self._with_fewest_in_float(start, max_drop)
+        return next(
+            (f for f in reversed(found) if f.fidelity.is_within(max_drop)), min(found, key=_rank)
+        )
 
-    def _attempt(self, method: str, operators: tuple[str, ...]) -> tuple[Candidate, ...]:
+    def _with_fewest_in_float(self, start: Candidate, max_drop: float) -> list[Candidate]:
+        """Candidates with layers in float, the last the one within that has the fewest."""
+        names = self._by_error(start)
+        found: list[Candidate] = []
+        too_few, enough = 0, 0
+        while not enough and max(1, 2 * too_few) <= len(names) // 2:
+            count = max(1, 2 * too_few)
+            found.append(self._keeping(start, names[:count]))
+            if found[-1].fidelity.is_within(max_drop):
+                enough = count
+            else:
+                too_few = count
+        while enough - too_few > max(1, enough // _FINENESS):
+            count = (too_few + enough) // 2
+            made = self._keeping(start, names[:count])
+            if made.fidelity.is_within(max_drop):
+                found.append(made)
+                enough = count
+            else:
+                found.insert(0, made)
+                too_few = count
+        return found
+
+    def _attempt(self, method: str, extent: Extent) -> tuple[Candidate, ...]:
         """One candidate; none where the histogram of a method fails, as it does on zeros alone."""
         try:
-            return (self._candidate(method, operators),)
+            return (self._candidate(method, extent),)
         except ExportError:
             raise
         except Exception:  # the calibrators raise many kinds
@@ -141,17 +161,22 @@ class Int8Search:
     def _candidate(
         self,
         method: str,
-        operators: tuple[str, ...],
+        extent: Extent,
         kept: Sequence[str] = (),
         *,
         has_7_bit_weights: bool = False,
     ) -> Candidate:
         model = quantized(
-            self._model, self._range(method), self._scheme, operators,
+            self._model, self._range(method), self._scheme, extent,
             kept=kept, has_7_bit_weights=has_7_bit_weights,
         )  # fmt: skip
         fidelity = fidelity_of(self._expected, self._outputs(model, self._judging))
-        return Candidate(model, method, operators, tuple(kept), has_7_bit_weights, fidelity)
+        return Candidate(model, method, extent, tuple(kept), has_7_bit_weights, fidelity)
+
+    def _keeping(self, start: Candidate, kept: Sequence[str]) -> Candidate:
+        return self._candidate(
+            start.method, start.extent, kept, has_7_bit_weights=start.has_7_bit_weights
+        )
 
     def _by_error(self, start: Candidate) -> list[str]:
         """Products by the error that each makes when it alone is quantised, largest first."""
@@ -161,7 +186,7 @@ class Int8Search:
         for node in self._model.graph.node:
             if node.op_type in PRODUCTS:
                 alone = quantized(
-                    self._model, self._range(start.method), self._scheme, start.operators,
+                    self._model, self._range(start.method), self._scheme, start.extent,
                     only=[node.name], has_7_bit_weights=start.has_7_bit_weights,
                 )  # fmt: skip
                 errors[node.name] = fidelity_of(expected, self._outputs(alone, batches)).error
@@ -192,11 +217,3 @@ def _rank_of_output(model: Any, place: int) -> int:
 
 def _rank(candidate: Candidate) -> tuple[float, float]:
     return candidate.fidelity.rank()
-
-
-def _doubling(names: Sequence[str]) -> Iterator[Sequence[str]]:
-    """The first, the first two, four, …, the first half."""
-    count = 1
-    while count <= len(names) // 2:
-        yield names[:count]
-        count *= 2

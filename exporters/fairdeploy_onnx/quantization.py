@@ -28,6 +28,26 @@ ALL_OPERATORS = (
 """With what lies between them, so that values stay 8 bits wide from one product to the next.
 Norms, softmax and gates stay in float: they lose most and gain least."""
 
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much of a network is computed in 8 bits."""
+
+    name: str
+    operators: tuple[str, ...]
+    float_results: tuple[str, ...] = ()
+    """Operators whose results are not rounded to 8 bits, only what goes in."""
+
+
+EXTENTS = (
+    Extent("all", ALL_OPERATORS),
+    Extent("products", PRODUCTS),
+    Extent("inputs of products", PRODUCTS, ("Gemm", "MatMul")),
+)
+"""The fastest first. Between the layers of a transformer values of a few channels are many times as
+large as the others, so that 8 bits are too few for sums and results; products of matrices can give
+floats, convolutions are fast only where they give 8 bits."""
+
 METHODS = ("minmax", "percentile", "entropy")
 _PERCENTILE = 99.99
 _BATCHES_AT_ONCE = 2
@@ -132,7 +152,7 @@ def quantized(
     model: Any,
     ranges: Any,
     scheme: Scheme,
-    operators: Sequence[str],
+    extent: Extent,
     *,
     kept: Collection[str] = (),
     only: Sequence[str] = (),
@@ -144,7 +164,7 @@ def quantized(
         model: From ``foldable_copy``; not changed.
         ranges: From ``value_ranges``.
         scheme: What the numbers stand for.
-        operators: Which kinds are quantised.
+        extent: Which kinds are quantised, and where.
         kept: Names of nodes that stay in float.
         only: Names of the only nodes to quantise; empty: all.
         has_7_bit_weights: So that sums of products do not overflow in 16 bits, as they do on x86
@@ -158,7 +178,8 @@ def quantized(
     with quiet():
         quantizer = QDQQuantizer(
             copy, True, has_7_bit_weights, QuantType.QInt8, QuantType.QInt8, ranges,
-            list(only), list(kept), list(operators), scheme.options(),
+            list(only), list(kept), list(extent.operators),
+            scheme.options() | {"OpTypesToExcludeOutputQuantization": list(extent.float_results)},
         )  # fmt: skip
         quantizer.quantize_model()
     return in_order(quantizer.model.model)

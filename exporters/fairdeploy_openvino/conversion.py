@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import logging
 from collections.abc import Iterator
 from itertools import islice
@@ -19,19 +18,16 @@ from fairdeploy.deployment.file_writing import appearing_files, artifact_of
 from fairdeploy.errors import ExportError
 from fairdeploy.records import Artifact
 from fairdeploy_openvino.library import (
-    NODES,
-    NOTES,
     import_nncf,
     import_openvino,
     one_line,
     require_network,
 )
+from fairdeploy_openvino.notes import NOTES, notes_of
 
 MAX_CALIBRATION_IMAGES = 300
 """As many as NNCF itself looks at."""
 
-_SOURCE_KEY = "fairdeploy.node"
-"""Where the ONNX exporter notes the torch node."""
 _QUANTISED = ("FakeQuantize", "FakeConvert")
 _ATTENTION = ("ScaledDotProductAttention", "Softmax")
 
@@ -46,7 +42,7 @@ def write_ir(onnx_path: Path, path: Path, precision: str, calibration: Batches |
     model = _read_onnx(openvino, onnx_path)
     if precision == "int8" and not _is_quantised(model):
         model = _quantised(model, calibration)
-    for key, value in {"precision": precision, **_notes(onnx_path)}.items():
+    for key, value in {"precision": precision, **notes_of(onnx_path)}.items():
         model.set_rt_info(value, [NOTES, key])
     with appearing_files(path) as written:
         try:
@@ -62,22 +58,6 @@ def _read_onnx(openvino: Any, path: Path) -> Any:
         return openvino.Core().read_model(str(path))
     except RuntimeError as error:  # as above
         raise ExportError(f"OpenVINO cannot read '{path.name}': {one_line(error)}") from error
-
-
-def _notes(onnx_path: Path) -> dict[str, str]:
-    """The metadata of the file, and by name of each node the torch node that it was."""
-    import onnx  # optional library: imported when an exporter is really used
-
-    model = onnx.load(onnx_path, load_external_data=False)
-    nodes = {
-        name: item.value
-        for node in model.graph.node
-        for item in node.metadata_props
-        for name in (node.name, *node.output)
-        if item.key == _SOURCE_KEY
-    }
-    metadata = {item.key: item.value for item in model.metadata_props}
-    return metadata | {NODES: json.dumps(nodes)}
 
 
 def _is_quantised(model: Any) -> bool:

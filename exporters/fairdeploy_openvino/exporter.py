@@ -36,6 +36,8 @@ class OpenvinoExporter:
     name = "openvino"
     file_suffix = ".xml"
     precisions = tuple(INFERENCE_TYPES)
+    trial_format = "onnx"
+    """The same network once it is read, and it can be cut to other widths."""
 
     def is_available(self) -> str | None:
         """None if OpenVINO is installed, else how to install it."""

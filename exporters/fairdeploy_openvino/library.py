@@ -11,9 +11,6 @@ from typing import Any
 
 from fairdeploy.errors import ExportError
 
-NOTES, NODES = "fairdeploy", "nodes"
-"""Keys in the IR's runtime information: all that we note, and the torch node of each node."""
-
 EXTRA = "run pip install 'fairdeploy[openvino]'"
 
 INFERENCE_TYPES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}

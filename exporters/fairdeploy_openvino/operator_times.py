@@ -6,7 +6,6 @@ names of the ONNX file's nodes, and the IR notes which node of the torch graph e
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from fairdeploy.errors import ExportError
 from fairdeploy.records import OperatorTime, TargetProfile
-from fairdeploy_openvino.library import NODES, NOTES
+from fairdeploy_openvino.notes import torch_nodes
 from fairdeploy_openvino.runner import OpenvinoRunner
 
 MAX_WARMUP_RUNS = 5
@@ -45,7 +44,7 @@ def operator_times(
         runner.run(inputs)
         for counted in runner.request.profiling_info:
             times[counted.node_name].append(counted.real_time.total_seconds() * 1e3)
-    rows = tuple(_rows(runner.compiled.get_runtime_model(), times, _torch_nodes(runner.model)))
+    rows = tuple(_rows(runner.compiled.get_runtime_model(), times, torch_nodes(path, runner.model)))
     runner.close()
     return rows
 
@@ -73,11 +72,3 @@ def _origin(swallowed: str, nodes: Mapping[str, str]) -> str:
     """The torch node of the first file node that is known: the one that was fused into."""
     names = (name.partition(_PART)[0] for name in swallowed.split(","))
     return next((nodes[name] for name in names if name in nodes), "")
-
-
-def _torch_nodes(model: Any) -> Mapping[str, str]:
-    """By name of the file's node; empty in files of others."""
-    if not model.has_rt_info([NOTES, NODES]):
-        return {}
-    found: Mapping[str, str] = json.loads(model.get_rt_info([NOTES, NODES]).astype(str))
-    return found

@@ -112,6 +112,8 @@ class TensorrtRtxExporter(TensorrtExporter):
     """TensorRT for RTX: builds without a GPU; the GPU that runs the engine finishes it."""
 
     name = "tensorrt-rtx"
+    file_suffix = ".rtxengine"
+    """Of its own, since an engine of TensorRT may lie beside it."""
     library = TENSORRT_RTX
 
 

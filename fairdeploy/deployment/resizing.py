@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from fairdeploy.deployment.exporter_api import Exporter, GuardedExporter, guarded
+from fairdeploy.deployment.exporter_api import Exporter, GuardedExporter, get_exporter, guarded
 from fairdeploy.records import NetworkDims
 
 Lengths = NDArray[np.int64]
@@ -40,6 +40,25 @@ class Resizer(Protocol):
             dims: The dimensions of the network's tensors.
             lengths: Length of each dimension in either file, each [D].
         """
+
+
+@runtime_checkable
+class TimesOtherFiles(Protocol):
+    """An exporter whose runner opens files of another exporter as well, and runs them as fast."""
+
+    @property
+    def trial_format(self) -> str:
+        """Name of the exporter that writes files which are only for timing."""
+
+
+def trial_exporter(exporter: Exporter) -> Exporter:
+    """What writes files that ``exporter`` shall time: itself, or another that can cut them.
+
+    Raises:
+        ExportError: That one is not installed.
+    """
+    inner = _inner(exporter)
+    return get_exporter(inner.trial_format) if isinstance(inner, TimesOtherFiles) else exporter
 
 
 def can_resize(exporter: Exporter) -> bool:

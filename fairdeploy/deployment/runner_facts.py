@@ -45,4 +45,7 @@ def runtime_versions(runner: Runner) -> dict[str, str]:
 
 
 def _inner(runner: Runner) -> Runner:
-    return runner.runner if isinstance(runner, GuardedRunner) else runner
+    """Behind all guards; an exporter in another precision adds its own to the exporter's."""
+    while isinstance(runner, GuardedRunner):
+        runner = runner.runner
+    return runner

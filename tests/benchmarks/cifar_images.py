@@ -26,6 +26,14 @@ def read_images(source: Path, num_images: int, split: str = "train") -> tuple[Te
     Returns:
         Images float32 [N, 3, 32, 32] and labels int64 [N].
     """
+    found = image_files(source, num_images, split)
+    classes = sorted({name for name, _ in found})
+    images = torch.stack([_tensor_from_bytes(content) for _, content in found])
+    return images, torch.tensor([classes.index(name) for name, _ in found])
+
+
+def image_files(source: Path, num_images: int, split: str) -> list[tuple[str, bytes]]:
+    """The same images as their class and what their files hold."""
     names, read = _open(source)
     by_class: dict[str, list[str]] = {}
     for name in sorted(names):
@@ -33,12 +41,10 @@ def read_images(source: Path, num_images: int, split: str = "train") -> tuple[Te
         if path.suffix.lower() in {".jpg", ".png"} and path.parts[-3:-2] == (split,):
             by_class.setdefault(path.parts[-2], []).append(name)
     per_class = num_images // max(len(by_class), 1)
-    pairs = [(name, label) for label, cls in enumerate(sorted(by_class))
-             for name in by_class[cls][:per_class]]  # fmt: skip
-    if not pairs:
+    found = [(cls, read(name)) for cls in sorted(by_class) for name in by_class[cls][:per_class]]
+    if not found:
         raise SystemExit(f"no images under '{split}/<class>/' in {source}")
-    images = torch.stack([_tensor_from_bytes(read(name)) for name, _ in pairs])
-    return images, torch.tensor([label for _, label in pairs])
+    return found
 
 
 def shuffled(images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:

@@ -55,7 +55,7 @@ def _network(name: str) -> nn.Module:
     if name.startswith("resnet"):
         return CifarResNet(int(name.removeprefix("resnet")))
     if name == "vgg":
-        return _vgg()
+        return vgg()
     ensure_torchvision()
     import timm
 
@@ -63,7 +63,8 @@ def _network(name: str) -> nn.Module:
     return timm.create_model(architecture, num_classes=10, **settings)
 
 
-def _vgg() -> nn.Module:
+def vgg() -> nn.Module:
+    """For ``--arch tests/benchmarks/cifar_networks.py:vgg``."""
     layers: list[nn.Module] = []
     channels = 3
     for width in VGG_WIDTHS:

@@ -57,6 +57,11 @@ class CifarResNet(nn.Module):
         return out
 
 
+def resnet20() -> CifarResNet:
+    """For ``--arch tests/benchmarks/cifar_resnet.py:resnet20``."""
+    return CifarResNet(20)
+
+
 def resnet56() -> CifarResNet:
     """For ``--arch tests/benchmarks/cifar_resnet.py:resnet56``."""
     return CifarResNet(56)

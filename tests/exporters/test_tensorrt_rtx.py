@@ -11,11 +11,14 @@ import torch
 from onnx import helper
 
 from fairdeploy.errors import ExportError
+from fairdeploy.graph.units import build_unit_graph
+from fairdeploy.inputs.architectures import build_network, parse_architecture
 from fairdeploy_onnx import OnnxExporter
 from fairdeploy_tensorrt import TensorrtRtxExporter
 from fairdeploy_tensorrt.device import missing_for_running
 from tests.deployment.fakes import profile
 from tests.exporters.captured_networks import EXAMPLE, captured, captured_two_by_two
+from tests.exporters.test_quantization import batches
 from tests.onnx_files import write_dense
 from tests.random_networks import BLOCKS
 
@@ -108,3 +111,65 @@ def test_running_without_a_gpu_is_one_line_that_says_what_is_missing(
         rtx.open(path, TARGET)
     assert str(caught.value) == missing_for_running()
     assert rtx.unusable_because(TARGET) == missing_for_running()
+
+
+def test_int8_without_zero_points_becomes_an_engine_and_with_them_it_is_refused_in_one_line(
+    rtx: TensorrtRtxExporter, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fp32 = tmp_path / "m.onnx"
+    OnnxExporter().export(captured("plain"), EXAMPLE, fp32, dynamic_batch=True, metadata={})
+    for precision in ("int8", "int8-symmetric"):
+        OnnxExporter().convert(fp32, tmp_path / f"{precision}.onnx", precision, batches(3))
+    engine = tmp_path / "model.rtxengine"
+    assert rtx.onnx_precision("int8") == "int8-symmetric"
+    artifact = rtx.convert(tmp_path / "int8-symmetric.onnx", engine, "int8", None)
+    assert artifact.precision == "int8"
+    tag = json.loads((tmp_path / "model.rtxengine.json").read_text())
+    assert tag["precision"] == "int8"
+    assert tag["metadata"]["fairdeploy.precision"] == "int8-symmetric"
+    refused = tmp_path / "refused.rtxengine"
+    with pytest.raises(ExportError, match=r"'QuantizeLinear'.*[Zz]ero point") as caught:
+        rtx.convert(tmp_path / "int8.onnx", refused, "int8", None)
+    assert "\n" not in str(caught.value)
+    assert not refused.exists()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_file_of_another_precision_is_refused_and_the_right_one_named(
+    rtx: TensorrtRtxExporter, tmp_path: Path
+) -> None:
+    dense = write_dense(tmp_path / "dense.onnx")
+    with pytest.raises(
+        ExportError, match=r"^'dense.onnx' is fp32, and TensorRT .*; give the int8 ONNX file$"
+    ):
+        rtx.convert(dense, tmp_path / "model.rtxengine", "int8", None)
+
+
+NETWORKS = {
+    "resnet56": "tests/benchmarks/cifar_resnet.py:resnet56",
+    "resnet18": "timm:resnet18",
+    "mobilenetv2_100": "timm:mobilenetv2_100",
+    "convnext_atto": "timm:convnext_atto",
+    "deit_tiny": "timm:deit_tiny_patch16_224,img_size=64",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_real_networks_become_engines_in_every_precision(
+    rtx: TensorrtRtxExporter, name: str, tmp_path: Path
+) -> None:
+    module = build_network(parse_architecture(NETWORKS[name]), num_classes=None, seed=0)
+    images = torch.randn(24, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    graph = build_unit_graph(module, (images[:2],))
+    fp32 = tmp_path / "fp32.onnx"
+    OnnxExporter().export(graph.module, (images[:2],), fp32, dynamic_batch=True, metadata={})
+    calibration = tuple((batch.numpy(),) for batch in images.split(4))
+    for precision in rtx.precisions:
+        source = fp32
+        if precision != "fp32":
+            source = tmp_path / f"{precision}.onnx"
+            OnnxExporter().convert(fp32, source, rtx.onnx_precision(precision), calibration)
+        path = tmp_path / f"{precision}.rtxengine"
+        assert rtx.convert(source, path, precision, None).precision == precision
+        assert path.stat().st_size > 100_000
