@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from fairdeploy.deployment.exporter_api import Exporter, Runner
-from fairdeploy.deployment.local_device import Device, LocalDevice
+from fairdeploy.deployment.local_device import Device, profiler_on
 from fairdeploy.deployment.parity import check_parity, repeated, require_parity
 from fairdeploy.errors import DeviceLostError
 from fairdeploy.evaluation import Evaluation
@@ -103,12 +103,10 @@ def deliver(
                 watch.warn(f"the file that is written was not measured: {error}")
                 return Delivery(artifact, parity, None)
             stage.note(f"{latency.speedup:.2f}x")
-        operators = None
-        if isinstance(device, LocalDevice):
-            operators = time_operators(
-                files, arrays, graph, graph.removed_mask(plan.removed), latency,
-                exporter=exporter, profile=profile, held=held, watch=watch,
-            )  # fmt: skip
+        operators = time_operators(
+            files, arrays, graph, graph.removed_mask(plan.removed), latency,
+            profiler=profiler_on(device, exporter), profile=profile, held=held, watch=watch,
+        )  # fmt: skip
     return Delivery(artifact, parity, latency, operators)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from fairdeploy.allocation.cost import CostModel
 from fairdeploy.allocation.latency_model import latency_terms
 from fairdeploy.allocation.latency_search import search_latency
+from fairdeploy.allocation.nearby import nearby_plan
 from fairdeploy.allocation.search import check_reachable, search, smallest_plan
 from fairdeploy.allocation.trade import traded
 from fairdeploy.deployment.exporter_api import Exporter
@@ -100,7 +101,11 @@ class LatencyPlanner:
                 smallest=(self.smallest_share, self.smallest),
                 original=original_of(self.smallest),
                 budget=budget.text,
-            )
+                nearby=lambda plan, share, fixed: nearby_plan(
+                    plan, groups, self.costs.costs, others,
+                    latency_ms=share * original_ms, fixed=fixed,
+                ),
+            )  # fmt: skip
             stage.note(f"{record.num_measured} candidates measured, {record.ended_because}")
         predicted = allocation.costs["latency"] / original_ms
         return Chosen(allocation, self.costs, budgets_at(predicted), record)

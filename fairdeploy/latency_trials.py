@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
-from fairdeploy.deployment.exporter_api import Exporter, profiler_of
-from fairdeploy.deployment.local_device import Device
+from fairdeploy.deployment.exporter_api import Exporter
+from fairdeploy.deployment.local_device import Device, profiler_on
 from fairdeploy.deployment.resizing import (
     WidthTemplate,
     can_resize,
@@ -86,11 +86,17 @@ class LatencyTrials:
 
     def node_times(self, file: Path) -> Mapping[str, float]:
         """Milliseconds by node in one of the exported files; empty if the runtime can't tell."""
-        profiler = profiler_of(self._setting.exporter)
+        profiler = profiler_on(self._setting.device, self._setting.exporter)
         if profiler is None:
             return {}
+        try:
+            rows = profiler.operator_times(file, self._inputs, self._setting.profile)
+        except DeviceLostError:
+            raise
+        except (ExportError, MeasurementError):
+            return {}
         times: dict[str, float] = {}
-        for row in profiler.operator_times(file, self._inputs, self._setting.profile):
+        for row in rows:
             times[row.node] = times.get(row.node, 0.0) + row.median_ms
         return times
 

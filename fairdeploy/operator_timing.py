@@ -1,4 +1,4 @@
-"""Times every operator of both files, and compares them, where the exporter has a profiler."""
+"""Times every operator of both files, and compares them, where the device has a profiler."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fairdeploy.deployment.exporter_api import Array, Exporter, profiler_of
+from fairdeploy.deployment.exporter_api import Array, OperatorProfiler
 from fairdeploy.deployment.obstacles import Conditions
 from fairdeploy.deployment.operator_comparison import compare_operators
-from fairdeploy.errors import ExportError
+from fairdeploy.errors import ExportError, MeasurementError
 from fairdeploy.graph.layer_facts import layer_facts
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import (
@@ -38,12 +38,12 @@ def time_operators(
     removed: NDArray[np.bool_],
     latency: LatencyComparison,
     *,
-    exporter: Exporter,
+    profiler: OperatorProfiler | None,
     profile: TargetProfile,
     held: Mapping[int, str],
     watch: Stopwatch,
 ) -> OperatorComparison | None:
-    """Compare both files operator by operator; None if the exporter cannot tell.
+    """Compare both files operator by operator; None if nothing there can tell.
 
     Args:
         files: Original and shrunk.
@@ -51,12 +51,11 @@ def time_operators(
         graph: The network.
         removed: Boolean, shape [num_units].
         latency: Their race, which says how many runs there is time for.
-        exporter: Wrote the files.
+        profiler: Times them; None if nothing can.
         profile: The target.
         held: By index of a group that the user keeps whole: the option.
         watch: Shows the stage.
     """
-    profiler = profiler_of(exporter)
     if profiler is None:
         return None
     num_runs = _num_runs(latency.original.median_ms)
@@ -69,7 +68,7 @@ def time_operators(
                 ]
                 for _ in range(ROUNDS)
             ]
-        except ExportError as error:
+        except (ExportError, MeasurementError) as error:
             watch.warn(f"operators were not timed: {error}")
             return None
         original, shrunk = (_fastest(times) for times in zip(*rounds, strict=True))

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fairdeploy.deployment.exporter_api import GuardedExporter
+from fairdeploy.deployment.exporter_api import GuardedExporter, profiler_of
+from fairdeploy.errors import DeviceLostError
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.operator_timing import time_operators
@@ -58,7 +59,7 @@ def timed(
     removed = graph.removed_mask({graph.groups[0].name: (0, 1, 2)})
     return time_operators(
         FILES, (), graph, removed, race(original_ms),
-        exporter=GuardedExporter(exporter), profile=profile(channel_multiple=4),
+        profiler=profiler_of(GuardedExporter(exporter)), profile=profile(channel_multiple=4),
         held={}, watch=watch,
     )  # fmt: skip
 
@@ -98,6 +99,17 @@ def test_a_profiler_that_fails_is_a_warning(graph: UnitGraph) -> None:
     assert watch.warnings == [
         "operators were not timed: 'original' could not be timed by operator: KeyError: 'ts'"
     ]
+
+
+class Lost(WorkingExporter):
+    def operator_times(self, path, inputs, profile, *, num_runs=20):
+        raise DeviceLostError("'board' does not answer")
+
+
+def test_a_device_that_is_lost_meanwhile_is_a_warning(graph: UnitGraph) -> None:
+    watch = Stopwatch(SilentProgress())
+    assert timed(graph, Lost(), watch) is None
+    assert watch.warnings == ["operators were not timed: 'board' does not answer"]
 
 
 def test_an_exporter_without_a_profiler_is_passed_over_in_silence(graph: UnitGraph) -> None:

@@ -1,13 +1,17 @@
 """Measures the ONNX files of a job on the device that it lies on.
 
-A copy of this file follows copies of ``race``, ``device_facts`` and ``session`` in one script that
-needs Python 3.8, numpy and onnxruntime; it must not use anything else of fairdeploy.
+A copy of this file follows copies of ``race``, ``device_facts``, ``session`` and
+``operator_profile`` in one script that needs Python 3.8, numpy and onnxruntime; it must not use
+anything else of fairdeploy.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import sys
+import tempfile
+import zlib
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
@@ -26,11 +30,13 @@ from fairdeploy.device_facts import (
     load_average,
     usable_cores,
 )
+from fairdeploy_onnx.operator_profile import profiled_operators
 from fairdeploy_onnx.session import ProviderError, one_line, open_session, runtime_versions_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from fairdeploy_onnx.operator_profile import Profiled
 
 USAGE = "usage: python measure.py [--json] [FOLDER]"
 JOB_FILE = "job.json"
@@ -62,21 +68,28 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def do_job(folder: Path) -> dict[str, Any]:
-    """Open and race the files that the folder's ``job.json`` names; the raw result."""
+    """Do what the folder's ``job.json`` asks for; the raw result.
+
+    Its files are opened and raced; or, where it has ``profiled_runs``, their operators are timed.
+    """
     job = json.loads((folder / JOB_FILE).read_text(encoding="utf-8"))
     onnxruntime = _import_onnxruntime()
     with np.load(folder / job["inputs"], allow_pickle=False) as archive:
         inputs = [archive[str(index)] for index in range(len(archive.files))]
-    load_before = load_average()
+    paths = [folder / name for name in job["files"]]
     with ExitStack() as stack:
         stack.enter_context(held_on_cores(job["affinity"]))
         threads = job["threads"] or usable_cores()
-        paths = [folder / name for name in job["files"]]
         opens = [
             partial(_opened, onnxruntime, path, job["providers"], threads, inputs) for path in paths
         ]
+        if job.get("profiled_runs"):
+            told = [_operators(open_with, job["profiled_runs"], folder) for open_with in opens]
+            return {"schema_version": 1, "job": job, "operators": told}
+        load_before = load_average()
         facts = device_facts()
-        measured = measure(opens, RaceSettings(**job["settings"]), seed=job["seed"])
+        entrants = [partial(_entrant, open_with) for open_with in opens]
+        measured = measure(entrants, RaceSettings(**job["settings"]), seed=job["seed"])
     return {
         "schema_version": 1,
         "job": job,
@@ -123,12 +136,32 @@ def table_lines(result: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _operators(
+    open_with: Callable[[Callable[[Any], None]], Profiled], num_runs: int, folder: Path
+) -> dict[str, Any]:
+    """What each operator of a file takes, and the graph that ONNX Runtime made of the file."""
+    with tempfile.TemporaryDirectory(dir=str(folder)) as scratch:
+        rows, graph = profiled_operators(open_with, JobError, Path(scratch), num_runs)
+    packed = None if graph is None else base64.b64encode(zlib.compress(graph)).decode("ascii")
+    return {"rows": rows, "graph": packed}
+
+
+def _entrant(open_with: Callable[[], Profiled]) -> Opened:
+    call, _ = open_with()
+    return Opened(call, lambda: None)  # the session goes when nothing calls it any more
+
+
 def _opened(
-    onnxruntime: Any, path: Path, providers: Sequence[str], threads: int, inputs: Sequence[Any]
-) -> Opened:
-    """An open file, called with the inputs."""
+    onnxruntime: Any,
+    path: Path,
+    providers: Sequence[str],
+    threads: int,
+    inputs: Sequence[Any],
+    configure: Callable[[Any], None] | None = None,
+) -> Profiled:
+    """An open file's call, and what ends its profile."""
     try:
-        session = open_session(onnxruntime, path, providers, threads)
+        session = open_session(onnxruntime, path, providers, threads, configure)
     except ProviderError:
         raise
     except Exception as error:  # ONNX Runtime's exceptions have no public base
@@ -142,11 +175,7 @@ def _opened(
         except Exception as error:  # as above
             raise _cannot_run(path, error) from error
 
-    def close() -> None:
-        nonlocal session
-        session = None
-
-    return Opened(call, close)
+    return call, session.end_profiling
 
 
 def _cannot_run(path: Path, error: Exception) -> JobError:

@@ -21,12 +21,12 @@ from torch import Tensor, fx
 
 from fairdeploy.errors import ExportError
 from fairdeploy.records import Artifact, NetworkDims, OperatorTime, TargetProfile, TensorNames
-from fairdeploy_onnx import device_main, session
+from fairdeploy_onnx import device_main, operator_profile, session
 from fairdeploy_onnx.attention import prepare_attention
 from fairdeploy_onnx.conversion import OnnxConversion
 from fairdeploy_onnx.lost_constants import restore_lost_constants
 from fairdeploy_onnx.node_sources import SOURCE_KEY, source_names
-from fairdeploy_onnx.operator_times import operator_times
+from fairdeploy_onnx.operator_times import operator_times, told_operator_times
 from fairdeploy_onnx.probe import unusable_because
 from fairdeploy_onnx.runner import OnnxRunner
 from fairdeploy_onnx.splits import prepare_splits
@@ -69,7 +69,7 @@ class OnnxExporter(OnnxConversion):
 
     def device_sources(self) -> tuple[str, ...]:
         """The files that measure on a device with numpy and ONNX Runtime alone."""
-        return inspect.getsource(session), inspect.getsource(device_main)
+        return tuple(map(inspect.getsource, (session, operator_profile, device_main)))
 
     def export(
         self,
@@ -132,6 +132,10 @@ class OnnxExporter(OnnxConversion):
         """
         self._require_precision(profile)
         return operator_times(path, inputs, profile, num_runs=num_runs)
+
+    def told_operator_times(self, path: Path, told: Mapping[str, Any]) -> tuple[OperatorTime, ...]:
+        """What a device told of the operators of a file that it was sent."""
+        return told_operator_times(path, told)
 
     def width_template(
         self,

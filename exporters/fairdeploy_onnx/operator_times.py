@@ -1,4 +1,4 @@
-"""How long each operator takes, from ONNX Runtime's own profiler.
+"""How long each operator takes, from ONNX Runtime's own profiler, here or on another device.
 
 The profiler adds some microseconds to each operator, so the sum is above what the network takes
 without it. On a GPU it times the launch of an operator, not the work.
@@ -6,35 +6,26 @@ without it. On a GPU it times the launch of an operator, not the work.
 
 from __future__ import annotations
 
-import json
+import base64
 import tempfile
-from bisect import bisect_right
-from collections import defaultdict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from fairdeploy.errors import ExportError
 from fairdeploy.records import OperatorTime, TargetProfile
 from fairdeploy_onnx.operator_origins import operator_origins, origin_by_name
+from fairdeploy_onnx.operator_profile import profiled_operators
 from fairdeploy_onnx.runner import OnnxRunner
 
-MAX_WARMUP_RUNS = 5
-"""The first runs allocate and page in."""
+if TYPE_CHECKING:
+    from fairdeploy_onnx.operator_profile import Profiled
 
-_EVENT_ENDING = "_kernel_time"
-_US_PER_MS = 1e3
-
-
-@dataclass(frozen=True, slots=True)
-class _Operator:
-    name: str
-    op_type: str
-    shape: tuple[int, ...] = field(compare=False)
+Row = Mapping[str, Any]
 
 
 def operator_times(
@@ -51,80 +42,56 @@ def operator_times(
     """
     if num_runs < 1:
         raise ExportError(f"operator times need at least 1 run, got {num_runs}")
+    open_with = partial(_opened, path, inputs, profile)
     with tempfile.TemporaryDirectory(prefix="operator-times-") as scratch:
-        folder = Path(scratch)
-        runner, optimized = _open(path, profile, folder)
-        for _ in range(min(MAX_WARMUP_RUNS, num_runs) + num_runs):
-            runner.run(inputs)
-        events = json.loads(runner.end_profiling().read_text(encoding="utf-8"))
+        rows, graph = profiled_operators(open_with, ExportError, Path(scratch), num_runs)
+    return _with_origins(path, rows, graph)
+
+
+def told_operator_times(path: Path, told: Mapping[str, Any]) -> tuple[OperatorTime, ...]:
+    """The same from what ``device_main`` told of a file that lies here, too."""
+    packed = told["graph"]
+    graph = None if packed is None else zlib.decompress(base64.b64decode(packed))
+    return _with_origins(path, told["rows"], graph)
+
+
+def _opened(
+    path: Path,
+    inputs: tuple[NDArray[Any], ...],
+    profile: TargetProfile,
+    configure: Callable[[Any], None],
+) -> Profiled:
+    runner = OnnxRunner(path, profile, configure)
+
+    def end() -> Path:
+        file = runner.end_profiling()
         runner.close()
-        origins = _origins(path, optimized)
-    times = _times_by_operator(events, num_runs)
+        return file
+
+    return partial(runner.run, inputs), end
+
+
+def _with_origins(path: Path, rows: Iterable[Row], graph: bytes | None) -> tuple[OperatorTime, ...]:
+    origin = _origins(path, graph)
     return tuple(
         OperatorTime(
-            name=operator.name,
-            op_type=operator.op_type,
-            node=origins(operator),
-            median_ms=median(own) / _US_PER_MS,
-            output_shape=operator.shape,
+            name=row["name"],
+            op_type=row["op_type"],
+            node=origin(row),
+            median_ms=float(row["median_ms"]),
+            output_shape=tuple(row["shape"]),
         )
-        for operator, own in times.items()
+        for row in rows
     )
 
 
-def _open(path: Path, profile: TargetProfile, folder: Path) -> tuple[OnnxRunner, Path | None]:
-    """A profiling runner, and the graph that it runs if ONNX Runtime can write that down."""
-    optimized = folder / "optimized.onnx"
-
-    def profiled(options: Any) -> None:
-        options.enable_profiling = True
-        options.profile_file_prefix = str(folder / "profile")
-
-    def profiled_and_written(options: Any) -> None:
-        profiled(options)
-        options.optimized_model_filepath = str(optimized)
-        for key, value in (("file_name", "weights"), ("min_size_in_bytes", "64")):
-            options.add_session_config_entry(
-                f"session.optimized_model_external_initializers_{key}", value
-            )
-
-    try:
-        return OnnxRunner(path, profile, profiled_and_written), optimized
-    except ExportError:  # parts compiled for a device have no ONNX form
-        return OnnxRunner(path, profile, profiled), None
-
-
-def _origins(path: Path, optimized: Path | None) -> Callable[[_Operator], str]:
+def _origins(path: Path, graph: bytes | None) -> Callable[[Row], str]:
+    """From a row to the torch node that it came from."""
     import onnx  # optional library: imported when an exporter is really used
 
     nodes = onnx.load(path, load_external_data=False).graph.node
-    if optimized is None:
+    if graph is None:
         named = {node.name: node for node in nodes}
-        return lambda operator: origin_by_name(operator.name, operator.op_type, named)
-    found = operator_origins(nodes, onnx.load(optimized, load_external_data=False).graph.node)
-    return lambda operator: found.get(operator.name, "")
-
-
-def _times_by_operator(
-    events: list[Mapping[str, Any]], num_runs: int
-) -> dict[_Operator, list[float]]:
-    """Microseconds in each of the last ``num_runs`` runs; an operator in a loop runs often."""
-    starts = [event["ts"] for event in events if event["name"] == "model_run"][-num_runs:]
-    times: dict[_Operator, list[float]] = defaultdict(lambda: [0.0] * num_runs)
-    for event in sorted(events, key=lambda event: event["ts"]):
-        if event["cat"] != "Node" or not event["name"].endswith(_EVENT_ENDING):
-            continue
-        run = bisect_right(starts, event["ts"]) - 1
-        if run >= 0:
-            times[_operator(event)][run] += event["dur"]
-    return times
-
-
-def _operator(event: Mapping[str, Any]) -> _Operator:
-    arguments = event["args"]
-    shapes = [shape for item in arguments.get("output_type_shape", ()) for shape in item.values()]
-    return _Operator(
-        name=event["name"].removesuffix(_EVENT_ENDING),
-        op_type=arguments["op_name"],
-        shape=tuple(shapes[0]) if shapes else (),
-    )
+        return lambda row: origin_by_name(row["name"], row["op_type"], named)
+    found = operator_origins(nodes, onnx.load_model_from_string(graph).graph.node)
+    return lambda row: found.get(row["name"], "")

@@ -8,6 +8,9 @@ measured neighbours of the budget crosses the aim. The aim is a little below the
 plan that is found is still within it when it is measured again. A plan counts by the mean of its
 races, and is confirmed by a fresh one that is within the budget itself.
 
+Where the time jumps over the budget between two plans of that path, or half of the measurements are
+spent, plans beside the path are proposed instead (see ``detours``).
+
 A plan that removes more than another and yet was slower is passed over.
 """
 
@@ -15,20 +18,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from statistics import fmean
 
+from fairdeploy.allocation.detours import Detours, Nearby
+from fairdeploy.allocation.measured_plans import (
+    AIM,
+    CLOSE_ENOUGH,
+    MeasuredPlan,
+    is_outdone,
+    is_step,
+)
 from fairdeploy.errors import DeviceLostError
 from fairdeploy.records import Allocation, LatencyCandidate, LatencySearch, TimedPlan
 
 MAX_CANDIDATES = 8
-AIM = 0.985
-"""Share of the budget that proposals aim at: halfway between the budget and 3 % under it."""
-CLOSE_ENOUGH = 0.97
-"""From this share of the budget on, a plan is worth confirming."""
+MAX_ON_PATH = 4
+"""Candidates that are measured before plans beside the path are tried in any case."""
 
 _HALVINGS = 8
-_MAX_RACES = 3
-"""Of one plan; what is not confirmed by then counts as over the budget."""
 
 PlanAt = Callable[[float], Allocation]
 """The plan for a predicted share of the original's latency, within all other budgets."""
@@ -38,33 +44,14 @@ Used = Callable[[TimedPlan], float]
 
 
 @dataclass(slots=True)
-class _Point:
-    """A plan with the share of the budget that each race of it took."""
-
-    proxy: float
-    races: list[float]
-    timed: TimedPlan
-    allocation: Allocation | None = None
-    is_confirmed: bool = False
-
-    @property
-    def used(self) -> float:
-        """One race alone may be a percent off, so their mean."""
-        return fmean(self.races)
-
-    @property
-    def fits(self) -> bool:
-        return self.used <= 1 and (self.is_confirmed or len(self.races) < _MAX_RACES)
-
-
-@dataclass(slots=True)
 class _Search:
     plan_at: PlanAt
     measure: Measure
     used: Used
     predicted: Callable[[Allocation], float]
-    points: list[_Point]
+    points: list[MeasuredPlan]
     max_candidates: int
+    detours: Detours
     log: list[LatencyCandidate] = field(default_factory=list)
     num_measured: int = 0
 
@@ -82,6 +69,7 @@ class _Search:
                 params=allocation.costs["params"],
                 macs=allocation.costs["macs"],
                 is_confirmation=is_confirmation,
+                is_detour=not is_confirmation and self.detours.has_proposed,
             )
         )
         return timed, used
@@ -90,7 +78,7 @@ class _Search:
         """Measure candidates until one is close and confirmed; why it ended."""
         while True:
             best = self.best()
-            if best.used >= CLOSE_ENOUGH and self._confirm(best) and best.used >= CLOSE_ENOUGH:
+            if best.is_close and self._confirm(best) and best.is_close:
                 return f"confirmed between {CLOSE_ENOUGH:.0%} of the budget and the budget"
             if self.num_measured >= self.max_candidates:
                 return self._settle(f"{self.num_measured} candidates were measured")
@@ -99,17 +87,27 @@ class _Search:
             allocation = self._next(self.best())
             if allocation is None:
                 return self._settle("no plan lies between the measured ones")
-            self._add(allocation)
+            self.add(allocation)
 
-    def best(self) -> _Point:
-        """The plan that removes least among those that fit."""
+    def best(self) -> MeasuredPlan:
+        """Among those that fit, the plan that removes least, if none is close to the budget."""
         fitting = [point for point in self.points if point.fits and point.allocation]
-        return max(fitting, key=lambda point: point.proxy)
+        close = [
+            point
+            for point in fitting
+            if point.is_close
+            and point.allocation
+            and not is_outdone(point.allocation, [p for p in fitting if p.used <= point.used])
+        ]
+        return max(close or fitting, key=lambda point: point.proxy)
 
-    def _add(self, allocation: Allocation) -> None:
+    def add(self, allocation: Allocation) -> None:
+        """Measure a new plan."""
         timed, used = self.time(allocation)
         self.num_measured += 1
-        self.points.append(_Point(self.predicted(allocation), [used], timed, allocation))
+        point = MeasuredPlan(self.predicted(allocation), [used], timed, allocation)
+        self.points.append(point)
+        self.detours.learn(point)
         self._pass_over_slower()
 
     def _pass_over_slower(self) -> None:
@@ -125,13 +123,13 @@ class _Search:
             ):
                 self.log[number] = replace(entry, remark="slower than a plan that removes less")
 
-    def _confirm(self, point: _Point) -> bool:
+    def _confirm(self, point: MeasuredPlan) -> bool:
         """Whether a fresh measurement finds the plan within the budget too."""
         if point.allocation is None or point.is_confirmed:
             return True
         point.timed, used = self.time(point.allocation, is_confirmation=True)
         point.races.append(used)
-        point.is_confirmed = used <= 1 and point.used <= 1
+        point.is_confirmed = used <= 1
         return point.is_confirmed
 
     def _settle(self, reason: str) -> str:
@@ -140,13 +138,27 @@ class _Search:
             pass
         return reason
 
-    def _next(self, best: _Point) -> Allocation | None:
-        """A plan that was not measured, near where the aim should be; None if there is none."""
+    def _next(self, best: MeasuredPlan) -> Allocation | None:
+        """A plan that was not measured and should be close to the aim; None if there is none."""
         above = [point for point in self.points if not point.fits and point.proxy > best.proxy]
         if not above:
-            return None
+            return self.detours.propose(self.points) if self.detours.is_open else None
         over = min(above, key=lambda point: point.proxy)
-        share = (AIM - best.used) / (over.used - best.used)
+        on_path = self._on_path(best, over)
+        if not self.detours.is_open:
+            jumps = is_step(best, over) or on_path is None
+            if not jumps and self.num_measured < MAX_ON_PATH:
+                return on_path
+            self.detours.open(best, over if jumps else None)
+        found = self.detours.propose(self.points)
+        if found is None:
+            self.detours.close()
+        return found or on_path
+
+    def _on_path(self, best: MeasuredPlan, over: MeasuredPlan) -> Allocation | None:
+        """One between the two that the shared tolerance gives."""
+        gap = over.used - best.used
+        share = (AIM - best.used) / gap if gap > 0 else 0.5
         aim = best.proxy + min(max(share, 0.02), 0.98) * (over.proxy - best.proxy)
         known = [point.allocation.removed for point in self.points if point.allocation]
         for proxy in _around(aim, best.proxy, over.proxy):
@@ -165,6 +177,10 @@ def _around(aim: float, low: float, high: float) -> Iterator[float]:
         yield low + part * (aim - low)
 
 
+def _nowhere(plan: Allocation, share: float, fixed: frozenset[str]) -> None:
+    """Where there is only the path."""
+
+
 def search_latency(
     plan_at: PlanAt,
     measure: Measure,
@@ -174,6 +190,7 @@ def search_latency(
     smallest: tuple[float, TimedPlan],
     original: TimedPlan,
     budget: str,
+    nearby: Nearby | None = None,
     max_candidates: int = MAX_CANDIDATES,
 ) -> tuple[Allocation, LatencySearch]:
     """The plan that removes least among the measured ones within the budget.
@@ -187,6 +204,7 @@ def search_latency(
         smallest: Proxy and measurement of the smallest plan that is allowed; it fits.
         original: Measurement of the original.
         budget: As typed.
+        nearby: Plans beside the path that ``plan_at`` gives; they must meet all other budgets too.
         max_candidates: Different plans to measure at most; confirmations are not counted.
 
     Raises:
@@ -196,16 +214,17 @@ def search_latency(
     whole = plan_at(1.0)
     asks_for_more = any(whole.removed.values())
     points = [
-        _Point(share, [used(least)], least, plan_at(share), is_confirmed=True),
-        _Point(
+        MeasuredPlan(share, [used(least)], least, plan_at(share), is_confirmed=True),
+        MeasuredPlan(
             1.0, [used(original)], original, None if asks_for_more else whole, is_confirmed=True
         ),
     ]
-    search = _Search(plan_at, measure, used, predicted, points, max_candidates)
+    detours = Detours(nearby or _nowhere)
+    search = _Search(plan_at, measure, used, predicted, points, max_candidates, detours)
     is_whole = True
     try:
         if asks_for_more:
-            search._add(whole)
+            search.add(whole)
         reason = search.run()
     except DeviceLostError as error:
         if search.num_measured == 0:

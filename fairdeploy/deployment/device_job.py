@@ -32,12 +32,14 @@ def job_text(
     *,
     batch: int,
     seed: int,
+    profiled_runs: int | None = None,
 ) -> str:
     """``job.json``.
 
     Args:
         files: One or two, relative to the folder of the job.
         inputs: The file that ``inputs_bytes`` wrote, relative to it too.
+        profiled_runs: Times operators over so many runs instead of racing.
     """
     job = {
         "schema_version": 1,
@@ -51,6 +53,8 @@ def job_text(
         "settings": asdict(settings),
         "seed": seed,
     }
+    if profiled_runs is not None:
+        job["profiled_runs"] = profiled_runs
     return json.dumps(job, indent=1) + "\n"
 
 

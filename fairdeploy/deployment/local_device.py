@@ -1,11 +1,11 @@
-"""Where files are raced: a device, of which this machine is one."""
+"""Where files are raced, and their operators timed: a device, of which this machine is one."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Protocol
 
-from fairdeploy.deployment.exporter_api import Array, Exporter
+from fairdeploy.deployment.exporter_api import Array, Exporter, OperatorProfiler, profiler_of
 from fairdeploy.deployment.latency import compare_latency
 from fairdeploy.records import LatencyComparison, TargetProfile
 
@@ -56,3 +56,10 @@ class LocalDevice:
             seed=seed,
             decide_ratio=decide_ratio,
         )
+
+
+def profiler_on(device: Device, exporter: Exporter) -> OperatorProfiler | None:
+    """What times single operators on the device: itself, or here the exporter; None if nothing."""
+    if isinstance(device, OperatorProfiler):
+        return device
+    return profiler_of(exporter) if isinstance(device, LocalDevice) else None

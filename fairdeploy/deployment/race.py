@@ -155,6 +155,7 @@ def race(
                 return RaceResult(tuple(tuple(own) for own in times), interval, because)
             next_look = count + max(_PAIRS_BETWEEN_LOOKS, int(count * _GROWTH_BETWEEN_LOOKS))
             if entrants is not None:
+                calls = ()  # what is closed goes before its successor is opened
                 entrants.renew()
                 calls = entrants.calls
             _refill_caches(calls)

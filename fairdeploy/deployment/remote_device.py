@@ -19,14 +19,15 @@ from fairdeploy.deployment.device_job import (
     network_files,
     parse_result,
 )
+from fairdeploy.deployment.device_operators import operator_times_from
 from fairdeploy.deployment.device_script import device_script
 from fairdeploy.deployment.exporter_api import Array, get_exporter
 from fairdeploy.deployment.latency import race_settings
-from fairdeploy.deployment.latency_records import Terms, comparison_record, measurement_record
-from fairdeploy.deployment.race import Measured, RaceSettings
+from fairdeploy.deployment.latency_records import comparison_record, measurement_record
+from fairdeploy.deployment.race import RaceSettings
 from fairdeploy.deployment.ssh import Content, SshHost
 from fairdeploy.errors import DeviceLostError, MeasurementError
-from fairdeploy.records import LatencyComparison, LatencyMeasurement, TargetProfile
+from fairdeploy.records import LatencyComparison, LatencyMeasurement, OperatorTime, TargetProfile
 
 _SHORT_SECONDS = 60.0
 """For commands that only look or tidy up."""
@@ -101,7 +102,9 @@ class RemoteDevice:
             ExportError: The profile's runtime cannot measure on other devices.
         """
         settings = replace(race_settings(profile), decide_ratio=decide_ratio)
-        measured, terms = self._measure((original, shrunk), inputs, profile, settings, seed)
+        text = self._answer((original, shrunk), inputs, profile, settings, seed)
+        self._remove(shrunk, unless=original)
+        measured, terms = parse_result(text, profile)
         return comparison_record(measured, profile, terms)
 
     def measure(
@@ -109,8 +112,30 @@ class RemoteDevice:
     ) -> LatencyMeasurement:
         """Time one file on the device, as ``latency.measure_latency`` does here; same errors."""
         settings = race_settings(profile)
-        measured, terms = self._measure((path,), inputs, profile, settings, seed)
+        measured, terms = parse_result(
+            self._answer((path,), inputs, profile, settings, seed), profile
+        )
         return measurement_record(measured, profile, terms)
+
+    def operator_times(
+        self,
+        path: Path,
+        inputs: tuple[Array, ...],
+        profile: TargetProfile,
+        *,
+        num_runs: int = 20,
+    ) -> tuple[OperatorTime, ...]:
+        """Time the operators of a file on the device; it stays there.
+
+        Raises:
+            DeviceLostError: The device stopped answering.
+            MeasurementError: As from ``compare``.
+            ExportError: The profile's runtime cannot do that on other devices.
+        """
+        text = self._answer(
+            (path,), inputs, profile, race_settings(profile), 0, profiled_runs=num_runs
+        )
+        return operator_times_from(text, path, get_exporter(profile.runtime))
 
     def close(self) -> None:
         """Remove everything that was sent; a device that does not answer keeps it."""
@@ -121,31 +146,34 @@ class RemoteDevice:
                 self._host.run(f"rm -rf -- {folders}", timeout_s=_SHORT_SECONDS)
         self._forgotten.clear()
 
-    def _measure(
+    def _answer(
         self,
         paths: Sequence[Path],
         inputs: tuple[Array, ...],
         profile: TargetProfile,
         settings: RaceSettings,
         seed: int,
-    ) -> tuple[Measured, Terms]:
+        *,
+        profiled_runs: int | None = None,
+    ) -> str:
+        """What the script prints about the files, which are sent if they are not there yet."""
         names = [_remote_name(path) for path in paths]
         batch = int(inputs[0].shape[0]) if inputs[0].ndim else 1
         content = inputs_bytes(inputs)
         inputs_name = f"{hashlib.sha256(content).hexdigest()[:16]}/{INPUTS_FILE}"
-        job = job_text(profile, settings, names, inputs_name, batch=batch, seed=seed)
+        job = job_text(
+            profile, settings, names, inputs_name,
+            batch=batch, seed=seed, profiled_runs=profiled_runs,
+        )  # fmt: skip
         self._prepare(profile)
         try:
             self._send(dict(zip(names, paths, strict=True)), inputs_name, content, job)
-            text = self._in_folder(
+            return self._in_folder(
                 f"{shlex.quote(self._host.python)} {SCRIPT_FILE} --json .", self._patience(settings)
             )
         except DeviceLostError:
             self._forget()
             raise
-        if len(names) > 1 and names[1] != names[0]:
-            self._remove(names[1])
-        return parse_result(text, profile)
 
     def _prepare(self, profile: TargetProfile) -> None:
         """Make the folder, send the script, and see whether the libraries are there."""
@@ -193,8 +221,11 @@ class RemoteDevice:
         )
         self._sent |= {inputs_name, *networks}
 
-    def _remove(self, name: str) -> None:
-        """Take a file's folder away again; what it needs is sent anew next time."""
+    def _remove(self, path: Path, *, unless: Path) -> None:
+        """Take a file away again, unless it is the other; it is sent anew next time."""
+        name = _remote_name(path)
+        if name == _remote_name(unless):
+            return
         folder = name.rpartition("/")[0]
         self._sent.discard(name)
         with contextlib.suppress(MeasurementError):

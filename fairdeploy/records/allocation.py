@@ -148,6 +148,8 @@ class LatencyCandidate:
     macs: float
     is_confirmation: bool = False
     """The plan was measured before; this is a fresh measurement of it."""
+    is_detour: bool = False
+    """The plan lies beside the path of the shared tolerance; see ``allocation.detours``."""
     remark: str = ""
     """Why it was passed over, where it was."""
 

@@ -39,7 +39,8 @@ def _numbered(candidates: list[Row]) -> list[str]:
 def _candidate(name: str, candidate: Row) -> tuple[str, ...]:
     timed = candidate["timed"]
     interval = f"{percent(timed['ratio_low'])} to {percent(timed['ratio_high'])}"
-    remark = tag("span", candidate["remark"], class_="under") if candidate["remark"] else NOTHING
+    notes = ["beside the shared tolerance" if candidate["is_detour"] else "", candidate["remark"]]
+    remark = tag("span", "; ".join(filter(None, notes)), class_="under") if any(notes) else NOTHING
     return (
         join((name, " ", remark)),
         percent(candidate["predicted_ratio"]),

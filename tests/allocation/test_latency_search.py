@@ -53,7 +53,7 @@ class MadeUpDevice:
         self.measured.append(predicted)
         return timed(self.ratio_of(predicted))
 
-    def search(self, fraction: float, **options: int) -> tuple[Allocation, LatencySearch]:
+    def search(self, fraction: float) -> tuple[Allocation, LatencySearch]:
         return search_latency(
             self.plan_at,
             self.measure,
@@ -62,7 +62,6 @@ class MadeUpDevice:
             smallest=(FIXED, timed(self.ratio_of(FIXED))),
             original=timed(1.0),
             budget=f"latency={fraction:.0%}",
-            **options,
         )
 
 

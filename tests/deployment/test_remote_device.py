@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ import numpy as np
 import pytest
 
 from fairdeploy import cli
+from fairdeploy.deployment.device_operators import operator_times_from
 from fairdeploy.deployment.remote_device import RemoteDevice
 from fairdeploy.errors import DeviceLostError, ExportError, MeasurementError
-from tests.deployment.fakes import profile
+from fairdeploy_onnx import OnnxExporter
+from tests.deployment.fakes import WorkingExporter, profile
 from tests.deployment.loopback_ssh import LoopbackServer
 from tests.onnx_files import write_dense
 
@@ -233,3 +236,30 @@ def test_the_command_measures_on_a_host_and_says_which(
     server.die()
     assert cli.run(arguments) == 1
     assert capsys.readouterr().err.startswith("error: '127.0.0.1' does not answer: ")
+
+
+def test_operators_are_timed_there_and_named_as_here(
+    server: LoopbackServer, tmp_path: Path
+) -> None:
+    path = write_dense(tmp_path / "original.onnx", num_layers=3)
+    with connect(server) as device:
+        there = device.operator_times(path, INPUTS, PROFILE, num_runs=3)
+        (folder,) = server.remote_folders()
+        kept = sorted(file.name for file in folder.rglob("*") if file.is_file())
+    here = OnnxExporter().operator_times(path, INPUTS, PROFILE, num_runs=3)
+    assert [replace(time, median_ms=0.0) for time in there] == [
+        replace(time, median_ms=0.0) for time in here
+    ]
+    assert len(there) == 3
+    assert all(time.median_ms > 0 for time in there)
+    assert kept == ["inputs.npz", "job.json", "measure.py", "original.onnx"]
+
+
+def test_operator_times_that_make_no_sense_are_one_line(tmp_path: Path) -> None:
+    path = write_dense(tmp_path / "original.onnx")
+    with pytest.raises(MeasurementError, match=r"operator times cannot be read .* begin with 'oh'"):
+        operator_times_from("oh", path, OnnxExporter())
+    with pytest.raises(ExportError, match=r"operator times of 'original.onnx' make no sense: Key"):
+        operator_times_from('{"operators": [{}]}', path, OnnxExporter())
+    with pytest.raises(ExportError, match="exporter 'working' cannot time operators on another"):
+        operator_times_from("{}", path, WorkingExporter())

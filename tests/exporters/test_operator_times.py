@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.surgery.removal import remove_units
 from fairdeploy_onnx import OnnxExporter
 from fairdeploy_onnx.operator_origins import operator_origins
-from fairdeploy_onnx.operator_times import _times_by_operator
+from fairdeploy_onnx.operator_profile import operator_rows
 from tests.deployment.fakes import PROFILE, profile
 from tests.random_networks import randomise
 
@@ -132,9 +131,9 @@ def test_times_are_summed_within_a_run_and_the_first_runs_dropped() -> None:
         event("model_run", 400, 100, "Session"),
         event("a_kernel_time", 410, 20),
     ]
-    times = _times_by_operator(json.loads(json.dumps(events)), num_runs=2)
-    assert [(operator.name, operator.shape, own) for operator, own in times.items()] == [
-        ("a", (1, 4, 8, 8), [15.0, 20.0])
+    # 15 and 20 microseconds in the last two runs
+    assert operator_rows(events, num_runs=2) == [
+        {"name": "a", "op_type": "Conv", "shape": [1, 4, 8, 8], "median_ms": 0.0175}
     ]
 
 
