@@ -33,7 +33,8 @@ from fairdeploy.records import VariantCheck
 from fairdeploy.reload import load
 from fairdeploy.reporting.chain import chain_of, merged_variants, variant_document
 from fairdeploy.reporting.chain_section import with_chain
-from fairdeploy.reporting.run_record import json_safe, json_text
+from fairdeploy.reporting.json_tree import json_tree
+from fairdeploy.reporting.run_record import json_text
 from fairdeploy.settings import DEFAULT_TARGET
 from fairdeploy.stopwatch import Stopwatch
 from fairdeploy.variant_files import VariantMaker
@@ -117,6 +118,4 @@ def _updated(
     changed["artifacts"] = [row for row in document["artifacts"] if row["path"] not in new]
     changed["artifacts"] += [row["artifact"] for row in rows]
     changed["chain"] = chain_of(changed)
-    safe = json_safe(changed)
-    assert isinstance(safe, dict)
-    return safe
+    return json_tree(changed)

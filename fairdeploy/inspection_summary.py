@@ -14,6 +14,8 @@ from rich.text import Text
 
 from fairdeploy.inspection.alike_groups import alike_groups, common_glob
 from fairdeploy.inspection.module_tree import deepest_tree_that_fits, tree
+from fairdeploy.records import UNMEASURED_MULTIPLE
+from fairdeploy.reporting.multiples import multiple_text
 from fairdeploy.summary import restriction_lines, short
 from fairdeploy.summary_tables import two_columns
 
@@ -35,7 +37,8 @@ def inspection_summary(document: Document, *, depth: int | None = None) -> Rende
         document: Of ``inspection.inspect``.
         depth: Levels of the module tree; None for as many as fit.
     """
-    parts: list[RenderableType] = [two_columns(list(_cost_lines(document["cost"])))]
+    lines = [*_cost_lines(document["cost"]), *_count_lines(document.get("channel_multiple"))]
+    parts: list[RenderableType] = [two_columns(lines)]
     restrictions = list(restriction_lines(document["restrictions"]))
     if restrictions:
         parts += [Text(), two_columns(restrictions)]
@@ -58,6 +61,18 @@ def _cost_lines(cost: Document) -> Iterator[tuple[str, str]]:
             f"{short(row['original'])}, of which {row['removable_share']:.1%} can go "
             f"[dim](smallest allowed plan: {short(row['smallest'])})[/]",
         )
+
+
+def _count_lines(row: Document | None) -> Iterator[tuple[str, str]]:
+    """What the smallest plan's channel counts are multiples of."""
+    if row is None:
+        return
+    note = ""
+    if row["source"] == "not measured":
+        note = "sweep and latency budgets measure it"
+    elif row["source"] == "measured" and row["number"] != UNMEASURED_MULTIPLE:
+        note = f"sweep and latency budgets keep to it, other budgets to {UNMEASURED_MULTIPLE}"
+    yield "counts", escape(multiple_text(row)) + (f" [dim]({note})[/]" if note else "")
 
 
 # ---- modules -----------------------------------------------------------------------------------

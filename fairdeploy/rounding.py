@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from fairdeploy.allocation.cost import CostModel
 from fairdeploy.allocation.restrictions import Rule
@@ -63,7 +63,7 @@ class Multiple:
 def resolve_multiple(
     profile: TargetProfile,
     round_to: int | None,
-    exporter: Exporter,
+    exporter: Exporter | None,
     cache_folder: Path,
     watch: Stopwatch,
     *,
@@ -74,7 +74,7 @@ def resolve_multiple(
     Args:
         profile: The target.
         round_to: What the user asked for.
-        exporter: Writes and runs the files of the sweep.
+        exporter: Writes and runs the files of the sweep; None: nothing is measured.
         cache_folder: Keeps sweeps.
         watch: Shows the stage.
         may_measure: Whether the time that it takes is worth it: where latency decides. Else an
@@ -84,7 +84,7 @@ def resolve_multiple(
     own = profile.channel_multiple
     if round_to is None and own != "auto":
         return Multiple(own, "profile", liked=own)
-    if round_to is not None or not may_measure:
+    if round_to is not None or not may_measure or exporter is None:
         number = default_multiple(profile) if round_to is None else round_to
         source: Source = "not measured" if round_to is None else "--round-to"
         return Multiple(number, source, liked=_liked(profile, cache_folder) or number)
@@ -100,6 +100,25 @@ def resolve_multiple(
         origin = "measured earlier" if choice.is_cached else "measured"
         stage.note(f"{choice.multiple} ({origin})")
     return _of(choice, profile)
+
+
+def known_multiple(profile: TargetProfile, round_to: int | None, cache_folder: Path) -> Multiple:
+    """What is known without measuring: the user's, the profile's, or what was measured earlier."""
+    if round_to is not None:
+        return Multiple(round_to, "--round-to")
+    if profile.channel_multiple != "auto":
+        return Multiple(profile.channel_multiple, "profile")
+    return _of(cached_multiple(profile, cache_folder), profile)
+
+
+def multiple_row(multiple: Multiple) -> dict[str, Any]:
+    """What counts are multiples of and who says so, for a document."""
+    choice = multiple.choice
+    return {
+        "number": multiple.number,
+        "source": multiple.source,
+        "is_cached": choice.is_cached if choice else False,
+    }
 
 
 def _liked(profile: TargetProfile, cache_folder: Path) -> int | None:

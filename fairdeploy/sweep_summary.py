@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from fairdeploy.reporting.multiples import multiple_text
 from fairdeploy.reporting.quantities import repaired
 from fairdeploy.summary import method_lines, short
 from fairdeploy.summary_tables import two_columns
@@ -124,6 +125,7 @@ def _fact_lines(document: Document, folder: Path) -> Iterator[tuple[str, str]]:
             f"{target['max_seconds']:g} s, shorter than shrink's"
             + (f"; {wide} of {len(races)} intervals are wide: a busy machine" if wide else ""),
         )
+    yield "counts", escape(multiple_text(document["channel_multiple"]))
     for text in document["notes"]:
         yield "note", escape(text)
     yield "files", escape(f"{folder}: sweep.json, {len(proofs)} plans in plans/")

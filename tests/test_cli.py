@@ -374,6 +374,30 @@ def test_inspect_shows_what_can_go_what_cannot_and_why(
     assert "blocks.*.fc 2 8 2 3 900" in shown
 
 
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        ({"number": 8, "source": "not measured", "is_cached": False},
+         "counts multiples of 8, the default: it was not measured on this target (sweep and "
+         "latency budgets measure it)"),
+        ({"number": 16, "source": "measured", "is_cached": True},
+         "counts multiples of 16, measured on the target by an earlier run (sweep and latency "
+         "budgets keep to it, other budgets to 8)"),
+        ({"number": 1, "source": "--round-to", "is_cached": False},
+         "counts any count, as asked with --round-to"),
+    ],
+)  # fmt: skip
+def test_inspect_says_what_counts_are_taken_to_be_multiples_of(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    row: dict[str, Any],
+    text: str,
+) -> None:
+    code, _ = show_inspection(monkeypatch, ["m.pt"], channel_multiple=row)
+    assert code == 0
+    assert text in " ".join(capsys.readouterr().out.split())
+
+
 def test_inspect_passes_every_option_on(monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = [
         "m.pt", "--prove", "--arch", "timm:resnet18", "--target", "cpu", "--include", "a",

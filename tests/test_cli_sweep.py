@@ -68,6 +68,7 @@ def test_table_shows_every_network_and_ends_with_what_to_type(
     assert "3 removals exact: relative error at most 3.0e-07" in shown
     assert "accuracy after repair by least squares, on 800 test images" in shown
     assert "in races of at most 5 s, shorter than shrink's; 1 of 3 intervals are wide" in shown
+    assert "counts multiples of 16, measured on the target by an earlier run" in shown
     assert "note 10% of the params is out of reach" in shown
     assert "model-sweep: sweep.json, 3 plans in plans/" in shown
     assert "report model-sweep/sweep.html" in shown

@@ -14,12 +14,13 @@ import pytest
 import torch
 
 import fairdeploy
-from fairdeploy import pipeline, stages
+from fairdeploy import pipeline, scored_groups, stages
 from fairdeploy.deployment import local_device
 from fairdeploy.errors import BudgetError, DeviceLostError, OutputError, ParityError
 from fairdeploy.options import ShrinkOptions, SweepOptions
 from fairdeploy.progress import Progress
 from fairdeploy.records import LatencyComparison, LatencyStats, ProofResult
+from fairdeploy.rounding import Multiple
 from fairdeploy.sweep import SweepResult, sweep
 from fairdeploy.sweep import run as run_module
 from fairdeploy.sweep.races import shortened
@@ -225,7 +226,8 @@ def test_latency_is_a_share_of_the_original_with_its_interval(
         ),
     )  # fmt: skip
     progress = RecordedProgress()
-    result = run(project, tmp_path / "out", progress, at=(60.0,), with_latency=True, recover="none")
+    result = run(project, tmp_path / "out", progress, at=(60.0,), with_latency=True, recover="none",
+                 round_to=1)  # fmt: skip
     original, point = result.document["points"]
     assert original["latency"] is None
     measured = point["latency"]
@@ -254,7 +256,8 @@ def test_device_that_is_lost_costs_the_races_but_not_the_sweep(
         raise DeviceLostError("the device stopped answering")
 
     monkeypatch.setattr(local_device, "compare_latency", lose)
-    result = run(project, tmp_path / "out", at=(80.0, 60.0), with_latency=True, recover="none")
+    result = run(project, tmp_path / "out", at=(80.0, 60.0), with_latency=True, recover="none",
+                 round_to=1)  # fmt: skip
     assert len(races) == 1
     assert [point["latency"] for point in result.document["points"]] == [None] * 3
     assert result.document["warnings"] == [
@@ -309,3 +312,65 @@ def test_network_that_nothing_can_go_from_is_refused_before_images_are_read(
     with pytest.raises(BudgetError, match="nothing to sweep"):
         sweep(options)
     assert [path.name for path in tmp_path.iterdir()] == ["m.pt"]
+
+
+def coarse(number: int) -> Multiple:
+    return Multiple(number, "measured", None, number)
+
+
+@pytest.fixture
+def raced_at_once(quick_exporter: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    stats = LatencyStats(2.0, 2.5, 3.0, 30.0, (2.0, 2.1))
+    race = LatencyComparison(
+        "cpu", 1, stats, stats, 2.0, 1.9, 2.1, "enough", ("CPU",), 0, 0.5, False
+    )  # fmt: skip
+    monkeypatch.setattr(local_device, "compare_latency", lambda *_, **__: race)
+
+
+@pytest.mark.usefixtures("raced_at_once")
+def test_measured_multiple_rounds_the_plans_and_shrink_makes_the_same_by_the_command(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def found(*_: object, may_measure: bool) -> Multiple:
+        asked.append(may_measure)
+        return coarse(16)
+
+    monkeypatch.setattr(run_module, "resolve_multiple", found)
+    # in groups of six: steps of two
+    monkeypatch.setattr(scored_groups, "MIN_MEASURED_BLOCKS", 3)
+    result = run(project, tmp_path / "out", at=(60.0,), with_latency=True, recover="none")
+    assert asked == [True]
+    assert result.document["channel_multiple"] == {
+        "number": 16, "source": "measured", "is_cached": False,
+    }  # fmt: skip
+    assert result.document["target"]["channel_multiple"] == 16
+    point = result.document["points"][1]
+    assert f"--target {tmp_path / 'out' / 'target.toml'}" in point["command"]
+    made = pipeline.shrink(
+        ShrinkOptions(
+            model=str(project / "model.pt"), budgets=(point["budget"],), output=tmp_path / "one",
+            target=str(tmp_path / "out" / "target.toml"), with_latency=False, recover="none",
+        )
+    )  # fmt: skip
+    assert (made.output / "plan.json").read_bytes() == (result.output / point["plan"]).read_bytes()
+
+
+@pytest.mark.usefixtures("raced_at_once")
+def test_coarse_multiple_gives_way_to_a_share_that_it_cannot_reach(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "resolve_multiple", lambda *_, **__: coarse(64))
+    monkeypatch.setattr(scored_groups, "MIN_MEASURED_BLOCKS", 1)
+    result = run(project, tmp_path / "out", at=(40.0,), with_latency=True, recover="none")
+    assert result.document["channel_multiple"]["source"] == "budget"
+    assert result.document["channel_multiple"]["number"] == 8
+    assert not (result.output / "target.toml").exists()
+
+
+def test_without_races_nothing_is_measured(finished: SweepResult) -> None:
+    assert finished.document["channel_multiple"] == {
+        "number": 8, "source": "not measured", "is_cached": False,
+    }  # fmt: skip
+    assert "channel multiple" not in finished.document["stage_seconds"]

@@ -22,6 +22,7 @@ from typing import Any, Protocol, runtime_checkable
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
+from fairdeploy.deployment.broken_exporter import BrokenExporter
 from fairdeploy.errors import ExportError, FairdeployError
 from fairdeploy.records import Artifact, OperatorTime, TargetProfile, TensorNames
 
@@ -212,36 +213,6 @@ class GuardedProfiler:
         """Medians over ``num_runs`` runs of a file."""
         with guarded(f"'{path.name}' could not be timed by operator"):
             return self.profiler.operator_times(path, inputs, profile, num_runs=num_runs)
-
-
-@dataclass(frozen=True, slots=True)
-class BrokenExporter:
-    """Stands for a plug-in that is installed but cannot be loaded; every use says why."""
-
-    name: str
-    reason: str
-    file_suffix: str = ""
-
-    def is_available(self) -> str | None:
-        """Why the plug-in cannot be loaded."""
-        return self.reason
-
-    def export(
-        self,
-        module: fx.GraphModule,
-        example_inputs: tuple[Tensor, ...],
-        path: Path,
-        *,
-        dynamic_batch: bool,
-        metadata: Mapping[str, str],
-        names: TensorNames | None = None,
-    ) -> Artifact:
-        """Refuse."""
-        raise ExportError(self.reason)
-
-    def open(self, path: Path, profile: TargetProfile) -> Runner:
-        """Refuse."""
-        raise ExportError(self.reason)
 
 
 def load_exporters() -> dict[str, Exporter]:

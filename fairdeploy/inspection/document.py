@@ -13,6 +13,7 @@ from fairdeploy.allocation.cost import CostModel
 from fairdeploy.allocation.multiples import smallest_kept
 from fairdeploy.allocation.restriction_outcomes import restriction_outcomes
 from fairdeploy.allocation.restrictions import GroupLimit, Rule, channels_per_unit, rules_of
+from fairdeploy.cache_folder import cache_folder
 from fairdeploy.graph.unit_graph import Group, UnitGraph
 from fairdeploy.inputs.target_profiles import load_profile
 from fairdeploy.inspection.module_rows import module_rows
@@ -20,7 +21,8 @@ from fairdeploy.inspection.random_proof import prove_random_removal
 from fairdeploy.inspection.standing_rows import standing_rows, unknown_op_rows
 from fairdeploy.options import InspectOptions
 from fairdeploy.progress import Progress, SilentProgress
-from fairdeploy.records import LoadedModel, default_multiple
+from fairdeploy.records import LoadedModel
+from fairdeploy.rounding import known_multiple, multiple_row
 from fairdeploy.scored_groups import group_sizes, limits_of
 from fairdeploy.settings import project_of, resolve_model, resolve_restrictions, resolve_target
 from fairdeploy.stages import capture_network, load_network
@@ -33,7 +35,8 @@ def inspect(options: InspectOptions, progress: Progress | None = None) -> dict[s
     Returns:
         A dictionary for ``--json``: ``model``, ``cost`` (original, smallest allowed and removable
         share by metric), ``modules``, ``groups``, ``stays`` (reasons, most parameters first),
-        ``unknown_ops``, ``restrictions``, and ``proof`` (None unless asked for).
+        ``unknown_ops``, ``restrictions``, ``channel_multiple`` (what counts were taken to be
+        multiples of), and ``proof`` (None unless asked for).
 
     Raises:
         FairdeployError: The network can't be loaded or traced, or an option fits nothing in it.
@@ -46,8 +49,10 @@ def inspect(options: InspectOptions, progress: Progress | None = None) -> dict[s
     model = load_network(settings, watch)
     graph = capture_network(model, settings, watch)
     rules = rules_of(graph, restrictions)
-    limits = limits_of(graph, default_multiple(profile), rules)
+    channels = known_multiple(profile, restrictions.round_to, cache_folder())
+    limits = limits_of(graph, channels.number, rules)
     document = inspection_document(model, graph, rules, limits)
+    document["channel_multiple"] = multiple_row(channels)
     if options.prove:
         document["proof"] = prove_random_removal(model, graph, limits, settings.seed, watch)
     return document

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fairdeploy.reporting.markup import NOTHING, Html, details, dotted, join, section, table, tag
+from fairdeploy.reporting.multiples import ORIGINS
 from fairdeploy.reporting.quantities import amount, factor, metric_name, milliseconds, seconds
 
 Row = Mapping[str, Any]
@@ -44,13 +45,7 @@ def _origin(row: Row) -> str:
             f"{seconds(choice['seconds'])}. With any counts, the sweep's network takes "
             f"{factor(gain)} as long for the same work.{doubt}"
         )
-    origin = {
-        "profile": "as the target's profile says",
-        "--round-to": "as asked with --round-to",
-        "not measured": "the default: it was not measured on this target",
-        "budget": "since with the coarser ones that the target likes the budget is out of reach",
-    }[row["source"]]
-    return f"Multiples of {multiple}, {origin}."
+    return f"Multiples of {multiple}, {ORIGINS[row['source']]}."
 
 
 def _cost(choice: Row, multiple: int) -> float:

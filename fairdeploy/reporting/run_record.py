@@ -7,11 +7,8 @@ fractions, not per cent; times are milliseconds per call unless the key says sec
 from __future__ import annotations
 
 import json
-import math
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +49,9 @@ from fairdeploy.reporting.accuracy_rows import (
     purposes,
 )
 from fairdeploy.reporting.chain import chain_of
-from fairdeploy.reporting.environment import describe_environment
 from fairdeploy.reporting.group_rows import exchange_row, freeze_rows, group_rows
 from fairdeploy.reporting.html_report import render_html
+from fairdeploy.reporting.json_tree import circumstance_rows, heading_rows, json_tree
 from fairdeploy.reporting.operator_rows import operator_rows, why_not_faster
 
 SCHEMA_VERSION = 1
@@ -121,9 +118,7 @@ def build_document(
     timed = _timed(latency, latency_search)
     document = {
         "schema_version": SCHEMA_VERSION,
-        "command": shlex.join(command),
-        "seed": seed,
-        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        **heading_rows(command, seed),
         "model": model_row(model, graph)
         | {
             "original": costs_row(original_costs),
@@ -157,18 +152,13 @@ def build_document(
         "operators": operator_rows(operators),
         "rounding": asdict(rounding) if rounding else None,
         "why_not_faster": why_not_faster(latency, operators),
-        "target": asdict(profile),
         "data": data_row(data),
-        "warnings": list(dict.fromkeys(warnings)),
-        "stage_seconds": dict(stage_seconds),
-        "environment": describe_environment(),
+        **circumstance_rows(profile, warnings, stage_seconds),
     }
     document["file_metadata"] = dict(file_metadata or {})
     document["preprocessing"] = asdict(model.preprocessing)
     document["chain"] = chain_of(document)
-    safe = json_safe(document)
-    assert isinstance(safe, dict)
-    return safe
+    return json_tree(document)
 
 
 def write_report(folder: Path, record: RunRecord) -> None:
@@ -213,21 +203,6 @@ def _latency_budget_row(budget: Budget, timed: TimedPlan) -> dict[str, Any]:
         "share_low": timed.ratio_low,
         "share_high": timed.ratio_high,
     }
-
-
-def json_safe(value: object) -> object:
-    """The same tree in plain JSON types: arrays as lists, NaN and infinities as None."""
-    if isinstance(value, np.generic | np.ndarray):
-        return json_safe(value.tolist())
-    if isinstance(value, Mapping):
-        return {str(key): json_safe(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [json_safe(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, str | int):
-        return value
-    return str(value)
 
 
 def model_row(model: LoadedModel, graph: UnitGraph) -> dict[str, Any]:

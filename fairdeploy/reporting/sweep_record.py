@@ -7,10 +7,8 @@ seconds, and what is not a number is null.
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +24,10 @@ from fairdeploy.records import (
     TimedPlan,
 )
 from fairdeploy.reporting.accuracy_rows import estimate_row
-from fairdeploy.reporting.environment import describe_environment
+from fairdeploy.reporting.json_tree import circumstance_rows, heading_rows, json_tree
 from fairdeploy.reporting.run_record import (
     costs_row,
     data_row,
-    json_safe,
     method_row,
     model_row,
 )
@@ -55,6 +52,7 @@ def build_sweep_document(
     plans_folder: str,
     shrink_commands: Mapping[str, str],
     closer_command: str | None,
+    channel_multiple: Mapping[str, Any],
     seed: int,
     command: Sequence[str],
     stage_seconds: Mapping[str, float],
@@ -70,6 +68,7 @@ def build_sweep_document(
         plans_folder: Name of the folder that holds a plan for each point but the original.
         shrink_commands: By point: what to type to make that network.
         closer_command: What to type to look closer at the knee; None where there is no more to see.
+        channel_multiple: What counts are multiples of: ``number``, ``source``, ``is_cached``.
         command: The command line as typed, word by word.
         stage_seconds: Stage name to its duration, in the order in which they ran.
         warnings: Everything the user was warned of.
@@ -89,9 +88,7 @@ def build_sweep_document(
     document = {
         "schema_version": SCHEMA_VERSION,
         "kind": "sweep",
-        "command": shlex.join(command),
-        "seed": seed,
-        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        **heading_rows(command, seed),
         "model": model_row(model, graph),
         "metric": result.metric,
         "reachable": {
@@ -108,17 +105,13 @@ def build_sweep_document(
         },
         "recovery": recovery,
         "method": method_row(method),
+        "channel_multiple": dict(channel_multiple),
         "notes": list(result.notes),
         "num_test_images": original.accuracy.num_images if original.accuracy else 0,
         "data": data_row(data),
-        "target": asdict(profile),
-        "warnings": list(dict.fromkeys(warnings)),
-        "stage_seconds": dict(stage_seconds),
-        "environment": describe_environment(),
+        **circumstance_rows(profile, warnings, stage_seconds),
     }
-    safe = json_safe(document)
-    assert isinstance(safe, dict)
-    return safe
+    return json_tree(document)
 
 
 def write_sweep(folder: Path, document: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fairdeploy.reporting.markup import NOTHING, Html, details, join, pill, section, table, tag
+from fairdeploy.reporting.multiples import multiple_text
 from fairdeploy.reporting.page import render_page
 from fairdeploy.reporting.quantities import (
     MISSING,
@@ -200,6 +201,7 @@ def _run(document: Row) -> Html:
             {
                 "Measured": f"in {seconds(took)}, from one scoring run",
                 "Decided by": decided_by(document["method"]),
+                "Channel counts": multiple_text(document["channel_multiple"]),
             },
         ),
         stage_times(document["stage_seconds"]),

@@ -14,6 +14,7 @@ from fairdeploy.allocation.search import reachable_range
 from fairdeploy.allocation.sweep_plans import plan_points, target_notes
 from fairdeploy.allocation.sweep_targets import capped_targets, shares_between, spread_targets
 from fairdeploy.allocation.trade_off import find_trade_off
+from fairdeploy.cache_folder import cache_folder
 from fairdeploy.deployment.latency import require_this_machine
 from fairdeploy.deployment.precision import exporter_for
 from fairdeploy.errors import OutputError
@@ -31,9 +32,9 @@ from fairdeploy.records import (
     SweepPoint,
     SweepTarget,
     TradeOff,
-    default_multiple,
 )
 from fairdeploy.reporting.sweep_record import build_sweep_document, write_sweep
+from fairdeploy.rounding import multiple_row, resolve_multiple, with_multiple
 from fairdeploy.scored_groups import group_scores, group_sizes, unscored_groups
 from fairdeploy.settings import SweepSettings, resolve_sweep
 from fairdeploy.stages import (
@@ -45,6 +46,7 @@ from fairdeploy.stages import (
     score,
 )
 from fairdeploy.stopwatch import Stopwatch
+from fairdeploy.sweep.multiples import settled_multiple, told_options, write_target
 from fairdeploy.sweep.next_commands import closer_command, shrink_command
 from fairdeploy.sweep.points import PointMeter
 from fairdeploy.sweep.races import latency_trials, shortened
@@ -69,23 +71,29 @@ def sweep(options: SweepOptions, progress: Progress | None = None) -> SweepResul
     """
     settings = resolve_sweep(options)
     check_output_folder(settings.output, force=options.force)
-    profile = shortened(load_profile(settings.target))
+    target = load_profile(settings.target)
     if options.with_latency:
-        require_this_machine(profile)
-    multiple = default_multiple(profile)
-    exporter = exporter_for(profile) if options.with_latency else None
+        require_this_machine(target)
+    exporter = exporter_for(target) if options.with_latency else None
     watch = Stopwatch(progress or SilentProgress())
 
     model = load_network(settings.model, watch)
     graph = capture_network(model, settings.model, watch)
     costs = CostModel(graph.cost_terms, len(graph.groups))
     rules = rules_of(graph, settings.restrictions)
-    unscored = unscored_groups(graph, multiple, rules)
+    channels = resolve_multiple(
+        target, settings.restrictions.round_to, exporter, cache_folder(), watch,
+        may_measure=options.with_latency,
+    )  # fmt: skip
+    channels = settled_multiple(channels, graph, costs, rules, settings)
+    profile = with_multiple(shortened(target), channels)
+    told = told_options(options, settings.output, target, channels)
+    unscored = unscored_groups(graph, channels.number, rules)
     smallest, original = reachable_range(unscored, costs.costs)[settings.metric]
     targets = _targets(settings, smallest, original)
     data = load_images(settings, model, graph, watch)
     scores = score(graph, model, data, settings, watch)
-    groups = group_scores(graph, scores, multiple, rules, settings.method.allocation)
+    groups = group_scores(graph, scores, channels.number, rules, settings.method.allocation)
     with watch.stage("plan points") as stage:
         planned = plan_points(groups, costs.costs, targets)
         stage.note(f"{len(planned)} plans from one scoring")
@@ -100,6 +108,7 @@ def sweep(options: SweepOptions, progress: Progress | None = None) -> SweepResul
         meter = PointMeter(graph, groups, data, settings, trials, watch)
         first = meter.original(costs.cost(group_sizes(graph)))
         points = (first, *_measure(planned, meter, watch))
+        write_target(folder, target, channels)
         _write_plans(folder / PLANS_FOLDER, planned, model, graph, groups)
         result = Sweep(settings.metric, smallest, points, _trade_off(points, settings), notes)
         document = build_sweep_document(
@@ -112,9 +121,10 @@ def sweep(options: SweepOptions, progress: Progress | None = None) -> SweepResul
             method=settings.method,
             plans_folder=PLANS_FOLDER,
             shrink_commands={
-                point.name: shrink_command(options, point.budget.text) for point in planned
+                point.name: shrink_command(told, point.budget.text) for point in planned
             },
-            closer_command=_closer(result, options, settings),
+            closer_command=_closer(result, told, settings),
+            channel_multiple=multiple_row(channels),
             seed=settings.model.seed,
             command=options.command,
             stage_seconds=watch.seconds,

@@ -25,6 +25,7 @@ from torch import fx, nn
 
 from fairdeploy.deployment.exporter_api import get_exporter
 from fairdeploy.deployment.latency import compare_latency
+from fairdeploy.deployment.precision import exporter_for
 from fairdeploy.graph.capture import capture
 from fairdeploy.graph.model_inputs import model_inputs
 from fairdeploy.inputs.model_loading import load_model
@@ -67,23 +68,24 @@ def _rows(network: Network, macs: float, target: str) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         original = folder / "original.onnx"
-        module = _module(network)
-        example = _example(network)
-        _export(_graph(module, example), example, original)
+        module = module_of(network)
+        example = example_of(network)
+        export(graph_of(module, example), example, original, target)
         files = {
-            "fairdeploy": _ours(network, macs, target, "tolerance", folder / "plain"),
-            "fairdeploy, latency": _ours(network, macs, target, "latency", folder / "latency"),
-            "Torch-Pruning": _peer(network, macs, folder / "peer.onnx"),
+            "fairdeploy": ours(network, macs, target, "tolerance", folder / "plain"),
+            "fairdeploy, latency": ours(network, macs, target, "latency", folder / "latency"),
+            "Torch-Pruning": peer(network, macs, target, folder / "peer.onnx"),
         }
         return [
-            _raced(network, name, original, file, share, target, example)
+            raced(network, name, original, file, share, target, example)
             for name, (file, share) in files.items()
         ]
 
 
-def _ours(
+def ours(
     network: Network, macs: float, target: str, objective: Objective, output: Path
 ) -> tuple[Path, float]:
+    """Our network with these MACs: its file, and the share that is left."""
     document = shrink(
         ShrinkOptions(
             model=network.model, arch=network.arch, input_shape=network.size, target=target,
@@ -95,21 +97,21 @@ def _ours(
     return output / "model.onnx", model["shrunk"]["macs"] / model["original"]["macs"]
 
 
-def _peer(network: Network, macs: float, file: Path) -> tuple[Path, float]:
+def peer(network: Network, macs: float, target: str, file: Path) -> tuple[Path, float]:
     """Bisect the peer's ratio until it leaves these MACs."""
-    example = _example(network)
+    example = example_of(network)
     low, high = 0.0, 0.95
     best: tuple[float, nn.Module] | None = None
     for _ in range(12):
         ratio = (low + high) / 2
-        module, share = _pruned_by_peer(_module(network), example[:1], ratio)
+        module, share = _pruned_by_peer(module_of(network), example[:1], ratio)
         if best is None or abs(share - macs) < abs(best[0] - macs):
             best = share, module
         if abs(share - macs) <= CLOSE_MACS:
             break
         low, high = (ratio, high) if share > macs else (low, ratio)
     assert best is not None
-    _export(_graph(best[1], example), example, file)
+    export(graph_of(best[1], example), example, file, target)
     return file, best[0]
 
 
@@ -133,7 +135,7 @@ def _pruned_by_peer(
     return module, after / before
 
 
-def _raced(
+def raced(
     network: Network,
     name: str,
     original: Path,
@@ -142,6 +144,7 @@ def _raced(
     target: str,
     example: torch.Tensor,
 ) -> dict[str, Any]:
+    """The file against the original."""
     profile = load_profile(target)
     exporter = get_exporter(profile.runtime)
 
@@ -157,26 +160,31 @@ def _raced(
     }  # fmt: skip
 
 
-def _module(network: Network) -> nn.Module:
+def module_of(network: Network) -> nn.Module:
+    """The network, in eval mode."""
     model = load_model(
         network.model, arch=network.arch, input_shape=network.size, seed=0,
     )  # fmt: skip
     return model.module.eval()
 
 
-def _example(network: Network) -> torch.Tensor:
+def example_of(network: Network) -> torch.Tensor:
+    """Two images of noise."""
     size = network.size or 224
     return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
-def _graph(module: nn.Module, example: torch.Tensor) -> fx.GraphModule:
+def graph_of(module: nn.Module, example: torch.Tensor) -> fx.GraphModule:
+    """The network as a graph."""
     return capture(
         module, model_inputs(module, (), (3, example.shape[2], example.shape[3]), None)
     ).module
 
 
-def _export(module: fx.GraphModule, example: torch.Tensor, file: Path) -> None:
-    get_exporter("onnx").export(module, (example,), file, dynamic_batch=True, metadata={})
+def export(module: fx.GraphModule, example: torch.Tensor, file: Path, target: str) -> None:
+    """Write a network as the target wants it."""
+    exporter = exporter_for(load_profile(target))
+    exporter.export(module, (example,), file, dynamic_batch=True, metadata={})
 
 
 if __name__ == "__main__":

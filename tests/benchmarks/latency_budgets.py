@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def main() -> None:
     print(_line("network", *heads, "make s", "time s"))
     for network in map(Network.parsed, arguments.network):
         for budget in arguments.budgets:
-            row = _row(network, budget, arguments.target, arguments.objective)
+            row = budget_row(network, budget, arguments.target, arguments.objective)
             rows.append(row)
             print(_shown(row), flush=True)
             if arguments.output:
@@ -77,7 +78,14 @@ def main() -> None:
         print(f"{what}: {hits} of {len(rows)} {close}")
 
 
-def _row(network: Network, budget: str, target: str, objective: Objective) -> dict[str, Any]:
+def budget_row(
+    network: Network,
+    budget: str,
+    target: str,
+    objective: Objective = "tolerance",
+    look: Callable[[Path], dict[str, Any]] = lambda _: {},
+) -> dict[str, Any]:
+    """What a budget gave; ``look`` adds what it finds in the folder of the result."""
     with tempfile.TemporaryDirectory() as scratch:
         try:
             document = shrink(
@@ -87,6 +95,7 @@ def _row(network: Network, budget: str, target: str, objective: Objective) -> di
                     recover="none", num_calibration=32, output=Path(scratch) / "out",
                 )
             ).document  # fmt: skip
+            more = look(Path(scratch) / "out")
         except FairdeployError as error:
             return {"network": network.name, "budget": budget, "hit": False, "error": str(error)}
     found, search = document["budget"][0], document["latency_search"]
@@ -104,6 +113,7 @@ def _row(network: Network, budget: str, target: str, objective: Objective) -> di
         "latency": {k: v for k, v in document["latency"].items() if not k.endswith("raw_ms")},
         "environment": document["environment"],
         "stage_seconds": document["stage_seconds"],
+        **more,
     }
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fairdeploy import rounding
 from fairdeploy.allocation.restrictions import rules_of
 from fairdeploy.errors import UsageError
 from fairdeploy.graph.units import build_unit_graph
@@ -20,6 +21,7 @@ from fairdeploy.records import LoadedModel, Preprocessing, Restrictions
 from fairdeploy.scored_groups import limits_of
 from fairdeploy.stopwatch import Stopwatch
 from tests.allocation.restricted_networks import TwoStages
+from tests.test_rounding import sixteen
 
 
 @torch.library.custom_op("fairdeploy_tests::strange", mutates_args=())
@@ -254,3 +256,25 @@ def test_balanced_groups_count_one_unit_of_every_block() -> None:
     assert proof["passed"]
     assert proof["num_removed_units"] == 12
     assert proof["params_left"] == 12 * 3 + 12 * 5 + 5
+
+
+def test_counts_are_multiples_of_what_was_measured_earlier_or_of_the_usual(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stream of 12 and the 24 units inside: 8 blocks of 1 and 2, or 2 blocks of 4 and 8."""
+    options = InspectOptions(model=str(checkpoint))
+    monkeypatch.setattr(rounding, "cached_multiple", lambda *_: None)
+    usual = inspect(options)
+    assert usual["channel_multiple"] == {
+        "number": 8, "source": "not measured", "is_cached": False,
+    }  # fmt: skip
+    assert [row["smallest"] for row in usual["groups"]] == [1, 2, 32]
+    monkeypatch.setattr(rounding, "cached_multiple", lambda *_: sixteen(is_cached=True))
+    measured = inspect(options)
+    assert measured["channel_multiple"] == {
+        "number": 16, "source": "measured", "is_cached": True,
+    }  # fmt: skip
+    assert [row["smallest"] for row in measured["groups"]] == [4, 8, 32]
+    asked = inspect(InspectOptions(model=str(checkpoint), round_to=3))
+    assert asked["channel_multiple"]["source"] == "--round-to"
+    assert [row["smallest"] for row in asked["groups"]] == [3, 3, 32]

@@ -49,6 +49,7 @@ def sweep_document(
         "recovery": "least_squares",
         "method": {"signal": "wasserstein", "protect": "taylor", "allocation": "tod",
                    "knob": "tolerance"},
+        "channel_multiple": {"number": 16, "source": "measured", "is_cached": True},
         "notes": ["10% of the params is out of reach"],
         "num_test_images": 800 if has_accuracy else 0,
         "data": {"source": "images", "is_synthetic": False, "num_calibration": 60, "num_test": 60,

@@ -9,8 +9,9 @@ import pytest
 from fairdeploy.records import Artifact, Divergence, Tolerance, VariantCheck
 from fairdeploy.reporting.chain import chain_of, merged_variants, variant_document, verdict
 from fairdeploy.reporting.chain_section import with_chain
+from fairdeploy.reporting.json_tree import json_safe
 from fairdeploy.reporting.model_card import model_card
-from fairdeploy.reporting.run_record import build_document, json_safe
+from fairdeploy.reporting.run_record import build_document
 from tests.reporting.sample_run import sample_arguments, sample_graph
 
 GOOD = VariantCheck(

@@ -22,7 +22,8 @@ from fairdeploy.records import (
     ProofResult,
     RunRecord,
 )
-from fairdeploy.reporting.run_record import build_document, json_safe, write_report
+from fairdeploy.reporting.json_tree import json_safe
+from fairdeploy.reporting.run_record import build_document, write_report
 from tests.reporting.sample_run import sample_arguments, sample_curves, sample_graph
 
 PROMISED_KEYS = {

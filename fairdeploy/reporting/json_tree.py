@@ -1,0 +1,58 @@
+"""What ``report.json`` and ``sweep.json`` share: plain JSON, and how a run is described."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from fairdeploy.records import TargetProfile
+from fairdeploy.reporting.environment import describe_environment
+
+
+def heading_rows(command: Sequence[str], seed: int) -> dict[str, Any]:
+    """What was typed, and when."""
+    return {
+        "command": shlex.join(command),
+        "seed": seed,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def circumstance_rows(
+    profile: TargetProfile, warnings: Sequence[str], stage_seconds: Mapping[str, float]
+) -> dict[str, Any]:
+    """On what it ran, what the user was warned of, and how long the stages took."""
+    return {
+        "target": asdict(profile),
+        "warnings": list(dict.fromkeys(warnings)),
+        "stage_seconds": dict(stage_seconds),
+        "environment": describe_environment(),
+    }
+
+
+def json_tree(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Dictionaries, lists, strings, finite numbers, booleans and None."""
+    safe = json_safe(document)
+    assert isinstance(safe, dict)
+    return safe
+
+
+def json_safe(value: object) -> object:
+    """The same tree in plain JSON types: arrays as lists, NaN and infinities as None."""
+    if isinstance(value, np.generic | np.ndarray):
+        return json_safe(value.tolist())
+    if isinstance(value, Mapping):
+        return {str(key): json_safe(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_safe(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    return str(value)
