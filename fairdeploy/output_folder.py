@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from fairdeploy.errors import OutputError
+from fairdeploy.errors import FairdeployError, OutputError
 
 OUR_FILES = ("report.json", "sweep.json")
 """A folder that holds one of these was made by us, so ``--force`` may replace it."""
@@ -67,7 +67,8 @@ def appearing_folder(folder: Path, *, force: bool) -> Iterator[Path]:
 def folder_built_aside(folder: Path, advice: str) -> Iterator[Path]:
     """Give a hidden sibling of ``folder``, which takes its place when the block ends well.
 
-    Whatever is at ``folder`` is replaced: check before that it may be.
+    Whatever is at ``folder`` is replaced: check before that it may be. Errors that name the sibling
+    come out with the name of ``folder``.
 
     Args:
         advice: What to do if the disk refuses.
@@ -87,6 +88,11 @@ def folder_built_aside(folder: Path, advice: str) -> Iterator[Path]:
         yield scratch
         scratch.chmod(0o755)
         _replace(target, scratch)
+    except FairdeployError as error:
+        hidden = str(scratch)
+        if hidden not in str(error):
+            raise
+        raise type(error)(str(error).replace(hidden, str(folder))) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

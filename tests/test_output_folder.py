@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fairdeploy.errors import OutputError
+from fairdeploy.errors import ExportError, OutputError
 from fairdeploy.output_folder import appearing_folder, check_output_folder
 
 
@@ -86,4 +86,13 @@ def test_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path
     with pytest.raises(OutputError, match=r"cannot write in '/proc'"):
         check_output_folder(Path("/proc/fairdeploy-output"), force=False)
     check_output_folder(tmp_path / "new" / "deeper", force=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_names_the_folder_that_the_user_knows(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ExportError, match=rf"^cannot write '{tmp_path}/out/model.onnx': full$"),
+        appearing_folder(tmp_path / "out", force=False) as scratch,
+    ):
+        raise ExportError(f"cannot write '{scratch / 'model.onnx'}': full")
     assert list(tmp_path.iterdir()) == []

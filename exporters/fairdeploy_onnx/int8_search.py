@@ -3,7 +3,8 @@
 A third of the calibration batches gives the ranges, the others judge. Everything is tried with all
 operators quantised first, then with products only, each with weights of 8 bits and of 7: on x86
 processors without VNNI sums of 8-bit products overflow. If the answers still differ for more images
-than allowed, the layers that err most by themselves stay in float: one, two, four, …, at most half.
+than allowed, results of matrix products are left in float; after that whole layers, those that err
+most by themselves: one, two, four, …, at most half, and then as few as that allows.
 """
 
 from __future__ import annotations

@@ -6,12 +6,14 @@ It imports nothing of fairdeploy.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+_ERROR_NUMBER = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Fatal error: )?")
 _SILENT = 4
 """ONNX Runtime's log level 'fatal': errors come as exceptions, nothing is printed."""
 
@@ -72,9 +74,9 @@ def runtime_versions_of(onnxruntime: Any, providers: Sequence[str]) -> dict[str,
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of what ONNX Runtime says."""
+    """The first line of what ONNX Runtime says, without its error number."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
+    return _ERROR_NUMBER.sub("", lines[0])[:300] if lines else type(error).__name__
 
 
 def _session_options(onnxruntime: Any, threads: int) -> Any:

@@ -28,6 +28,8 @@ from fairdeploy_openvino.notes import NOTES, notes_of
 MAX_CALIBRATION_IMAGES = 300
 """As many as NNCF itself looks at."""
 
+_STREAM_ERROR = "iostream error"
+"""All that OpenVINO says of a full disk."""
 _QUANTISED = ("FakeQuantize", "FakeConvert")
 _ATTENTION = ("ScaledDotProductAttention", "Softmax")
 
@@ -48,7 +50,11 @@ def write_ir(onnx_path: Path, path: Path, precision: str, calibration: Batches |
         try:
             openvino.save_model(model, str(written), compress_to_fp16=precision == "fp16")
         except RuntimeError as error:  # OpenVINO's exceptions have no public base
-            raise ExportError(f"OpenVINO cannot write '{path}': {one_line(error)}") from error
+            why = "the disk refused" if _STREAM_ERROR in str(error) else one_line(error)
+            raise ExportError(
+                f"cannot write '{path}': {why}; "
+                "choose a folder with enough space that you may write to"
+            ) from error
     return artifact_of(path, "openvino", precision, (path.with_suffix(".bin"),))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,17 @@ from onnx import helper, numpy_helper
 
 from fairdeploy.errors import ExportError
 from fairdeploy_onnx import OnnxExporter
-from fairdeploy_onnx.int8_search import fidelity_of
+from fairdeploy_onnx.int8_search import Candidate, Fidelity, Int8Search, fidelity_of
+from fairdeploy_onnx.quantization import (
+    EXTENTS,
+    SCHEMES,
+    foldable_copy,
+    quantized,
+    value_ranges,
+)
 from tests.deployment.fakes import profile
 from tests.exporters.captured_networks import EXAMPLE, captured
-from tests.onnx_files import write_nodes
+from tests.onnx_files import write_dense, write_nodes
 
 INT8 = profile(precision="int8")
 
@@ -170,3 +179,42 @@ def test_a_map_is_judged_by_its_error_and_keeps_its_shape(tmp_path: Path) -> Non
     found = fidelity_of(expected.astype(np.float64), got.astype(np.float64))
     assert found.disagreement is None
     assert 0 < found.error < 0.08
+
+
+def test_results_of_products_stay_float_where_only_their_inputs_are_quantised(
+    tmp_path: Path,
+) -> None:
+    path = write_dense(tmp_path / "dense.onnx", num_layers=2)
+    model = foldable_copy(path)
+    random = np.random.default_rng(0)
+    feeds = [(random.standard_normal((4, 16)).astype(np.float32),) for _ in range(2)]
+    ranges = value_ranges(model, "minmax", feeds)
+    rounded = {}
+    for extent in EXTENTS[1:]:
+        made = quantized(model, ranges, SCHEMES["int8"], extent)
+        rounded[extent.name] = {
+            node.input[0] for node in made.graph.node if node.op_type == "QuantizeLinear"
+        }
+    assert rounded["inputs of products"] == {"x", "h0"}
+    assert rounded["products"] - rounded["inputs of products"]
+
+
+@pytest.mark.parametrize(("needed", "tried"), [(1, [1]), (11, [1, 2, 4, 8, 16, 12, 10, 11])])
+def test_no_more_layers_stay_in_float_than_needed(
+    needed: int, tried: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = object.__new__(Int8Search)
+    asked: list[int] = []
+
+    def keeping(start: Candidate, kept: Sequence[str]) -> Candidate:
+        asked.append(len(kept))
+        share = 0.0 if len(kept) >= needed else 0.5
+        return replace(start, kept=tuple(kept), fidelity=Fidelity(share, 0.1))
+
+    monkeypatch.setattr(search, "_by_error", lambda start: [str(index) for index in range(32)])
+    monkeypatch.setattr(search, "_keeping", keeping)
+    start = Candidate(None, "minmax", EXTENTS[0], (), False, Fidelity(0.5, 0.1))
+    found = search._with_fewest_in_float(start, 0.01)
+    assert asked == tried
+    assert len(found[-1].kept) == needed
+    assert found[-1].fidelity.is_within(0.01)
