@@ -59,6 +59,8 @@ def _network(name: str) -> nn.Module:
     ensure_torchvision()
     import timm
 
+    # the fused kernel hides the heads from Torch-Pruning, and its products from who counts MACs
+    timm.layers.set_fused_attn(False)
     architecture, settings = TIMM_NETWORKS[name]
     return timm.create_model(architecture, num_classes=10, **settings)
 
