@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import copy
 import functools
+import itertools
 import json
 import os
 import sys
@@ -72,17 +73,34 @@ def main() -> None:
 def _rows(
     case: Case, options: argparse.Namespace, known: set[tuple[Any, ...]], cache: Cache
 ) -> Iterator[dict[str, Any]]:
-    settings = {
-        "num_calibration": options.num_calibration, "num_projections": options.num_projections,
-        "round_to": options.round_to,
-    }  # fmt: skip
-    pruners = _pruners(case, options, cache)
+    for num_scoring, num_projections in itertools.product(
+        options.num_scoring, options.num_projections
+    ):
+        settings = {
+            "num_calibration": options.num_calibration, "num_scoring": num_scoring,
+            "num_projections": num_projections, "round_to": options.round_to,
+        }  # fmt: skip
+        ours = OurPruner(case, options.signals, options.round_to, num_scoring, num_projections)
+        yield from _rows_with(case, ours, settings, options, known, cache)
+
+
+def _rows_with(
+    case: Case,
+    ours: OurPruner,
+    settings: dict[str, int],
+    options: argparse.Namespace,
+    known: set[tuple[Any, ...]],
+    cache: Cache,
+) -> Iterator[dict[str, Any]]:
+    pruners = _pruners(case, ours, options, cache)
     for percent in options.macs:
         for pruner, make in pruners(percent):
             for epochs in options.epochs:
                 row = {
                     "network": case.name, "percent": percent, "seed": case.seed, "by": pruner,
                     "epochs": epochs, **settings,
+                    "num_training": options.num_training if epochs else 0,
+                    "learning_rate": options.learning_rate if epochs else 0.0,
                 }  # fmt: skip
                 if key_of(row) not in known and (epochs == 0 or pruner in options.trained):
                     yield row | _tested(case, make, epochs, options)
@@ -96,7 +114,6 @@ def _tested(case: Case, make: Make, epochs: int, options: argparse.Namespace) ->
         found["macs"] = case.share_of_macs(network)
         if epochs:
             network = trained(network, case, epochs, options.learning_rate)
-            found["num_training"] = len(case.images.training)
         found["accuracy"] = case.accuracy(network)
     except Exception as error:  # whatever a peer raises is the result
         lines = [line for line in str(error).splitlines() if line.strip()]
@@ -105,10 +122,9 @@ def _tested(case: Case, make: Make, epochs: int, options: argparse.Namespace) ->
 
 
 def _pruners(
-    case: Case, options: argparse.Namespace, cache: Cache
+    case: Case, ours: OurPruner, options: argparse.Namespace, cache: Cache
 ) -> Callable[[int], Iterator[tuple[str, Make]]]:
     """By percentage of the MACs: name and maker of each network; scores are made when needed."""
-    ours = OurPruner(case, options.signals, options.round_to, options.num_projections)
     reference = ReferencePruner(case, options.reference_images)
     has_norms = any(isinstance(layer, nn.BatchNorm2d) for layer in case.module.modules())
 
@@ -185,7 +201,8 @@ def _parse_options() -> argparse.Namespace:
     add("--signals", nargs="*", choices=SIGNALS, default=list(SIGNALS), help="of ours")
     add("--repairs", nargs="*", choices=REPAIRS, default=list(REPAIRS), help="of ours")
     add("--round-to", type=int, default=1, help="channel multiple of ours; peers round nothing")
-    add("--num-projections", type=int, default=64, help="of the wasserstein signal")
+    add("--num-projections", type=int, nargs="+", default=[64], help="of the wasserstein signal")
+    add("--num-scoring", type=int, nargs="+", default=[0], help="calibration images; 0: all")
     add("--peers", nargs="*", choices=(*PEERS, REFERENCE), default=[*PEERS, REFERENCE])
     add("--peer-path", nargs="+", default=[], help="folders in which the peers are installed")
     add("--num-calibration", type=int, default=512)

@@ -32,17 +32,21 @@ _MAX_TRIES = 5
 class OurPruner:
     """Scores once, for all signals, when the first network is wanted."""
 
-    def __init__(self, case: Case, signals: list[Any], multiple: int, projections: int) -> None:
+    def __init__(
+        self, case: Case, signals: list[Any], multiple: int, num_scoring: int, num_projections: int
+    ) -> None:
         """Nothing is computed yet.
 
         Args:
             case: Network and images.
             signals: Of ``SIGNALS``.
             multiple: What channel counts are rounded to.
-            projections: Random directions per unit.
+            num_scoring: How many of the calibration images say what goes; 0 for all.
+            num_projections: Random directions per unit.
         """
         self._case, self._signals = case, signals
-        self._multiple, self._projections = multiple, projections
+        self._multiple, self._num_projections = multiple, num_projections
+        self._num_scoring = num_scoring or len(case.calibration)
         self._removed: dict[tuple[str, float], NDArray[np.bool_]] = {}
 
     def network(self, signal: Any, share: float, repair: str) -> fx.GraphModule:
@@ -67,10 +71,12 @@ class OurPruner:
     @cached_property
     def _measured(self) -> Signals:
         case = self._case
-        images = ImageSet(case.calibration, case.images.calibration_labels, "given")
+        count = self._num_scoring
+        labels = case.images.calibration_labels[:count]
+        images = ImageSet(case.calibration[:count], labels, "given")
         return measure_signals(
             self._graph, images, [*self._signals, "taylor"],
-            seed=case.seed, num_projections=self._projections,
+            seed=case.seed, num_projections=self._num_projections,
         )  # fmt: skip
 
     def _removed_units(self, signal: Any, share: float) -> NDArray[np.bool_]:

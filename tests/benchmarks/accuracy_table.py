@@ -12,9 +12,10 @@ from tests.benchmarks.accuracy_case import CLOSE_MACS
 
 Row = dict[str, Any]
 _KEY = (
-    "network", "percent", "seed", "by", "epochs", "num_calibration", "num_projections", "round_to",
+    "network", "percent", "seed", "by", "epochs", "num_calibration", "num_scoring",
+    "num_projections", "round_to", "num_training", "learning_rate",
 )  # fmt: skip
-_SETTINGS = ("num_calibration", "num_projections", "round_to")
+_SETTINGS = _KEY[5:]
 
 
 def key_of(row: Row) -> tuple[Any, ...]:
@@ -51,7 +52,7 @@ def tables(rows: Sequence[Row]) -> Iterator[str]:
 
 def _table(network: str, rows: Sequence[Row]) -> Iterator[str]:
     percents = sorted({row["percent"] for row in rows}, reverse=True)
-    varied = [name for name in _SETTINGS if len({row[name] for row in rows}) > 1]
+    varied = [name for name in _SETTINGS if len({row[name] for row in rows if row[name]}) > 1]
     seeds = sorted({row["seed"] for row in rows})
     originals = {row["original"] for row in rows}
     heads = [f"{percent} % of the MACs" for percent in percents]
