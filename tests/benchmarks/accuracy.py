@@ -132,9 +132,10 @@ def _pruners(
         share = percent / 100
         for signal in options.signals:
             for repair in options.repairs:
-                make = functools.partial(ours.network, signal, share, repair)
-                yield f"fairdeploy {signal} {repair}", _once(make, {}, ())
+                made_by_us = functools.partial(ours.network, signal, share, repair)
+                yield f"fairdeploy {signal} {repair}", _once(made_by_us, {}, ())
         for peer in options.peers:
+            make: Make
             if peer == REFERENCE:
                 make = functools.partial(reference.network, share)
             else:

@@ -90,7 +90,8 @@ class OurPruner:
         """Budgets are met from below, and by a count that may differ: ask until it is near."""
         graph = self._graph
         costs = CostModel(graph.cost_terms, len(groups))
-        asked, found = share, []
+        asked = share
+        found: list[tuple[float, int, NDArray[np.bool_]]] = []
         for _ in range(_MAX_TRIES):
             allocation = search(groups, costs.costs, parse_budgets([f"macs={asked:.3%}"]))
             removed = removed_units(graph, groups, allocation)

@@ -3,7 +3,8 @@
 Its tolerance is bisected. Its levels are coarse, and the lowest may remove too much already; then
 every layer loses a share between what two levels say (or nothing and the lowest), which layers and
 channels being its own choice still. It runs the network hundreds of times for each layer, so it
-scores with fewer images. Of CIFAR ResNets it prunes inner channels only, as Torch-Pruning does.
+scores with fewer images. Of CIFAR ResNets it prunes inner channels only, as Torch-Pruning does; it
+does not know how to pad, so a convolution that computes the same stands in meanwhile.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import nn
 
 from tests.benchmarks.accuracy_case import CLOSE_MACS, Case
 from tests.benchmarks.cifar_resnet import stream_layers
+from tests.benchmarks.convolved_shortcut import ConvolvedShortcut, padded_again, without_padding
 from tests.benchmarks.scoring_reference import reference_scores
 
 REFERENCE = "network-pruner"
@@ -40,8 +42,9 @@ class ReferencePruner:
             num_images: How many of the calibration images it scores with.
         """
         self._case, self._num_images = case, num_images
-        self._names = _prunable(case.module)
-        named = dict(case.module.named_modules())
+        self._module = without_padding(case.module)
+        self._names = _prunable(self._module)
+        named = dict(self._module.named_modules())
         places = {name: place for place, name in enumerate(named)}
         self._places = [places[name] for name in self._names]
         self._sizes = [_width(named[name]) for name in self._names]
@@ -71,9 +74,9 @@ class ReferencePruner:
     @cached_property
     def _ranks(self) -> dict[str, Any]:
         case, count = self._case, self._num_images
-        measured_at = dict(zip(self._names, _measured_at(case.module, self._names), strict=True))
+        measured_at = dict(zip(self._names, _measured_at(self._module, self._names), strict=True))
         scores = reference_scores(
-            case.module,
+            self._module,
             case.calibration[:count],
             case.images.calibration_labels[:count],
             measured_at=measured_at,
@@ -107,8 +110,7 @@ class ReferencePruner:
                 break
             part = (start + end) / 2
             counts = tuple(
-                round(first + part * (last - first))
-                for first, last in zip(low, high, strict=True)
+                round(first + part * (last - first)) for first, last in zip(low, high, strict=True)
             )
             got = self._share(counts)
             found.append((abs(got - share), counts))
@@ -120,13 +122,11 @@ class ReferencePruner:
 
         with contextlib.redirect_stdout(io.StringIO()):
             return tuple(
-                get_ratios(
-                    self._case.module, self._ranks, layers2prune=self._places, ToD_level=level
-                )
+                get_ratios(self._module, self._ranks, layers2prune=self._places, ToD_level=level)
             )
 
     def _share(self, counts: Sequence[int]) -> float:
-        return self._case.share_of_macs(self._skeleton(counts))
+        return self._case.share_of_macs(padded_again(self._skeleton(counts)))
 
     def _skeleton(self, counts: Sequence[int]) -> nn.Module:
         from Network_Pruner import get_skeleton
@@ -134,7 +134,7 @@ class ReferencePruner:
         case = self._case
         with contextlib.redirect_stdout(io.StringIO()):
             skeleton: nn.Module = get_skeleton(
-                case.module, list(counts), (case.calibration[:2],), layers2prune=self._places
+                self._module, list(counts), (case.calibration[:2],), layers2prune=self._places
             )
         return skeleton.eval()
 
@@ -145,7 +145,7 @@ class ReferencePruner:
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
             pruned, _ = prune(
                 self._skeleton(counts),
-                case.module,
+                self._module,
                 ranks,
                 list(counts),
                 layers2prune=self._places,
@@ -153,12 +153,15 @@ class ReferencePruner:
                 example_inputs=(case.calibration[:2],),
             )
         assert isinstance(pruned, nn.Module)
-        return pruned.eval()
+        return padded_again(pruned.eval())
 
 
 def _prunable(module: nn.Module) -> list[str]:
     """Convolutions and linear layers but the last, and none that makes a CIFAR ResNet's stream."""
-    streams = {id(layer) for layer in stream_layers(module)}
+    shortcuts = [
+        block.shortcut for block in module.modules() if isinstance(block, ConvolvedShortcut)
+    ]
+    streams = {id(layer) for layer in (*stream_layers(module), *shortcuts)}
     layers = [
         name for name, layer in module.named_modules()
         if isinstance(layer, nn.Conv2d | nn.Linear) and id(layer) not in streams

@@ -58,7 +58,7 @@ def _table(network: str, rows: Sequence[Row]) -> Iterator[str]:
     heads = [f"{percent} % of the MACs" for percent in percents]
     yield f"| {network}, {fmean(originals):.1f} %, seeds {seeds} | " + " | ".join(heads) + " |"
     yield "|---|" + "--:|" * len(percents)
-    lines = dict.fromkeys((_line(row, varied) for row in rows))
+    lines = dict.fromkeys(_line(row, varied) for row in rows)
     for line in lines:
         own = [row for row in rows if _line(row, varied) == line]
         cells = [_cell(row for row in own if row["percent"] == percent) for percent in percents]
