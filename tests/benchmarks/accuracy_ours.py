@@ -16,8 +16,9 @@ from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.records import GroupScores, ImageSet
 from fairdeploy.recovery.batchnorm import reestimate_batchnorm
-from fairdeploy.recovery.distillation import distil, not_held_out
+from fairdeploy.recovery.distillation import distil
 from fairdeploy.recovery.least_squares import fit_least_squares
+from fairdeploy.recovery.unlabelled_images import not_held_out
 from fairdeploy.scored_groups import group_scores, removed_units
 from fairdeploy.scoring import as_unit_scores, measure_signals
 from fairdeploy.scoring.signals import Signals
