@@ -91,9 +91,9 @@ def distil(
     own_tensors(shrunk, graph.module)
     plan = _steps(graph, removed, batch, (block_steps, answer_steps))
     device = PlainRuntime().device
-    images = UnlabelledImages(graph, tensors, seed, batch)
+    divided = UnlabelledImages(graph, tensors, seed, batch)
     with moved(shrunk, device):
-        run = _Distilling(graph, shrunk, removed, images, device)
+        run = _Distilling(graph, shrunk, removed, divided, device)
         before, after = run.run(plan, progress)
     return DistillationSummary(
         num_blocks=run.num_blocks,
@@ -227,7 +227,9 @@ def _steps(
 
 def macs_without(graph: UnitGraph, removed: NDArray[np.bool_]) -> float:
     """MACs per image of the network without these units, bool [num_units]."""
-    sizes = [group.size - removed[group.blocks].sum() // group.num_blocks for group in graph.groups]
+    sizes = [
+        group.size - int(removed[group.blocks].sum()) // group.num_blocks for group in graph.groups
+    ]
     return sum(
         term.coefficient
         * math.prod(
