@@ -149,7 +149,7 @@ class RunFlags(TrainingFlags, ControlFlags):
             "allocation": chosen("--allocation", self.allocation, ALLOCATION_RULES),
             "num_calibration": self.num_calibration,
             "num_selection": self.num_selection,
-            "tuning": self.tuning(),
+            "training": self.training(),
             "mean": parse_numbers("--mean", self.mean),
             "std": parse_numbers("--std", self.std),
             "force": self.force,

@@ -31,11 +31,17 @@ DEFAULT_LEARNING_RATE = 0.01
 DEFAULT_BATCH_SIZE = 64
 
 _Choice = TypeVar("_Choice")
+_Value = TypeVar("_Value")
 
 
 def choice_of(value: object, choices: tuple[_Choice, ...]) -> _Choice | None:
     """The choice that ``value`` spells, or None."""
     return next((choice for choice in choices if choice == value), None)
+
+
+def first_given(*values: _Value | None) -> _Value | None:
+    """The first value that is not None."""
+    return next((value for value in values if value is not None), None)
 
 
 InputShape = int | tuple[int, int, int]
@@ -94,7 +100,7 @@ class InspectOptions(ControlOptions):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TuningOptions:
-    """Training after the repair; see ``recovery.finetuning``."""
+    """Training after the repair, everything decided; see ``recovery.finetuning``."""
 
     epochs: int
     distill: bool = False
@@ -105,6 +111,19 @@ class TuningOptions:
     batch_size: int = DEFAULT_BATCH_SIZE
     ema: bool = False
     """Keep an exponential moving average of the weights."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingOptions:
+    """Training after the repair as it was typed; see ``TuningOptions``."""
+
+    finetune: int | None = None
+    """Epochs; 0: none, whatever ``fairdeploy.toml`` says."""
+    distill: bool = False
+    distill_features: bool = False
+    learning_rate: float | None = None
+    batch_size: int | None = None
+    ema: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +141,7 @@ class RunOptions(ControlOptions):
     num_calibration: int | None = None
     num_selection: int | None = None
     """Held-out images to choose a network or an epoch with."""
-    tuning: TuningOptions | None = None
+    training: TrainingOptions = field(default_factory=TrainingOptions)
     force: bool = False
     """Replace an earlier result."""
     with_latency: bool = True
@@ -153,7 +172,7 @@ class ShrinkOptions(RunOptions):
     keeps to it is found."""
     smallest: MetricName | None = None
     """What is made smallest then: one of ``SWEEP_METRICS``."""
-    steps: int = 1
+    steps: int | None = None
     """In how many steps to prune, each repaired and scored again."""
     host: HostOptions | None = None
     """Another machine that measures; None: this one."""

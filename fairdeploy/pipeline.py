@@ -85,7 +85,9 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
             f"'{latency_budget.text}' cannot be met without measuring; drop --no-latency"
         )
     if latency_budget is not None and settings.steps > 1:
-        raise UsageError("--steps goes with a --budget of parameters, MACs or bytes; drop it")
+        raise UsageError(
+            "--steps goes with a --budget of parameters, MACs or bytes; drop it, or give --steps 1"
+        )
     decides = latency_budget is not None or options.objective == "latency"
     check_output_folder(settings.output, force=options.force)
     profile = load_profile(settings.target)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from fairdeploy.errors import UsageError
 from fairdeploy.input_specs import InputSpec, parse_inputs
@@ -24,8 +24,10 @@ from fairdeploy.options import (
     SweepOptions,
     TuningOptions,
     choice_of,
+    first_given,
 )
 from fairdeploy.records import MetricName, PruningMethod, Restrictions, TargetProfile
+from fairdeploy.training_settings import resolve_tuning
 
 DEFAULT_CALIBRATION_IMAGES = 512
 DEFAULT_TEST_IMAGES = 2000
@@ -34,8 +36,6 @@ DEFAULT_TARGET = "cpu"
 DEFAULT_RECOVERY: RecoveryMethod = "least_squares"
 DEFAULT_POINTS = 8
 MIN_POINTS, MAX_POINTS = 2, 100
-
-_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +107,6 @@ class SweepSettings(RunSettings):
     """Per cent of the original's cost, falling; None: spread over what can be reached."""
 
 
-def first_given(*values: _Value | None) -> _Value | None:
-    """The first value that is not None."""
-    return next((value for value in values if value is not None), None)
-
-
 def project_of(model: str) -> ProjectFile:
     """``fairdeploy.toml`` beside the model, or in the working folder for a model given by name."""
     path = Path(model)
@@ -181,32 +176,38 @@ def resolve_shrink(options: ShrinkOptions) -> ShrinkSettings:
     """
     project = project_of(options.model)
     budgets = first_given(options.budgets, project.budget) or ()
-    if not budgets and options.max_drop is None:
+    max_drop = first_given(options.max_drop, project.max_drop)
+    steps = first_given(options.steps, project.steps) or 1
+    if not budgets and max_drop is None:
         raise UsageError(
             "no budget given; add --budget 40% (what may stay), or 'budget' in fairdeploy.toml, or "
             "--max-drop 1% for the smallest network that stays as accurate"
         )
-    _check_smallest(options, bool(budgets))
+    _check_smallest(options, bool(budgets), max_drop, steps)
     output = Path(project.output) if project.output else default_output(options.model)
     run = _resolve_run(options, project, output)
     return ShrinkSettings(
         **_values(run),
         budgets=tuple(budgets),
-        max_drop=options.max_drop,
-        smallest=options.smallest or "params",
-        steps=options.steps,
+        max_drop=max_drop,
+        smallest=first_given(options.smallest, project.smallest) or "params",
+        steps=steps,
     )
 
 
-def _check_smallest(options: ShrinkOptions, has_budgets: bool) -> None:
+def _check_smallest(
+    options: ShrinkOptions, has_budgets: bool, max_drop: float | None, steps: int
+) -> None:
     """Refuse options that only mean something without a budget, or with one."""
-    if options.smallest is not None and (has_budgets or options.max_drop is None):
+    if options.smallest is not None and (has_budgets or max_drop is None):
         raise UsageError(
             f"--smallest {options.smallest} says what --max-drop makes smallest where no budget is "
             "given; drop it, or the budget"
         )
-    if options.steps > 1 and (not has_budgets or options.objective == "latency"):
-        raise UsageError("--steps goes with a --budget of parameters, MACs or bytes; drop it")
+    if steps > 1 and (not has_budgets or options.objective == "latency"):
+        raise UsageError(
+            "--steps goes with a --budget of parameters, MACs or bytes; drop it, or give --steps 1"
+        )
     if not has_budgets and options.objective == "latency":
         raise UsageError("--objective latency needs a --budget; --max-drop alone goes by counts")
 
@@ -257,8 +258,11 @@ def _resolve_run(options: RunOptions, project: ProjectFile, output: Path) -> Run
         restrictions=resolve_restrictions(options, project),
         recover=recover,
         method=resolve_method(options, project),
-        num_selection=first_given(options.num_selection, DEFAULT_SELECTION_IMAGES) or 0,
-        tuning=options.tuning,
+        num_selection=first_given(
+            options.num_selection, project.num_selection, DEFAULT_SELECTION_IMAGES
+        )
+        or 0,
+        tuning=resolve_tuning(options.training, project),
     )
 
 

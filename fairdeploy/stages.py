@@ -41,8 +41,8 @@ from fairdeploy.records import (
     UnitScores,
 )
 from fairdeploy.recovery.batchnorm import reestimate_batchnorm
-from fairdeploy.recovery.distillation import not_held_out
 from fairdeploy.recovery.least_squares import fit_least_squares
+from fairdeploy.recovery.unlabelled_images import not_held_out
 from fairdeploy.scored_groups import unscored_groups
 from fairdeploy.scoring.cache import cached_scores, scores_key
 from fairdeploy.scoring.unit_scores import score_units

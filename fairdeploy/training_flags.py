@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fairdeploy.errors import UsageError
-from fairdeploy.options import DEFAULT_BATCH_SIZE, DEFAULT_LEARNING_RATE, TuningOptions
+from fairdeploy.options import TrainingOptions
 
 _TRAINING = "Training"
 
@@ -21,8 +20,9 @@ class TrainingFlags:
         int | None,
         typer.Option(
             metavar="EPOCHS",
-            help="Train on the images that nothing else needs; the best epoch is kept.",
-            min=1,
+            help="Train on the images that nothing else needs; the best epoch is kept. "
+            "0: do not, whatever fairdeploy.toml says.",
+            min=0,
             rich_help_panel=_TRAINING,
         ),
     ] = None
@@ -67,31 +67,13 @@ class TrainingFlags:
         ),
     ] = None
 
-    def tuning(self) -> TuningOptions | None:
-        """What was asked for; None without ``--finetune``.
-
-        Raises:
-            UsageError: An option says how to train, but none says that.
-        """
-        options = {
-            "--distill": self.distill,
-            "--distill-features": self.distill_features,
-            "--learning-rate": self.learning_rate is not None,
-            "--batch-size": self.batch_size is not None,
-            "--ema": self.ema,
-        }
-        if self.finetune is None:
-            first = next((name for name, is_given in options.items() if is_given), None)
-            if first is not None:
-                raise UsageError(f"{first} says how to train; add --finetune EPOCHS")
-            return None
-        if self.learning_rate is not None and not 0 < self.learning_rate <= 1:
-            raise UsageError(f"--learning-rate {self.learning_rate:g} is not above 0 and at most 1")
-        return TuningOptions(
-            epochs=self.finetune,
-            distill=self.distill or self.distill_features,
+    def training(self) -> TrainingOptions:
+        """What was typed; ``fairdeploy.toml`` may add to it."""
+        return TrainingOptions(
+            finetune=self.finetune,
+            distill=self.distill,
             distill_features=self.distill_features,
-            learning_rate=self.learning_rate or DEFAULT_LEARNING_RATE,
-            batch_size=self.batch_size or DEFAULT_BATCH_SIZE,
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
             ema=self.ema,
         )

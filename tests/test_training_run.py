@@ -12,7 +12,7 @@ import pytest
 
 from fairdeploy import cli
 from fairdeploy.errors import AccuracyError, DataError, UsageError
-from fairdeploy.options import ShrinkOptions, TuningOptions
+from fairdeploy.options import ShrinkOptions, TrainingOptions
 from fairdeploy.pipeline import ShrinkResult, shrink
 from fairdeploy.recovery.distillation import distil
 from tests.tiny_project import write_project
@@ -64,8 +64,8 @@ def test_changes_add_up_to_the_accuracies(project: Path, tmp_path: Path) -> None
 
 
 def test_training_uses_what_is_left_and_is_reported(project: Path, tmp_path: Path) -> None:
-    tuning = TuningOptions(epochs=2, batch_size=10)
-    document = run(project, tmp_path / "out", tuning=tuning, num_selection=20).document
+    training = TrainingOptions(finetune=2, batch_size=10)
+    document = run(project, tmp_path / "out", training=training, num_selection=20).document
     row = document["tuning"]
     assert (row["num_images"], row["num_selection"], row["epochs_asked"]) == (30, 15, 2)
     assert [epoch["epoch"] for epoch in row["epochs"]] == [0, 1, 2]

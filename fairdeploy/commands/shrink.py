@@ -51,11 +51,11 @@ def shrink(
         ),
     ] = None,
     steps: Annotated[
-        int,
+        int | None,
         typer.Option(
             help="Prune in this many steps, each repaired and scored again.", min=1, max=20
         ),
-    ] = 1,
+    ] = None,
     host: Host = None,
     port: Port = None,
     remote_python: RemotePython = "python3",

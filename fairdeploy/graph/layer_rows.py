@@ -33,31 +33,43 @@ class Window:
 LINEAR = Window((), (), (), ())
 
 
-def patches_view(inputs: Tensor, window: Window) -> Tensor:
-    """All patches of a convolution without copying them (beyond the padding).
+def picked_patches(inputs: Tensor, window: Window, positions: tuple[Tensor, ...]) -> Tensor:
+    """Patches of a convolution at some output positions.
 
     Args:
         inputs: Shape [B, C, *spatial].
         window: Of the convolution.
+        positions: Index tensors [M] over the batch and output positions.
 
     Returns:
-        View of shape [B, *output positions, C, *kernel].
+        Shape [M, C, *kernel].
     """
     pads = [amount for p in reversed(window.padding) for amount in (p, p)]
     padded = functional.pad(inputs, pads) if any(pads) else inputs
+    num_pixels = padded.numel() // padded.shape[1]
+    if len(positions[0]) * math.prod(window.kernel) < num_pixels or math.prod(window.kernel) == 1:
+        return _patches_view(padded, window, channel_dim=1)[positions]
+    # A row of a patch with all its channels is copied in one piece: two to three times as fast.
+    last = padded.movedim(1, -1).contiguous()
+    return _patches_view(last, window, channel_dim=last.dim() - 1)[positions].movedim(-1, 1)
+
+
+def _patches_view(padded: Tensor, window: Window, channel_dim: int) -> Tensor:
+    """All patches without copying them: [B, *output positions] and then as ``padded`` has them."""
     strides = padded.stride()
+    spatial = [dim for dim in range(1, padded.dim()) if dim != channel_dim]
     reach = [d * (k - 1) + 1 for d, k in zip(window.dilation, window.kernel, strict=True)]
     sizes = [
-        (n - r) // s + 1 for n, r, s in zip(padded.shape[2:], reach, window.stride, strict=True)
+        (padded.shape[dim] - r) // s + 1
+        for dim, r, s in zip(spatial, reach, window.stride, strict=True)
     ]
-    size = (padded.shape[0], *sizes, padded.shape[1], *window.kernel)
-    step = (
-        strides[0],
-        *(a * b for a, b in zip(strides[2:], window.stride, strict=True)),
-        strides[1],
-        *(a * b for a, b in zip(strides[2:], window.dilation, strict=True)),
-    )
-    return padded.as_strided(size, step)
+    steps = [strides[dim] * s for dim, s in zip(spatial, window.stride, strict=True)]
+    inner = [strides[dim] * d for dim, d in zip(spatial, window.dilation, strict=True)]
+    kernel, num_channels = list(window.kernel), padded.shape[channel_dim]
+    place = channel_dim - 1
+    kernel.insert(place, num_channels)
+    inner.insert(place, strides[channel_dim])
+    return padded.as_strided((padded.shape[0], *sizes, *kernel), (strides[0], *steps, *inner))
 
 
 def sample_rows(
@@ -77,7 +89,7 @@ def sample_rows(
     if window.is_linear:
         rows = inputs[positions].unsqueeze(0)
     else:
-        picked = patches_view(inputs, window)[positions]
+        picked = picked_patches(inputs, window, positions)
         rows = picked.reshape(picked.shape[0], window.groups, -1).transpose(0, 1)
     if has_bias:
         rows = torch.cat([rows, rows.new_ones(*rows.shape[:2], 1)], dim=2)

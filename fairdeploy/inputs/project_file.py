@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from fairdeploy.errors import UsageError
 from fairdeploy.inputs.factories import is_factory_spec
 from fairdeploy.inputs.toml_tables import (
     Reader,
@@ -22,12 +23,14 @@ from fairdeploy.inputs.toml_tables import (
     truth,
     whole_number,
 )
-from fairdeploy.options import ATTENTION_OPTIONS, AttentionOption, choice_of
+from fairdeploy.option_values import parse_drop
+from fairdeploy.options import ATTENTION_OPTIONS, SWEEP_METRICS, AttentionOption, choice_of
 from fairdeploy.records import (
     ALLOCATION_RULES,
     PROTECTIONS,
     SIGNALS,
     AllocationRule,
+    MetricName,
     ProtectName,
     SignalName,
 )
@@ -35,6 +38,7 @@ from fairdeploy.records import (
 PROJECT_FILE_NAME = "fairdeploy.toml"
 
 _Choice = TypeVar("_Choice", bound=str)
+_LARGEST_RATE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,7 @@ class ProjectFile:
     """A path, made absolute against the file's folder, or a factory."""
     class_names: tuple[str, ...] | None = None
     num_calibration: int | None = None
+    num_selection: int | None = None
     max_test: int | None = None
     budget: tuple[str, ...] | None = None
     target: str | None = None
@@ -78,6 +83,16 @@ class ProjectFile:
     max_prune: tuple[tuple[str, float], ...] | None = None
     min_units: tuple[tuple[str, int], ...] | None = None
     round_to: int | None = None
+    steps: int | None = None
+    max_drop: float | None = None
+    smallest: MetricName | None = None
+    finetune: int | None = None
+    """Epochs; the next five say how."""
+    distill: bool | None = None
+    distill_features: bool | None = None
+    learning_rate: float | None = None
+    batch_size: int | None = None
+    ema: bool | None = None
 
 
 def load_project_file(folder: Path) -> ProjectFile:
@@ -111,6 +126,24 @@ def _positive_numbers(value: object) -> tuple[float, ...]:
     return tuple(positive_number(item) for item in numbers(value))
 
 
+def _drop(value: object) -> float:
+    """A share of all images, as a number or as a text: 0.01 or "1%"."""
+    try:
+        drop = parse_drop(str(value)) if isinstance(value, str | float | int) else None
+    except UsageError:
+        drop = None
+    if drop is None or isinstance(value, bool):
+        raise ValueError('a share of all images below 100%, such as "1%" or 0.01')
+    return drop
+
+
+def _rate(value: object) -> float:
+    rate = positive_number(value)
+    if rate > _LARGEST_RATE:
+        raise ValueError("a number above 0 and at most 1")
+    return rate
+
+
 def _one_of(choices: tuple[_Choice, ...]) -> Callable[[object], _Choice]:
     def read(value: object) -> _Choice:
         option = choice_of(value, choices)
@@ -133,6 +166,7 @@ _READERS: dict[str, Reader] = {
     "data": text,
     "class_names": texts,
     "num_calibration": whole_number(2),
+    "num_selection": whole_number(10),
     "max_test": whole_number(0),
     "budget": text_or_texts,
     "target": text,
@@ -149,6 +183,15 @@ _READERS: dict[str, Reader] = {
     "max_prune": by_glob(share, '"layer4.*" = 0.3'),
     "min_units": by_glob(whole_number(1), '"layer4.*" = 16'),
     "round_to": whole_number(1),
+    "steps": whole_number(1),
+    "max_drop": _drop,
+    "smallest": _one_of(SWEEP_METRICS),
+    "finetune": whole_number(1),
+    "distill": truth,
+    "distill_features": truth,
+    "learning_rate": _rate,
+    "batch_size": whole_number(2),
+    "ema": truth,
 }
 
 

@@ -36,8 +36,8 @@ class DistillationSummary:
     """Trained on, without labels."""
     num_held_out: int
     error_before: float
-    """Against the original's answers, on the held-out images: Kullback-Leibler divergence of class
-    scores, else the squared error as a share of the variance."""
+    """Against the original's answers, on the held-out images in several views: half the sum of the
+    class probabilities' differences (0 to 1), else the squared error as a share of the variance."""
     error_after: float
     agreement_before: float | None
     """Share of held-out images with the original's class; None for other outputs."""

@@ -1,4 +1,4 @@
-"""Images moved by a few pixels and mirrored, so that few images go further."""
+"""Images moved by a few pixels, mirrored and blended, so that few images go further."""
 
 from __future__ import annotations
 
@@ -38,3 +38,22 @@ def _moved(count: int, size: int, most: int, generator: torch.Generator) -> Tens
     """Which pixels of the padded image to take, [count, size]."""
     starts = torch.randint(2 * most + 1, (count, 1), generator=generator)
     return starts + torch.arange(size)
+
+
+def blended(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Some of the images mixed, by a random part each, with another one of the batch.
+
+    Whoever imitates a teacher can learn from them too, since it is asked what they are (Beyer et
+    al. 2022); labels would no longer fit.
+
+    Args:
+        images: [N, ...], float.
+        share: How many of them, about.
+        generator: On the CPU.
+    """
+    count = len(images)
+    parts = torch.rand(count, generator=generator)
+    parts = torch.where(torch.rand(count, generator=generator) < share, parts, 0.0)
+    others = images[torch.randperm(count, generator=generator).to(images.device)]
+    shape = (count,) + (1,) * (images.dim() - 1)
+    return torch.lerp(images, others, parts.reshape(shape).to(images.device))

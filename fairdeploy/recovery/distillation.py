@@ -3,16 +3,16 @@
 First block by block: each block gets what the shrunk network itself computes up to there, and
 learns to give what the original gives; all blocks learn in the same passes, and no gradient leaves
 a block. Then the network as a whole learns the original's answers (Hinton et al. 2015), with the
-blocks' ends as a guide. Images are moved and mirrored at random, and the original is asked afresh
-each time, so that a few hundred images do (Beyer et al. 2022). It takes minutes, and never gives a
-result that is worse on held-out images than the start.
+blocks' ends as a guide. Images are moved, mirrored and blended at random, and the original is asked
+afresh each time, so that a few hundred images do (Beyer et al. 2022). It takes minutes, and never
+gives a result that is worse on held-out images than the start.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,6 @@ from torch import Tensor, fx
 
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import DistillationSummary
-from fairdeploy.recovery.augmentation import shifted_and_flipped
 from fairdeploy.recovery.best_weights import BestWeights, trainable
 from fairdeploy.recovery.fitted_weights import own_tensors
 from fairdeploy.recovery.imitation import Imitation, answer_error, compared, value_error
@@ -36,10 +35,10 @@ from fairdeploy.recovery.network_blocks import (
 from fairdeploy.recovery.processes import PlainRuntime, moved, on_device
 from fairdeploy.recovery.schedule import rate_factor, set_rate
 from fairdeploy.recovery.sweep import Inputs, all_inputs
+from fairdeploy.recovery.unlabelled_images import UnlabelledImages, split
 
 Progress = Callable[[int, int], None]
 
-HELD_OUT_EVERY = 8
 MAX_BATCH = 64
 BATCH_VALUE_BYTES = 64_000_000
 BLOCK_STEPS = 200
@@ -85,16 +84,17 @@ def distil(
     """
     started = time.perf_counter()
     tensors = all_inputs(images)
-    held_out, used = _split(len(tensors[0]))
+    held_out, used = split(len(tensors[0]))
     batch = _batch_size(graph, len(used))
     if batch == 0 or len(held_out) == 0 or (not graph.has_dynamic_batch and len(held_out) < batch):
         return None
     own_tensors(shrunk, graph.module)
-    plan = _steps(graph, batch, (block_steps, answer_steps))
+    plan = _steps(graph, removed, batch, (block_steps, answer_steps))
     device = PlainRuntime().device
+    divided = UnlabelledImages(graph, tensors, seed, batch)
     with moved(shrunk, device):
-        run = _Distilling(graph, shrunk, removed, tensors, seed, batch, device)
-        before, after = run.run(held_out, used, plan, progress)
+        run = _Distilling(graph, shrunk, removed, divided, device)
+        before, after = run.run(plan, progress)
     return DistillationSummary(
         num_blocks=run.num_blocks,
         num_steps=sum(plan),
@@ -106,15 +106,6 @@ def distil(
         agreement_after=after.agreement,
         seconds=time.perf_counter() - started,
     )
-
-
-def not_held_out(images: Inputs) -> Inputs:
-    """The images that ``distil`` trains on.
-
-    An earlier repair must not see the others: what is fitted to them looks better there than it is.
-    """
-    _, used = _split(len(images[0]))
-    return tuple(tensor[used] for tensor in images)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +120,10 @@ class _Distilling:
         graph: UnitGraph,
         shrunk: fx.GraphModule,
         removed: NDArray[np.bool_],
-        tensors: Inputs,
-        seed: int,
-        batch: int,
+        images: UnlabelledImages,
         device: torch.device,
     ) -> None:
-        self._graph, self._shrunk, self._tensors = graph, shrunk, tensors
-        self._seed, self._batch, self._device = seed, batch, device
+        self._shrunk, self._images, self._device = shrunk, images, device
         self._cuts = find_cuts(graph, shrunk, removed)
         main = main_output(shrunk, graph.outputs.main).name
         names = input_names(shrunk)
@@ -153,18 +141,12 @@ class _Distilling:
     def num_blocks(self) -> int:
         return len(self._blocks)
 
-    def run(
-        self,
-        held_out: Tensor,
-        used: Tensor,
-        steps: tuple[int, int],
-        progress: Progress | None,
-    ) -> tuple[Imitation, Imitation]:
+    def run(self, steps: tuple[int, int], progress: Progress | None) -> tuple[Imitation, Imitation]:
         """Both phases; how well the network imitates before and after."""
-        wanted = self._answers(self._original, held_out)
-        before = compared(self._answers(self._whole, held_out), wanted)
+        wanted = self._answers(self._original)
+        before = compared(self._answers(self._whole), wanted)
         best = BestWeights(self._shrunk, before.error)
-        batches = self._batches(used)
+        batches = self._images.batches()
         done = 0
         phases = (
             (steps[0] if self._blocks else 0, self._block_loss),
@@ -176,16 +158,16 @@ class _Distilling:
                 for step in range(count):
                     set_rate(optimizer, LEARNING_RATE * rate_factor(step, count))
                     optimizer.zero_grad(set_to_none=True)
-                    loss_of(next(batches)).backward()  # type: ignore[no-untyped-call]
+                    loss_of(self._moved(next(batches))).backward()  # type: ignore[no-untyped-call]
                     optimizer.step()
                     done += 1
                     if (step + 1) % max(count // LOOKS, 1) == 0 or step + 1 == count:
-                        answers = self._answers(self._whole, held_out)
+                        answers = self._answers(self._whole)
                         best.offer(self._shrunk, compared(answers, wanted).error)
                         if progress is not None:
                             progress(done, sum(steps))
         best.restore(self._shrunk)
-        return before, compared(self._answers(self._whole, held_out), wanted)
+        return before, compared(self._answers(self._whole), wanted)
 
     def _block_loss(self, inputs: Inputs) -> Tensor:
         """Sum over the blocks; each is fed what the shrunk network gives, without a gradient."""
@@ -211,37 +193,14 @@ class _Distilling:
         ]
         return loss + sum(errors, torch.zeros_like(loss)) / max(len(errors), 1)
 
-    def _answers(self, network: fx.GraphModule, chosen: Tensor) -> Tensor:
-        """The main output for these images; a network of fixed batch leaves the last few out."""
-        parts = torch.split(chosen, self._batch)
-        if not self._graph.has_dynamic_batch:
-            parts = tuple(part for part in parts if len(part) == self._batch)
+    def _answers(self, network: fx.GraphModule) -> Tensor:
+        """The main output for all views of the held-out images."""
         with torch.no_grad():
-            return torch.cat([self._run(network, part) for part in parts])
+            answers = [network(*self._moved(part))[-1].cpu() for part in self._images.views()]
+        return torch.cat(answers)
 
-    def _run(self, network: fx.GraphModule, chosen: Tensor) -> Tensor:
-        outputs = network(*(tensor[chosen].to(self._device) for tensor in self._tensors))
-        answer: Tensor = outputs[-1]
-        return answer.cpu()
-
-    def _batches(self, used: Tensor) -> Iterator[Inputs]:
-        """Full batches without end, each round in a new order, the images moved and mirrored."""
-        generator = torch.Generator().manual_seed(self._seed)
-        while True:
-            order = used[torch.randperm(len(used), generator=generator)]
-            for chosen in torch.split(order, self._batch):
-                if len(chosen) == self._batch:
-                    taken = [tensor[chosen] for tensor in self._tensors]
-                    place = self._graph.inputs.image
-                    taken[place] = shifted_and_flipped(taken[place], generator)
-                    yield tuple(tensor.to(self._device) for tensor in taken)
-
-
-def _split(num_images: int) -> tuple[Tensor, Tensor]:
-    """Which images are held out, and which are trained on."""
-    every = torch.arange(num_images)
-    is_held_out = every % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
-    return every[is_held_out], every[~is_held_out]
+    def _moved(self, inputs: Inputs) -> Inputs:
+        return tuple(tensor.to(self._device) for tensor in inputs)
 
 
 def _batch_size(graph: UnitGraph, num_images: int) -> int:
@@ -253,19 +212,24 @@ def _batch_size(graph: UnitGraph, num_images: int) -> int:
     return min(MAX_BATCH, max(1, affordable), num_images)
 
 
-def _steps(graph: UnitGraph, batch: int, wanted: tuple[int, int]) -> tuple[int, int]:
+def _steps(
+    graph: UnitGraph, removed: NDArray[np.bool_], batch: int, wanted: tuple[int, int]
+) -> tuple[int, int]:
     """Steps of both phases, fewer where the network is large."""
-    # The original forward; the shrunk one, which has less, forward and twice as much backward.
-    macs_per_step = 4 * batch * original_macs(graph)
+    # The shrunk network backward costs twice what it costs forward.
+    nothing = np.zeros_like(removed)
+    macs_per_step = batch * (macs_without(graph, nothing) + 3 * macs_without(graph, removed))
     affordable = int(MAX_MACS / max(macs_per_step, 1.0))
     share = min(1.0, affordable / max(sum(wanted), 1))
     blocks, answers = (min(count, max(MIN_STEPS, round(share * count))) for count in wanted)
     return blocks, answers
 
 
-def original_macs(graph: UnitGraph) -> float:
-    """MACs per image of the network that was captured."""
-    sizes = [group.size for group in graph.groups]
+def macs_without(graph: UnitGraph, removed: NDArray[np.bool_]) -> float:
+    """MACs per image of the network without these units, bool [num_units]."""
+    sizes = [
+        group.size - int(removed[group.blocks].sum()) // group.num_blocks for group in graph.groups
+    ]
     return sum(
         term.coefficient
         * math.prod(

@@ -36,6 +36,19 @@ def answer_error(answer: Tensor, wanted: Tensor, temperature: float = 1.0) -> Te
     return divergence * temperature**2
 
 
+def answer_distance(answer: Tensor, wanted: Tensor) -> Tensor:
+    """How far apart the class probabilities are, 0 to 1; else the squared error's share.
+
+    Half the sum of the differences, the mean over images: the smooth form of the share of images
+    whose class differs. The divergence is no measure to choose a moment of a training by, since the
+    few images that are wrong and sure of it decide it.
+    """
+    if not are_scores(wanted):
+        return value_error(answer, wanted)
+    difference = answer.softmax(dim=1) - wanted.softmax(dim=1)
+    return difference.abs().sum(dim=1).mean() / 2
+
+
 def are_scores(output: Tensor) -> bool:
     """Whether an output has one score for each of several classes and nothing else."""
     return output.dim() == _MATRIX and output.shape[1] > 1
@@ -46,7 +59,7 @@ class Imitation:
     """How well a network answers like the original, on images it was not trained on."""
 
     error: float
-    """See ``answer_error``."""
+    """See ``answer_distance``."""
     agreement: float | None
     """Share of images with the same class; None where the output is no class scores."""
 
@@ -54,7 +67,7 @@ class Imitation:
 def compared(answer: Tensor, wanted: Tensor) -> Imitation:
     """Both measures for one set of images."""
     with torch.no_grad():
-        error = float(answer_error(answer, wanted))
+        error = float(answer_distance(answer, wanted))
         if not are_scores(wanted):
             return Imitation(error, None)
         same = answer.argmax(dim=1) == wanted.argmax(dim=1)

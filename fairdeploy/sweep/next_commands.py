@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fairdeploy.option_values import EVERY_MODULE
-from fairdeploy.options import InputShape, SweepOptions, TuningOptions
+from fairdeploy.options import InputShape, SweepOptions, TrainingOptions
 
 
 def shrink_command(options: SweepOptions, budget: str) -> str:
@@ -64,21 +64,25 @@ def _words(options: SweepOptions) -> Iterator[str]:
     for flag, values in several.items():
         for text in values or ():
             yield from (flag, text)
-    if options.tuning is not None:
-        yield from _training_words(options.tuning)
+    yield from _training_words(options.training)
     if options.allow_norm_coupled:
         yield "--allow-norm-coupled"
     if options.trust_pickle:
         yield "--trust-pickle"
 
 
-def _training_words(tuning: TuningOptions) -> Iterator[str]:
-    yield from ("--finetune", str(tuning.epochs))
-    yield from ("--learning-rate", repr(tuning.learning_rate))
-    yield from ("--batch-size", str(tuning.batch_size))
-    if tuning.distill:
-        yield "--distill-features" if tuning.distill_features else "--distill"
-    if tuning.ema:
+def _training_words(training: TrainingOptions) -> Iterator[str]:
+    numbers = {
+        "--finetune": training.finetune,
+        "--learning-rate": training.learning_rate,
+        "--batch-size": training.batch_size,
+    }
+    for flag, value in numbers.items():
+        if value is not None:
+            yield from (flag, repr(value))
+    if training.distill or training.distill_features:
+        yield "--distill-features" if training.distill_features else "--distill"
+    if training.ema:
         yield "--ema"
 
 

@@ -1,69 +1,119 @@
-"""Other pruners at given MACs: Torch-Pruning 1.6.1 by its own importances, and a common training.
+"""Torch-Pruning 1.6.1 at given MACs, by its own importances.
 
-Torch-Pruning's ratio is bisected until the MACs agree. Its modules are changed in place, so each
-try begins from a fresh copy. Of CIFAR ResNets it prunes inner channels only, since it loses count
-at their padded shortcuts. Found through ``--peer-path`` (``pip install --no-deps --target FOLDER
+Its ratio is bisected until the MACs agree. Where every layer loses the same share, a step of the
+ratio can be several per cent of the MACs: then some of the layers, drawn by chance, take the higher
+step and the others the lower. Its modules are changed in place, so each try begins from a fresh
+copy. Of CIFAR ResNets it prunes inner channels only, since it loses count at their padded
+shortcuts. Found through ``--peer-path`` (``pip install --no-deps --target FOLDER
 torch-pruning==1.6.1``).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import random
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode
 
+from tests.benchmarks.accuracy_case import CLOSE_MACS, Case
 from tests.benchmarks.cifar_resnet import stream_layers
 
 PEERS = (
     "tp-magnitude", "tp-magnitude-local", "tp-l1-local", "tp-taylor", "tp-isomorphic",
 )  # fmt: skip
-CLOSE_MACS = 0.01
+LOOKS_AT_IMAGES = ("tp-taylor",)
+_MAX_RATIO = 0.95
 _MAX_TRIES = 12
 _BATCH = 128
+Gradients = Mapping[str, Tensor]
 
 
-def count_macs(module: nn.Module, example: Tensor) -> int:
-    """Multiply-adds of one image, attention products included; the same count for every pruner."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        module(example[:1])
-    return int(counter.get_total_flops() // 2)
-
-
-def pruned_by_peer(
-    peer: str, module: nn.Module, images: Tensor, labels: Tensor, share: float
-) -> nn.Module:
+def pruned_by_torch_pruning(peer: str, case: Case, share: float) -> nn.Module:
     """A pruned copy whose MACs are nearest to ``share`` of the original's.
 
     Args:
         peer: One of ``PEERS``.
-        module: In eval mode.
-        images: Calibration images; only Taylor's importance looks at more than one.
-        labels: Of the images.
+        case: Only the importance by Taylor looks at its images.
         share: Of the MACs.
     """
-    whole = count_macs(module, images)
-    low, high = 0.0, 0.95
-    best: tuple[float, nn.Module] | None = None
-    for _ in range(_MAX_TRIES):
-        ratio = (low + high) / 2
-        found = _pruned(peer, copy.deepcopy(module), images, labels, ratio).eval()
-        got = count_macs(found, images) / whole
-        if best is None or abs(got - share) < abs(best[0] - share):
-            best = got, found
-        if abs(got - share) <= CLOSE_MACS / 2:
-            break
-        low, high = (ratio, high) if got > share else (low, ratio)
-    assert best is not None
-    return best[1]
+    return _Bisection(peer, case, share).nearest()
+
+
+class _Bisection:
+    def __init__(self, peer: str, case: Case, share: float) -> None:
+        self._peer, self._case, self._share = peer, case, share
+        self._gradients = _gradients(case) if peer in LOOKS_AT_IMAGES else {}
+        self._found: tuple[float, nn.Module] | None = None
+
+    def nearest(self) -> nn.Module:
+        low, high = self._bisect_ratio()
+        if not self._is_near and self._peer.endswith("-local"):
+            self._bisect_layers(low, high)
+        assert self._found is not None
+        return self._found[1]
+
+    def _bisect_ratio(self) -> tuple[float, float]:
+        low, high = 0.0, _MAX_RATIO
+        for _ in range(_MAX_TRIES):
+            ratio = (low + high) / 2
+            is_above = self._try(ratio, {}) > self._share
+            low, high = (ratio, high) if is_above else (low, ratio)
+            if self._is_near:
+                break
+        return low, high
+
+    def _bisect_layers(self, low: float, high: float) -> None:
+        """Between two ratios that lie on both sides, by how many layers take the higher one."""
+        names = [name for name, layer in self._case.module.named_modules() if _is_weighted(layer)]
+        random.Random(0).shuffle(names)
+        fewest, most = 0, len(names)
+        while most - fewest > 1 and not self._is_near:
+            count = (fewest + most) // 2
+            is_above = self._try(low, dict.fromkeys(names[:count], high)) > self._share
+            fewest, most = (count, most) if is_above else (fewest, count)
+
+    @property
+    def _is_near(self) -> bool:
+        assert self._found is not None
+        return abs(self._found[0] - self._share) <= CLOSE_MACS / 2
+
+    def _try(self, ratio: float, ratios: Mapping[str, float]) -> float:
+        """Prune a copy, remember it if it is nearer, and return its share of the MACs."""
+        module = copy.deepcopy(self._case.module)
+        for name, parameter in module.named_parameters():
+            parameter.grad = self._gradients[name].clone() if name in self._gradients else None
+        example = self._case.calibration[:1]
+        found = _pruned(self._peer, module, example, ratio, ratios).eval()
+        got = self._case.share_of_macs(found)
+        if self._found is None or abs(got - self._share) < abs(self._found[0] - self._share):
+            found.zero_grad()
+            self._found = got, found
+        return got
+
+
+def _is_weighted(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Conv2d | nn.Linear)
+
+
+def _gradients(case: Case) -> Gradients:
+    """Of the loss over all calibration images, by parameter; the module stays as it is."""
+    module = copy.deepcopy(case.module)
+    labels = torch.split(case.images.calibration_labels, _BATCH)
+    for part, wanted in zip(torch.split(case.calibration, _BATCH), labels, strict=True):
+        functional.cross_entropy(module(part), wanted).backward()
+    return {
+        name: parameter.grad
+        for name, parameter in module.named_parameters()
+        if parameter.grad is not None
+    }
 
 
 def _pruned(
-    peer: str, module: nn.Module, images: Tensor, labels: Tensor, ratio: float
+    peer: str, module: nn.Module, example: Tensor, ratio: float, ratios: Mapping[str, float]
 ) -> nn.Module:
     import torch_pruning  # found through --peer-path
 
@@ -75,25 +125,24 @@ def _pruned(
         "tp-taylor": importance.TaylorImportance(),
         "tp-isomorphic": importance.MagnitudeImportance(p=2),
     }
-    if peer == "tp-taylor":
-        module.zero_grad()
-        for start in range(0, len(images), _BATCH):
-            part = slice(start, start + _BATCH)
-            functional.cross_entropy(module(images[part]), labels[part]).backward()
     attentions: list[Any] = [
         layer for layer in module.modules() if isinstance(getattr(layer, "qkv", None), nn.Linear)
     ]
     linears = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
     pruner = torch_pruning.pruner.BasePruner(
         module,
-        images[:1],
+        example,
         importance=importances[peer],
         global_pruning=not peer.endswith("-local"),
         isomorphic=peer == "tp-isomorphic",
         pruning_ratio=ratio,
-        max_pruning_ratio=0.95,
+        pruning_ratio_dict={module.get_submodule(name): ratios[name] for name in ratios},
+        max_pruning_ratio=_MAX_RATIO,
         ignored_layers=[*linears[-1:], *stream_layers(module)],
         num_heads={layer.qkv: layer.num_heads for layer in attentions},
+        # its defaults are shared between pruners, and grow
+        in_channel_groups={},
+        out_channel_groups={},
     )
     pruner.step()
     for layer in attentions:
@@ -102,74 +151,3 @@ def _pruned(
         if hasattr(layer, "attn_dim"):
             layer.attn_dim = layer.qkv.out_features // 3
     return module
-
-
-def with_new_statistics(module: nn.Module, images: Tensor) -> nn.Module:
-    """Change the module: its batch norms' running statistics are those of the images."""
-    norms = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # an average over all batches
-        norm.train()
-    with torch.no_grad():
-        for part in torch.split(images, _BATCH):
-            module(part)
-    return module.eval()
-
-
-def trained(
-    module: nn.Module, images: Tensor, labels: Tensor, epochs: int, seed: int, size: int
-) -> nn.Module:
-    """Change the module: SGD with a cosine, crops and flips; the same for every pruner.
-
-    Args:
-        module: Pruned.
-        images: Normalised, [N, 3, 32, 32].
-        labels: Of the images.
-        epochs: Whole passes.
-        seed: Of order and augmentation.
-        size: That the network takes.
-    """
-    random = torch.Generator().manual_seed(seed)
-    parameters = [parameter for parameter in module.parameters() if parameter.is_floating_point()]
-    for parameter in parameters:
-        parameter.requires_grad_(True)
-    optimizer = torch.optim.SGD(parameters, 0.01, momentum=0.9, weight_decay=5e-4, nesterov=True)
-    steps = epochs * -(-len(images) // _BATCH)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    module.train()
-    for _ in range(epochs):
-        for index in torch.split(torch.randperm(len(images), generator=random), _BATCH):
-            batch = resized(_augmented(images[index], random), size)
-            optimizer.zero_grad()
-            functional.cross_entropy(module(batch), labels[index]).backward()
-            optimizer.step()
-            schedule.step()
-    return module.eval()
-
-
-def resized(images: Tensor, size: int) -> Tensor:
-    """Bilinear, as the networks on larger images were trained."""
-    if images.shape[-1] == size:
-        return images
-    return functional.interpolate(images, size=size, mode="bilinear", align_corners=False)
-
-
-def _augmented(images: Tensor, random: torch.Generator) -> Tensor:
-    """A crop out of a frame of 4 pixels and a flip, drawn for each image."""
-    flips = torch.rand(len(images), generator=random) < 0.5
-    images = torch.where(flips[:, None, None, None], images.flip(3), images)
-    framed = functional.pad(images, (4, 4, 4, 4))
-    places = torch.randint(0, 9, (len(images), 2), generator=random).tolist()
-    height, width = images.shape[2:]
-    return torch.stack([
-        image[:, top : top + height, left : left + width]
-        for image, (top, left) in zip(framed, places, strict=True)
-    ])  # fmt: skip
-
-
-def accuracy_of(network: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> float:
-    """Per cent of the images whose first guess is right."""
-    with torch.no_grad():
-        guesses = torch.cat([network(part).argmax(dim=1) for part in torch.split(images, 250)])
-    return 100 * float((guesses == labels).float().mean())

@@ -58,7 +58,10 @@ def _network(name: str) -> nn.Module:
         return vgg()
     ensure_torchvision()
     import timm
+    from timm.layers.config import set_fused_attn
 
+    # the fused kernel hides the heads from Torch-Pruning, and its products from who counts MACs
+    set_fused_attn(False)
     architecture, settings = TIMM_NETWORKS[name]
     return timm.create_model(architecture, num_classes=10, **settings)
 

@@ -75,7 +75,7 @@ def _stage(in_channels: int, out_channels: int, num_blocks: int, stride: int) ->
 
 def stream_layers(module: nn.Module) -> list[nn.Module]:
     """What makes the residual streams of a CIFAR ResNet; nothing of other networks."""
-    blocks = [layer for layer in module.modules() if type(layer).__name__ == "BasicBlock"]
+    blocks = [layer for layer in module.modules() if hasattr(layer, "is_downsampling")]
     if type(module).__name__ != "CifarResNet":
         return []
     return [module.get_submodule("conv1"), *(block.get_submodule("conv2") for block in blocks)]

@@ -43,6 +43,18 @@ def test_rows_times_weights_are_the_convolution(window: Window, size: tuple[int,
     assert product.numel() == output.numel()
 
 
+@pytest.mark.parametrize("count", [3, 400])
+def test_few_positions_and_many_give_the_same_patches(count: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    window = Window((3, 2), (2, 1), (1, 1), (1, 2), groups=2)
+    inputs = torch.randn(2, 4, 9, 8, generator=generator)
+    unfolded = functional.unfold(inputs, (3, 2), window.dilation, window.padding, window.stride)
+    at = (torch.arange(count) % 2, torch.arange(count) % 5, torch.arange(count) % 8)
+    rows = sample_rows(inputs, window, at, has_bias=False)
+    wanted = unfolded.reshape(2, 24, 5, 8)[at[0], :, at[1], at[2]]
+    assert torch.equal(rows.transpose(0, 1).reshape(count, 24), wanted)
+
+
 def test_linear_rows_are_feature_vectors_with_channels_last() -> None:
     inputs = torch.arange(24.0).reshape(2, 3, 4)
     at = (torch.tensor([1]), torch.tensor([2]))

@@ -31,6 +31,16 @@ include = "features"
 exclude = ["stem", "head.*"]
 min_units = 8
 round_to = 16
+steps = 2
+max_drop = "1%"
+smallest = "macs"
+num_selection = 500
+finetune = 5
+distill = true
+distill_features = false
+learning_rate = 0.02
+batch_size = 32
+ema = true
 
 [max_prune]
 "*" = 0.7
@@ -70,6 +80,16 @@ def test_every_key_is_read_and_paths_lie_beside_the_file(tmp_path: Path) -> None
         max_prune=(("*", 0.7), ("features.4.*", 0.0)),
         min_units=(("*", 8),),
         round_to=16,
+        steps=2,
+        max_drop=0.01,
+        smallest="macs",
+        num_selection=500,
+        finetune=5,
+        distill=True,
+        distill_features=False,
+        learning_rate=0.02,
+        batch_size=32,
+        ema=True,
     )
 
 
@@ -98,6 +118,11 @@ def test_short_forms_and_what_is_no_path_stay_as_they_are(tmp_path: Path) -> Non
         ('[min_units]\n"layer4.*" = 2.5', "a whole number from 1, or a table of globs"),
         ("round_to = 0", "give a whole number from 1"),
         ("exclude = []", "give a text in quotes, or a list of them"),
+        ("max_drop = 1", 'give a share of all images below 100%, such as "1%" or 0.01'),
+        ("max_drop = true", "give a share of all images"),
+        ("learning_rate = 2", "give a number above 0 and at most 1"),
+        ('smallest = "latency"', "give one of params, macs, size"),
+        ("finetune = 0", "give a whole number from 1"),
         ("maxprune = 0.7", "did you mean 'max_prune'"),
     ],
 )
@@ -113,7 +138,7 @@ def test_unknown_key_suggests_the_nearest_and_lists_all(tmp_path: Path) -> None:
         project_of(tmp_path, 'budgett = "40%"')
     with pytest.raises(
         ProjectFileError,
-        match="known keys are allocation, allow_norm_coupled, arch, attention, budget, class_names",
+        match="known keys are allocation, allow_norm_coupled, arch, attention, batch_size, budget",
     ):
         project_of(tmp_path, "zzz = 1")
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from fairdeploy.recovery.augmentation import shifted_and_flipped
+from fairdeploy.recovery.augmentation import blended, shifted_and_flipped
 from tests.recovery.shrunk_networks import noise
 
 
@@ -32,3 +32,14 @@ def test_equal_seeds_move_images_alike_and_other_tensors_stay() -> None:
     assert torch.equal(first, second)
     tokens = torch.arange(12).reshape(4, 3)
     assert shifted_and_flipped(tokens, torch.Generator()) is tokens
+
+
+def test_about_the_wanted_share_is_blended_with_another_image_of_the_batch() -> None:
+    images = torch.eye(200)
+    mixed = blended(images, 0.5, torch.Generator().manual_seed(0))
+    # Each row holds its own part and that of one other; together they are one whole.
+    assert torch.allclose(mixed.sum(dim=1), torch.ones(200))
+    num_parts = (mixed > 0).sum(dim=1)
+    assert num_parts.max() == 2
+    assert 70 < int((num_parts == 2).sum()) < 130
+    assert torch.equal(blended(images, 0.0, torch.Generator().manual_seed(0)), images)

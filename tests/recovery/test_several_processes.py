@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from fairdeploy.errors import UsageError
 from fairdeploy.recovery.processes import PlainRuntime, open_runtime
+from tests.tiny_project import write_project
 
 SCRIPT = """
 import torch
@@ -20,7 +22,7 @@ from tests.recovery.shrunk_networks import shrink, small_residual
 from tests.recovery.test_finetuning import labelled, tune
 
 pair = shrink(small_residual(), 0.4)
-summary = tune(pair, labelled(80, 1), labelled(50, 2), epochs=3, batch_size=10)
+summary = tune(pair, labelled(80, 1), labelled(50, 2), epochs=8, batch_size=10)
 print("RANK", launched_rank(), summary.device, summary.epochs[0].score,
       summary.epochs[summary.best_epoch].score,
       float(pair.shrunk.get_parameter("head.weight").detach().double().sum()))
@@ -39,23 +41,52 @@ def test_several_processes_without_accelerate_are_refused(monkeypatch: pytest.Mo
         open_runtime()
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
+NEEDS_ACCELERATE = pytest.mark.skipif(
     importlib.util.find_spec("accelerate") is None, reason="needs fairdeploy[distributed]"
 )
-def test_two_processes_end_with_the_same_weights(tmp_path: Path) -> None:
-    script = tmp_path / "train.py"
-    script.write_text(SCRIPT)
+
+
+def two_processes(folder: Path, *arguments: str) -> str:
+    """What both print together."""
     root = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-         str(script)],
+         *arguments],
         env=os.environ | {"PYTHONPATH": f"{root}:{root / 'exporters'}", "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=300, check=False,
+        cwd=folder, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    rows = sorted(line.split()[1:] for line in done.stdout.splitlines() if line.startswith("RANK"))
+    return done.stdout
+
+
+@pytest.mark.slow
+@NEEDS_ACCELERATE
+def test_two_processes_end_with_the_same_weights(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT)
+    printed = two_processes(tmp_path, str(script))
+    rows = sorted(line.split()[1:] for line in printed.splitlines() if line.startswith("RANK"))
     assert [row[0] for row in rows] == ["0", "1"]
     assert rows[0][1:] == rows[1][1:]
     assert rows[0][1:4] == ["2", "x", "cpu"]
     assert float(rows[0][5]) > float(rows[0][4])
+
+
+@pytest.mark.slow
+@NEEDS_ACCELERATE
+def test_a_whole_run_of_two_processes_trains_together_and_writes_one_result(
+    tmp_path: Path,
+) -> None:
+    write_project(tmp_path)
+    with (tmp_path / "fairdeploy.toml").open("a") as file:
+        file.write("finetune = 2\nbatch_size = 8\nnum_selection = 20\n")
+    printed = two_processes(
+        tmp_path, "-m", "fairdeploy", "shrink", "model.pt", "--budget", "60%", "--no-latency",
+        "--json",
+    )  # fmt: skip
+    document = json.loads(printed)
+    assert document["tuning"]["device"] == "2 x cpu"
+    assert [epoch["epoch"] for epoch in document["tuning"]["epochs"]] == [0, 1, 2]
+    assert document["chain"]["passed"]
+    assert sorted(path.name for path in tmp_path.glob("*-shrunk")) == ["model-shrunk"]
+    assert (tmp_path / "model-shrunk" / "model.onnx").exists()
