@@ -36,6 +36,9 @@ def inspection_summary(document: Document, *, depth: int | None = None) -> Rende
         depth: Levels of the module tree; None for as many as fit.
     """
     parts: list[RenderableType] = [two_columns(list(_cost_lines(document["cost"])))]
+    blocks = list(_block_lines(document["blocks"]))
+    if blocks:
+        parts += [Text(), two_columns(blocks)]
     restrictions = list(restriction_lines(document["restrictions"]))
     if restrictions:
         parts += [Text(), two_columns(restrictions)]
@@ -58,6 +61,14 @@ def _cost_lines(cost: Document) -> Iterator[tuple[str, str]]:
             f"{short(row['original'])}, of which {row['removable_share']:.1%} can go "
             f"[dim](smallest allowed plan: {short(row['smallest'])})[/]",
         )
+
+
+def _block_lines(rows: Sequence[Document]) -> Iterator[tuple[str, str]]:
+    """Which residual blocks may go as a whole."""
+    names = [escape(row["module"]) for row in rows if row["may_go"]]
+    if rows:
+        which = f": {', '.join(names)}" if names else ""
+        yield "blocks", f"{len(names)} of {len(rows)} residual blocks may go{which}"
 
 
 # ---- modules -----------------------------------------------------------------------------------

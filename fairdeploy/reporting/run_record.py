@@ -53,7 +53,7 @@ from fairdeploy.reporting.accuracy_rows import (
 )
 from fairdeploy.reporting.chain import chain_of
 from fairdeploy.reporting.environment import describe_environment
-from fairdeploy.reporting.group_rows import exchange_row, freeze_rows, group_rows
+from fairdeploy.reporting.group_rows import block_rows, exchange_row, freeze_rows, group_rows
 from fairdeploy.reporting.html_report import render_html
 from fairdeploy.reporting.operator_rows import operator_rows, why_not_faster
 
@@ -144,6 +144,7 @@ def build_document(
         "tolerance": allocation.tolerance,
         "num_evaluations": allocation.num_evaluations,
         "groups": group_rows(graph, scores, diagnostics, allocation),
+        "blocks": block_rows(graph, scores, allocation),
         "exchange": exchange_row(diagnostics, scores),
         "freezes": freeze_rows(graph),
         "proof": asdict(proof) | {"passed": proof.passed},

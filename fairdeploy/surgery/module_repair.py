@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from fairdeploy.graph.module_paths import module_path
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.surgery.attribute_slots import Number, SlotPath, assign, slots
 from fairdeploy.surgery.equivalence import relative_error
@@ -41,22 +42,39 @@ def repair_modules(
     values, after = run_values(shrunk, inputs, names)
     add_changed_lengths(changes, graph, before, after)
     hopeless: set[type[nn.Module]] = set()
+    cut = _modules_that_lost_branches(graph, shrunk)
     for call in calls:
+        if any(name not in values for name in call.node_names):
+            continue  # it went with a residual branch
         agrees = _checker(call, values)
         own = candidate.get_submodule(call.path)
         if agrees(own):
             continue
         found = changes.get(call.path, NumberChanges())
         trials = 1 if type(own) in hopeless else MAX_TRIALS
-        if _search(module.get_submodule(call.path), own, found, agrees, trials) or not call.path:
+        is_cut = call.path in cut  # no attribute can make up for a branch
+        if not is_cut and _search(module.get_submodule(call.path), own, found, agrees, trials):
             continue
-        hopeless.add(type(own))
+        if not call.path:
+            continue
+        if not is_cut:
+            hopeless.add(type(own))
         try:
             part = graph_part(candidate, call, graph.module, shrunk)
         except NoPartError:
             continue  # then the module around it disagrees too
         if agrees(part):
             _replace(candidate, call.path, part)
+
+
+def _modules_that_lost_branches(graph: UnitGraph, shrunk: fx.GraphModule) -> set[str]:
+    """Paths of the modules that issued the sums."""
+    left = {node.name: node for node in shrunk.graph.nodes}
+    return {
+        module_path(left[branch.total])
+        for branch in graph.branches
+        if branch.value not in left and branch.total in left
+    }
 
 
 def _checker(call: ModuleCall, values: Mapping[str, Tensor]) -> Callable[[nn.Module], bool]:

@@ -43,7 +43,8 @@ def sliced_optimizer(
     """An optimizer of the same class over ``network``; the given one stays as it is.
 
     Parameter groups and their settings are kept; parameters that ``optimizer`` does not hold stay
-    out. State of a parameter's shape is sliced as the parameter is, single numbers are copied.
+    out, as do those that are gone. State of a parameter's shape is sliced as the parameter is,
+    single numbers are copied.
 
     Args:
         model: The original, whose parameters ``optimizer`` holds.
@@ -68,7 +69,9 @@ def sliced_optimizer(
                     f"the optimizer holds a parameter of shape {list(old.shape)} that is not the "
                     "model's; give the optimizer that was made for this model"
                 )
-            new = new_parameters[name]
+            new = new_parameters.get(name)
+            if new is None:  # it went with a residual branch
+                continue
             kept_parameters.append(new)
             if old in optimizer.state:
                 state[new] = _sliced_state(optimizer, old, name, kept.get(name))

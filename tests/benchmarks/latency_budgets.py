@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--budgets", nargs="+", default=["80%", "60%", "40%"])
     parser.add_argument("--target", default="cpu")
     parser.add_argument("--objective", choices=["tolerance", "latency"], default="tolerance")
+    parser.add_argument("--blocks", action="store_true", help="let residual blocks go as a whole")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
@@ -66,7 +67,9 @@ def main() -> None:
     print(_line("network", *heads, "make s", "time s"))
     for network in map(Network.parsed, arguments.network):
         for budget in arguments.budgets:
-            row = _row(network, budget, arguments.target, arguments.objective)
+            row = _row(
+                network, budget, arguments.target, arguments.objective, blocks=arguments.blocks
+            )
             rows.append(row)
             print(_shown(row), flush=True)
             if arguments.output:
@@ -77,14 +80,16 @@ def main() -> None:
         print(f"{what}: {hits} of {len(rows)} {close}")
 
 
-def _row(network: Network, budget: str, target: str, objective: Objective) -> dict[str, Any]:
+def _row(
+    network: Network, budget: str, target: str, objective: Objective, *, blocks: bool
+) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         try:
             document = shrink(
                 ShrinkOptions(
                     model=network.model, arch=network.arch, input_shape=network.size,
                     budgets=(f"latency={budget}",), target=target, objective=objective,
-                    recover="none", num_calibration=32, output=Path(scratch) / "out",
+                    recover="none", num_calibration=32, output=Path(scratch) / "out", blocks=blocks,
                 )
             ).document  # fmt: skip
         except FairdeployError as error:
@@ -104,6 +109,7 @@ def _row(network: Network, budget: str, target: str, objective: Objective) -> di
         "latency": {k: v for k, v in document["latency"].items() if not k.endswith("raw_ms")},
         "environment": document["environment"],
         "stage_seconds": document["stage_seconds"],
+        "blocks_gone": [row["module"] for row in document["blocks"] if row["is_gone"]],
     }
 
 

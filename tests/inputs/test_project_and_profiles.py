@@ -113,7 +113,7 @@ def test_unknown_key_suggests_the_nearest_and_lists_all(tmp_path: Path) -> None:
         project_of(tmp_path, 'budgett = "40%"')
     with pytest.raises(
         ProjectFileError,
-        match="known keys are allocation, allow_norm_coupled, arch, attention, budget, class_names",
+        match="known keys are allocation, allow_norm_coupled, arch, attention, blocks, budget, cl",
     ):
         project_of(tmp_path, "zzz = 1")
 
