@@ -121,6 +121,14 @@ AllowNormCoupled = Annotated[
         rich_help_panel=_WHAT_MAY_GO,
     ),
 ]
+Blocks = Annotated[
+    bool | None,
+    typer.Option(
+        "--blocks/--no-blocks",
+        help="Let whole residual blocks go, so that deep networks get shallower (default: no).",
+        rich_help_panel=_WHAT_MAY_GO,
+    ),
+]
 SignalBy = Annotated[
     str | None,
     typer.Option(

@@ -21,6 +21,7 @@ from fairdeploy.cli_options import (
     AllowNormCoupled,
     Arch,
     Attention,
+    Blocks,
     Exclude,
     FixedBatch,
     Include,
@@ -67,6 +68,7 @@ class ControlFlags:
     round_to: RoundTo = None
     attention: Attention = None
     allow_norm_coupled: AllowNormCoupled = False
+    blocks: Blocks = None
     num_classes: NumClasses = None
     input_size: InputSize = None
     inputs: Inputs = None
@@ -92,6 +94,7 @@ class ControlFlags:
             "round_to": self.round_to,
             "attention": chosen("--attention", self.attention, ATTENTION_OPTIONS),
             "allow_norm_coupled": self.allow_norm_coupled,
+            "blocks": self.blocks,
             "num_classes": self.num_classes,
             "input_shape": parse_input_shape(self.input_size),
             "inputs": given(self.inputs),

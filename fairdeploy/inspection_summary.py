@@ -39,6 +39,9 @@ def inspection_summary(document: Document, *, depth: int | None = None) -> Rende
     """
     lines = [*_cost_lines(document["cost"]), *_count_lines(document.get("channel_multiple"))]
     parts: list[RenderableType] = [two_columns(lines)]
+    blocks = list(_block_lines(document["blocks"]))
+    if blocks:
+        parts += [Text(), two_columns(blocks)]
     restrictions = list(restriction_lines(document["restrictions"]))
     if restrictions:
         parts += [Text(), two_columns(restrictions)]
@@ -73,6 +76,14 @@ def _count_lines(row: Document | None) -> Iterator[tuple[str, str]]:
     elif row["source"] == "measured" and row["number"] != UNMEASURED_MULTIPLE:
         note = f"sweep and latency budgets keep to it, other budgets to {UNMEASURED_MULTIPLE}"
     yield "counts", escape(multiple_text(row)) + (f" [dim]({note})[/]" if note else "")
+
+
+def _block_lines(rows: Sequence[Document]) -> Iterator[tuple[str, str]]:
+    """Which residual blocks may go as a whole."""
+    names = [escape(row["module"]) for row in rows if row["may_go"]]
+    if rows:
+        which = f": {', '.join(names)}" if names else ""
+        yield "blocks", f"{len(names)} of {len(rows)} residual blocks may go{which}"
 
 
 # ---- modules -----------------------------------------------------------------------------------

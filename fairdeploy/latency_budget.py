@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fairdeploy.allocation.cost import CostModel
 from fairdeploy.allocation.latency_model import latency_terms
@@ -20,6 +21,7 @@ from fairdeploy.deployment.exporter_api import Exporter
 from fairdeploy.deployment.local_device import Device
 from fairdeploy.errors import BudgetError
 from fairdeploy.graph.node_work import node_works
+from fairdeploy.graph.residual_branches import blocks_hint
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.latency_trials import LatencyTrials, TrialSetting
 from fairdeploy.options import Objective
@@ -202,19 +204,26 @@ def _prepare(
         smallest = trials.time_smallest().timed_plan
         stage.note(f"{smallest.shrunk_ms:.3g} to {smallest.original_ms:.3g} ms")
         if budget is not None:
-            _refuse_unreachable(budget, smallest, setting.profile.name)
+            _refuse_unreachable(budget, smallest, setting.profile.name, graph)
         sizes = group_sizes(graph)
         kept = sizes - np.array([len(removed[group.name]) for group in groups], dtype=np.int64)
-        times = trials.node_times(trials.original), trials.node_times(trials.smallest)
+        times = trials.node_times(trials.original), trials.node_times(trials.narrowest)
         # without a profiler, MACs are what there is
         terms = (
-            latency_terms(node_works(graph), *times, kept, sizes)
+            latency_terms(node_works(graph), *times, _with_all_branches(graph, kept), sizes)
             if times[0]
             else graph.cost_terms["macs"]
         )
     costs = CostModel({**graph.cost_terms, "latency": terms}, len(graph.groups))
     share = costs.cost(kept)["latency"] / costs.cost(sizes)["latency"]
     return LatencyPlanner(budget, others, multiple, trades, graph, trials, costs, smallest, share)
+
+
+def _with_all_branches(graph: UnitGraph, kept: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Kept counts [G] with every residual branch."""
+    kept = kept.copy()
+    kept[[branch.group for branch in graph.branches]] = 1
+    return kept
 
 
 def share_of_budget(budget: Budget, timed: TimedPlan) -> float:
@@ -234,12 +243,12 @@ def original_of(timed: TimedPlan) -> TimedPlan:
     return TimedPlan(1.0, 1.0, 1.0, timed.original_ms, timed.original_ms)
 
 
-def _refuse_unreachable(budget: Budget, smallest: TimedPlan, target: str) -> None:
+def _refuse_unreachable(budget: Budget, smallest: TimedPlan, target: str, graph: UnitGraph) -> None:
     if share_of_budget(budget, smallest) <= 1:
         return
     raise BudgetError(
         f"cannot reach {budget.text} on target '{target}': the smallest allowed plan takes "
         f"{smallest.shrunk_ms:.3g} ms ({smallest.ratio:.1%} of the original's "
-        f"{smallest.original_ms:.3g} ms); raise the budget, or see with 'fairdeploy inspect' what "
-        "cannot be removed and why"
+        f"{smallest.original_ms:.3g} ms); raise the budget, {blocks_hint(graph)}or see with "
+        "'fairdeploy inspect' what cannot be removed and why"
     )

@@ -4,7 +4,8 @@ The original and the smallest plan are exported. All other plans are written by 
 made from these two (see ``deployment.resizing``). Where they have different nodes, because tracing
 drops what does nothing at length 1, a plan halfway between is exported to make one. An exporter
 without templates, or a network that has none, exports each plan. One whose runner opens the files
-of another that has templates (see ``trial_exporter``) has those timed.
+of another that has templates (see ``trial_exporter``) has those timed. Residual blocks that a plan
+lacks are cut out of what the template writes.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from fairdeploy.deployment.resizing import (
 )
 from fairdeploy.errors import DeviceLostError, ExportError, MeasurementError
 from fairdeploy.graph.unit_graph import UnitGraph
-from fairdeploy.records import LatencyComparison, TargetProfile, TensorNames, TimedPlan
+from fairdeploy.records import BranchCut, LatencyComparison, TargetProfile, TensorNames, TimedPlan
 from fairdeploy.surgery.dimension_lengths import DimensionLengths
 from fairdeploy.surgery.removal import remove_units
 
@@ -62,7 +63,7 @@ class LatencyTrials:
     """Times plans against the original."""
 
     def __init__(self, setting: TrialSetting, smallest: Mask) -> None:
-        """Export the original and the smallest plan.
+        """Export the original, the smallest plan, and that with all of its residual branches.
 
         Args:
             setting: Where and how.
@@ -76,8 +77,12 @@ class LatencyTrials:
         self._inputs = tuple(x.numpy() for x in graph.inputs.random(batch, generator))
         self.original = self._export(graph.module, "original")
         self.smallest = self._export(remove_units(graph, smallest).module, "smallest")
+        self.narrowest, narrowest = self.smallest, smallest
+        if graph.branches_gone(smallest):
+            narrowest = with_all_branches(graph, smallest)
+            self.narrowest = self._export(remove_units(graph, narrowest).module, "narrowest")
         self._dims = DimensionLengths(graph)
-        self._template = self._width_template(smallest)
+        self._template = self._width_template(narrowest)
         self._num_races = 0
 
     def time_smallest(self) -> LatencyComparison:
@@ -121,7 +126,9 @@ class LatencyTrials:
             file = self._export(module, "candidate")
         else:
             file = self._setting.folder / f"candidate{self._writer.file_suffix}"
-            template.write(file, self._dims.lengths(removed))
+            gone = self._setting.graph.branches_gone(removed)
+            cuts = tuple(BranchCut(branch.total, branch.nodes) for branch in gone)
+            template.write(file, self._dims.lengths(removed), cuts)
         made = time.perf_counter()
         result = self._race(file).timed_plan
         finished = time.perf_counter()
@@ -148,7 +155,7 @@ class LatencyTrials:
         return file
 
     def _width_template(self, smallest: Mask) -> WidthTemplate | None:
-        template = self._template_from(self.smallest, smallest)
+        template = self._template_from(self.narrowest, smallest)
         if template is None and can_resize(self._writer):
             half = halfway(self._setting.graph, smallest)
             file = self._export(remove_units(self._setting.graph, half).module, "halfway")
@@ -163,6 +170,13 @@ class LatencyTrials:
             self._dims.network_dims(),
             (self._dims.lengths(np.zeros_like(removed)), self._dims.lengths(removed)),
         )
+
+
+def with_all_branches(graph: UnitGraph, removed: Mask) -> Mask:
+    """The same units, but no residual branch as a whole."""
+    mask = removed.copy()
+    mask[[branch.unit for branch in graph.branches]] = False
+    return mask
 
 
 def halfway(graph: UnitGraph, smallest: Mask) -> Mask:

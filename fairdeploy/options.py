@@ -71,6 +71,8 @@ class ModelOptions:
     """What may go from attention."""
     allow_norm_coupled: bool = False
     """Let channels go that layer norms take their statistics over: not exact."""
+    blocks: bool | None = None
+    """Let residual branches go as a whole."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -172,7 +172,11 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
             held=held_groups(graph.groups, rules),
         )  # fmt: skip
         gate = final_gate(settings.max_drop, gate, evaluation, watch)
-        curves = {group.name: tod_curve(group.u, group.r) for group in groups}
+        curves = {
+            scored.name: tod_curve(scored.u, scored.r)
+            for group, scored in zip(graph.groups, groups, strict=True)
+            if not group.is_branch
+        }
         document = build_document(
             model=model,
             data=data,

@@ -100,6 +100,7 @@ def apply(
             inputs,
             attention=plan.attention,
             allow_norm_coupled=plan.allow_norm_coupled,
+            blocks=plan.blocks,
         )
         removed = plan.removed_mask(graph)
         shrunk = remove_units(graph, removed)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from fairdeploy.allocation.depth import with_depth_rule
 from fairdeploy.allocation.pairing import paired_scores, paired_units, places_in_groups
 from fairdeploy.allocation.restrictions import (
     GroupLimit,
@@ -46,9 +47,16 @@ def unscored_groups(
 def limits_of(
     graph: UnitGraph, channel_multiple: int, rules: Sequence[Rule] = ()
 ) -> tuple[GroupLimit, ...]:
-    """How many units of each group may go, and in what steps."""
+    """How many units of each group may go, and in what steps.
+
+    The first residual branch of a stream makes it, so it stays.
+    """
     steps = [unit_step(group, channel_multiple) for group in graph.groups]
-    return group_limits(graph.groups, rules, steps)
+    limits = list(group_limits(graph.groups, rules, steps))
+    for branch in graph.branches:
+        if branch.is_first:
+            limits[branch.group] = GroupLimit(max_removed=0, step=1)
+    return tuple(limits)
 
 
 def group_scores(
@@ -67,6 +75,7 @@ def group_scores(
     groups = tuple(
         _scores_of(group, scores, limit) for group, limit in zip(graph.groups, limits, strict=True)
     )
+    groups = with_depth_rule(groups, [branch.group for branch in graph.branches])
     kinds = structures(graph) if allocation == "isomorphic" else [""] * len(groups)
     return with_shared_knob(groups, allocation, kinds)
 

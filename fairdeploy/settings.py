@@ -55,6 +55,7 @@ class ModelSettings:
     trust_pickle: bool
     attention: AttentionOption
     allow_norm_coupled: bool
+    blocks: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +131,7 @@ def resolve_model(options: ControlOptions, project: ProjectFile) -> ModelSetting
         trust_pickle=options.trust_pickle,
         attention=first_given(options.attention, project.attention) or "heads",
         allow_norm_coupled=options.allow_norm_coupled or bool(project.allow_norm_coupled),
+        blocks=bool(first_given(options.blocks, project.blocks)),
     )
 
 
@@ -186,6 +188,8 @@ def resolve_shrink(options: ShrinkOptions) -> ShrinkSettings:
     _check_smallest(options, bool(budgets), max_drop, steps)
     output = Path(project.output) if project.output else default_output(options.model)
     run = _resolve_run(options, project, output)
+    if run.model.blocks and steps > 1:
+        raise UsageError("--steps does not go with --blocks; drop one of them")
     return ShrinkSettings(
         **_values(run),
         budgets=tuple(budgets),

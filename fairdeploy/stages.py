@@ -21,6 +21,7 @@ from fairdeploy.cache_folder import cache_folder
 from fairdeploy.deployment.parity import predict
 from fairdeploy.graph.model_inputs import model_inputs
 from fairdeploy.graph.model_outputs import class_scores
+from fairdeploy.graph.residual_branches import blocks_hint
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.inputs.calibration import check_labels_fit, load_data, with_predicted_labels
@@ -87,8 +88,12 @@ def capture_network(model: LoadedModel, settings: ModelSettings, watch: Stopwatc
             settings.main_output,
             attention=settings.attention,
             allow_norm_coupled=settings.allow_norm_coupled,
+            blocks=settings.blocks,
         )
-        stage.note(f"{graph.num_units:,} units in {len(graph.groups)} groups")
+        num_blocks = len(graph.branches)
+        units, groups = graph.num_units - num_blocks, len(graph.groups) - num_blocks
+        blocks = f", {num_blocks} residual blocks" if settings.blocks else ""
+        stage.note(f"{units:,} units in {groups} groups{blocks}")
     if not graph.has_dynamic_batch and settings.fixed_batch is None:
         batch = graph.inputs.batch
         watch.warn(f"the model takes no other batch than {batch}; nor does what is written")
@@ -108,7 +113,7 @@ def refuse_unreachable(
         for name, rest in rules_without_an_option(rules).items()
     }
     groups = unscored_groups(graph, channel_multiple, rules)
-    check_reachable(groups, costs.costs, budgets, relaxed)
+    check_reachable(groups, costs.costs, budgets, relaxed, lambda: blocks_hint(graph))
 
 
 def load_images(
@@ -220,8 +225,9 @@ def remove(
         if model.is_user_class:
             own, reason = rebuild_own_class(model.module, graph, shrunk)
             if own is not None:
-                parts = graph_parts(own)
-        stage.note(f"{int(removed.sum()):,} units gone, error {proof.max_relative_error:.1e}")
+                blocks = {branch.name for branch in graph.branches_gone(removed)}
+                parts = tuple(path for path in graph_parts(own) if path not in blocks)
+        stage.note(f"{_what_went(graph, removed)} gone, error {proof.max_relative_error:.1e}")
     if parts:
         watch.warn(
             f"{len(parts)} modules of your class have sizes built into their code; they come back "
@@ -229,6 +235,12 @@ def remove(
             f"{', …' if len(parts) > 3 else ''}"
         )
     return shrunk, proof, reason
+
+
+def _what_went(graph: UnitGraph, removed: NDArray[np.bool_]) -> str:
+    num_blocks = len(graph.branches_gone(removed))
+    units = f"{int(removed.sum()) - num_blocks:,} units"
+    return f"{units} and {num_blocks} of {len(graph.branches)} blocks" if graph.branches else units
 
 
 def remove_and_prove(
@@ -301,6 +313,7 @@ def make_plan(
         tolerance=allocation.tolerance,
         attention=graph.attention,
         allow_norm_coupled=graph.allow_norm_coupled,
+        blocks=bool(graph.branches),
         group_sizes={group.name: group.blocks.size for group in graph.groups},
         removed={name: units for name, units in removed.items() if units},
         inputs=model.inputs,

@@ -37,6 +37,7 @@ def shrink_summary(document: Document, folder: Path) -> RenderableType:
             *latency_search_lines(document.get("latency_search")),
             *method_lines(document.get("method")),
             *restriction_lines(document["restrictions"]),
+            *_block_lines(document.get("blocks", ())),
             *_check_lines(document),
             *_chain_lines(document.get("chain")),
             *_accuracy_lines(document["accuracy"]),
@@ -71,6 +72,14 @@ def restriction_lines(outcomes: Sequence[Document]) -> Iterator[tuple[str, str]]
             yield "", f"[yellow]not held by[/] {_remarks(row['exceptions'])}"
         if row["notes"]:
             yield "", f"[dim]{_remarks(row['notes'])}[/]"
+
+
+def _block_lines(rows: Sequence[Document]) -> Iterator[tuple[str, str]]:
+    """Which residual blocks are gone as a whole."""
+    gone = [escape(row["module"]) for row in rows if row["is_gone"]]
+    if rows:
+        which = f": {', '.join(gone)}" if gone else ""
+        yield "blocks", f"{len(gone)} of {len(rows)} residual blocks gone{which}"
 
 
 def _outcome(row: Document) -> str:

@@ -23,7 +23,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from fairdeploy.records import NetworkDims
+from fairdeploy.records import BranchCut, NetworkDims
+from fairdeploy_onnx.branch_cut import cut_branches
 from fairdeploy_onnx.node_sources import SOURCE_KEY
 
 Lengths = NDArray[np.int64]
@@ -62,8 +63,12 @@ class WidthTemplate:
         self._cuts = dict(self._traced_tensors(other.graph))
         self._attributes = list(self._traced_attributes(other.graph))
 
-    def write(self, path: Path, lengths: Lengths) -> None:
-        """Write the file with these lengths, shape [D], to ``path``."""
+    def write(self, path: Path, lengths: Lengths, cuts: Sequence[BranchCut] = ()) -> None:
+        """Write the file with these lengths, shape [D], and without some branches to ``path``.
+
+        Raises:
+            ExportError: A branch cannot be told from the rest of the file.
+        """
         model = onnx.ModelProto()
         model.CopyFrom(self._without_weights())
         for tensor in self._model.graph.initializer:
@@ -71,6 +76,7 @@ class WidthTemplate:
             model.graph.initializer.append(change(lengths) if change else tensor)
         for node, attribute, numbers in self._attributes:
             _set_numbers(model.graph.node[node].attribute[attribute], numbers, lengths)
+        cut_branches(model.graph, cuts)
         # shapes of the values in between: the runtime infers them
         del model.graph.value_info[:]
         onnx.save(model, path)

@@ -37,7 +37,8 @@ def latency_terms(
     Args:
         works: Of every node.
         original_ms: Time by node; time under any other name belongs to no node.
-        smallest_ms: The same for the network that keeps ``smallest_kept``.
+        smallest_ms: The same for the network that keeps ``smallest_kept``, with all of its residual
+            branches: what a branch takes however narrow it is, goes with the branch alone.
         smallest_kept: Units that each group keeps there, shape [G].
         sizes: Units that each group has, shape [G].
     """
@@ -48,7 +49,10 @@ def latency_terms(
     for work, (most, least) in zip(timed, ends, strict=True):
         ms = original_ms[work.node]
         fixed = _fixed_share(ms, smallest_ms.get(work.node, 0.0), least / most if most else 1.0)
-        fixed_ms += fixed * ms
+        if work.gates:
+            terms.append(CostTerm(fixed * ms, work.gates))
+        else:
+            fixed_ms += fixed * ms
         scale = (1 - fixed) * ms / most if most else 0.0
         terms += [CostTerm(scale * term.coefficient, term.dims) for term in work.terms if scale]
     total = sum(original_ms.values()) - fixed_ms - moving_ms

@@ -39,8 +39,8 @@ def matches(glob: str, tensor: str) -> bool:
 
 
 def producers(group: Group) -> tuple[str, ...]:
-    """Names of the tensors that make the group's units."""
-    return tuple(
+    """Names of the tensors that make the group's units; of a residual branch, all that it has."""
+    return group.branch_tensors or tuple(
         dict.fromkeys(member.tensor for member in group.members if member.role == "produces")
     )
 

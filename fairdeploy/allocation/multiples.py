@@ -10,14 +10,13 @@ Counts = NDArray[np.int64]
 
 def smallest_kept(sizes: Counts, max_removed: Counts, steps: Counts) -> Counts:
     """The fewest units that each group may keep, all of shape [G]."""
-    least = np.maximum(sizes - max_removed, 1)
-    return _next_above(least, sizes, steps)
+    return _next_above(sizes - max_removed, sizes, steps)
 
 
 def nearest_kept(kept: Counts, sizes: Counts, max_removed: Counts, steps: Counts) -> Counts:
     """The feasible count nearest to each group's kept count; the larger of two equally near.
 
-    Never fewer than the group's cap allows, and never none. Falls with ``kept``, so that a cost
+    Never fewer than the group's cap allows. Falls with ``kept``, so that a cost
     does so too. All arrays are of shape [G].
     """
     below, above = kept // steps * steps, _next_above(kept, sizes, steps)

@@ -52,7 +52,7 @@ def _outcome(
 def _binds(rule: Rule, group: Group, limit: GroupLimit, kept: int) -> bool:
     """Whether the group is as small as this rule lets it be, and another would let it shrink."""
     allowed = rule.max_removed(group.size)
-    if allowed > limit.max_removed or allowed >= group.size - 1:
+    if allowed > limit.max_removed or allowed >= group.most_removed:
         return False
     return kept == _smallest(group, limit)
 

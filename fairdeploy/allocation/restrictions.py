@@ -62,17 +62,19 @@ def rules_of(graph: UnitGraph, restrictions: Restrictions) -> tuple[Rule, ...]:
         UsageError: A glob matches nothing.
     """
     rules = [*_include_rules(graph, restrictions.include)]
+    # a branch has no width: it goes or stays
+    branches = {branch.group for branch in graph.branches}
     for glob in restrictions.exclude:
         option = f"--exclude {shlex.quote(glob)}"
         rules.append(Rule("exclude", option, _touched(graph, "--exclude", glob), globs=(glob,)))
     for glob, share in restrictions.max_prune:
-        groups = _touched(graph, "--max-prune", glob)
+        groups = _touched(graph, "--max-prune", glob) - branches
         rules.append(Rule("max_prune", _typed("--max-prune", glob, f"{share:g}"), groups, share))
     for glob, count in restrictions.min_units:
-        groups = _touched(graph, "--min-units", glob)
+        groups = _touched(graph, "--min-units", glob) - branches
         rules.append(Rule("min_units", _typed("--min-units", glob, str(count)), groups, count))
     if restrictions.round_to is not None:
-        every = frozenset(range(len(graph.groups)))
+        every = frozenset(range(len(graph.groups))) - branches
         option = f"--round-to {restrictions.round_to}"
         rules.append(Rule("round_to", option, every, restrictions.round_to))
     return tuple(rules)
@@ -105,7 +107,7 @@ def group_limits(
     """
     limits = []
     for index, (group, step) in enumerate(zip(groups, default_steps, strict=True)):
-        most = group.size - 1
+        most = group.most_removed
         for rule in rules:
             if index in rule.groups:
                 most = min(most, rule.max_removed(group.size))

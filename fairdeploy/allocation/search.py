@@ -8,7 +8,7 @@ no other fits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -36,6 +36,7 @@ def check_reachable(
     cost_of: CostFunction,
     budgets: Sequence[Budget],
     relaxed: Mapping[str, Sequence[GroupScores]] | None = None,
+    hint: Callable[[], str] = str,
 ) -> None:
     """Refuse budgets that no allowed plan meets; the scores are not looked at.
 
@@ -45,6 +46,7 @@ def check_reachable(
         budgets: All must hold.
         relaxed: By option that the user gave: the same groups without it. Where there are several,
             the last entry is without all of them.
+        hint: Tells what else could be done, ending in a comma and a space; only asked then.
 
     Raises:
         BudgetError: With the smallest reachable cost, the original's, and the option that limits
@@ -60,8 +62,8 @@ def check_reachable(
             }
             raise BudgetError(
                 f"cannot reach {budget.text}: {describe_range(budget.metric, smallest, original)}; "
-                f"{_limiting(without, smallest, original)}raise the budget, or see with "
-                "'fairdeploy inspect' what cannot be removed and why"
+                f"{_limiting(without, smallest, original)}raise the budget, {hint()}"
+                "or see with 'fairdeploy inspect' what cannot be removed and why"
             )
 
 

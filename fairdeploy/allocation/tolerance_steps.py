@@ -37,6 +37,8 @@ def depth_steps(group: GroupScores) -> DepthSteps:
     """
     if group.knob is not None:
         return _knob_steps(group.knob[: group.max_removed])
+    if group.tolerances is not None:
+        return _knob_steps(group.tolerances[: group.max_removed])
     head = tod_curve(group.u, group.r)[: group.max_removed]
     # Depth k is ever chosen only if every deeper prefix needs a higher tolerance.
     lowest_deeper = np.append(np.minimum.accumulate(head[::-1])[::-1][1:], np.inf)

@@ -96,8 +96,9 @@ class _Pool:
         """
         blocks = np.flatnonzero(self._is_removed & fits[self._owners])
         price, value = prices[self._owners[blocks]], self._values[blocks]
-        # A block that costs nothing comes first whatever its value.
-        ratio = np.divide(value, price, out=np.full_like(value, np.inf), where=price > 0)
+        # What costs nothing comes last: it lies in a residual branch that is gone, which is cheaper
+        # to have back while it is narrow.
+        ratio = np.divide(value, price, out=np.full_like(value, -1.0), where=price > 0)
         ratio = ratio if self._is_priced else value
         order: Counts = blocks[np.lexsort((blocks, -value, -ratio))]
         return order

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairdeploy.deployment.exporter_api import Exporter, GuardedExporter, get_exporter, guarded
-from fairdeploy.records import NetworkDims
+from fairdeploy.records import BranchCut, NetworkDims
 
 Lengths = NDArray[np.int64]
 
@@ -17,8 +18,17 @@ Lengths = NDArray[np.int64]
 class WidthTemplate(Protocol):
     """A file that can be written at other widths."""
 
-    def write(self, path: Path, lengths: Lengths) -> None:
-        """Write the file with these lengths, shape [D]; it is for timing, its results are not."""
+    def write(self, path: Path, lengths: Lengths, cuts: Sequence[BranchCut] = ()) -> None:
+        """Write the file with these lengths, shape [D]; it is for timing, its results are not.
+
+        Args:
+            path: The file.
+            lengths: From ``DimensionLengths``.
+            cuts: Residual branches that the file shall lack.
+
+        Raises:
+            ExportError: It cannot be written without them.
+        """
 
 
 @runtime_checkable

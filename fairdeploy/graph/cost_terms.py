@@ -21,7 +21,7 @@ from fairdeploy.graph.propagation import Propagation
 from fairdeploy.graph.rules.einsum import einsum_letters
 from fairdeploy.graph.rules.recurrent import RECURRENT_OPS, recurrent_call
 from fairdeploy.graph.stored_tensors import fetch_tensor
-from fairdeploy.graph.unit_graph import KEPT, CostDim, CostTerm, Group, UnitIds
+from fairdeploy.graph.unit_graph import KEPT, Branch, CostDim, CostTerm, Group, UnitIds
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +98,23 @@ def cost_terms_of_product(coefficient: float, lengths: Sequence[Length]) -> list
     return terms
 
 
+Gates = Mapping[str, list[Length]]
+"""By name: lengths of 1, or of 0 if a residual branch goes."""
+
+
+def gates_of(branches: Sequence[Branch]) -> tuple[Gates, Gates]:
+    """Of tensors and of nodes: a gate for each branch that they go with."""
+    of_tensor: dict[str, list[Length]] = {}
+    of_node: dict[str, list[Length]] = {}
+    for branch in branches:
+        gate = Length(0, ((branch.group, 1),))
+        for name in branch.tensors:
+            of_tensor.setdefault(name, []).append(gate)
+        for name in (*branch.nodes, branch.total):  # the sum has nothing to add
+            of_node.setdefault(name, []).append(gate)
+    return of_tensor, of_node
+
+
 def build_cost_terms(
     walk: Propagation,
     groups: Sequence[Group],
@@ -107,8 +124,10 @@ def build_cost_terms(
     value_units: Mapping[str, tuple[UnitIds, ...]],
     *,
     batch: int,
+    branches: Sequence[Branch] = (),
 ) -> dict[str, tuple[CostTerm, ...]]:
     """Cost terms of ``params``, ``macs`` and ``size``."""
+    of_tensor, of_node = gates_of(branches)
     lengths = Lengths(groups, group_of_unit, pairs)
     params: list[CostTerm] = []
     size: list[CostTerm] = []
@@ -118,6 +137,7 @@ def build_cost_terms(
         tensor = fetch_tensor(walk.module, name)
         assert tensor is not None
         found = [lengths.of(units, dim) for dim, units in enumerate(dims)]
+        found += of_tensor.get(name, [])
         if name in parameter_names and id(tensor) not in seen:
             params += cost_terms_of_product(1.0, found)
         seen.add(id(tensor))
@@ -126,7 +146,7 @@ def build_cost_terms(
         term
         for node in walk.module.graph.nodes
         for scale, factors in mac_products(node, lengths, tensor_units, value_units)
-        for term in cost_terms_of_product(scale / batch, factors)
+        for term in cost_terms_of_product(scale / batch, [*factors, *of_node.get(node.name, [])])
     ]
     return {"params": tuple(params), "macs": tuple(macs), "size": tuple(size)}
 

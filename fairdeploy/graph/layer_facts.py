@@ -82,6 +82,7 @@ class _Sizes:
     def __init__(self, graph: UnitGraph, removed: NDArray[np.bool_]) -> None:
         self._graph = graph
         self._stays = graph.staying(removed)
+        self._gone = {name for branch in graph.branches_gone(removed) for name in branch.nodes}
         self._group_of_unit = group_of_unit(graph.groups, graph.num_units)
 
     def moved(self, node: fx.Node) -> BeforeAfter:
@@ -93,7 +94,7 @@ class _Sizes:
             if lengths:
                 before += share * math.prod(length for length, _ in lengths)
                 after += share * math.prod(length for _, length in lengths)
-        return before, after
+        return before, 0.0 if node.name in self._gone else after
 
     def channels(self, node: fx.Node, layer: fx.Node) -> tuple[int, int]:
         """Length of a value's dimension with the channels that ``layer`` reads or makes."""

@@ -60,6 +60,10 @@ class Group:
     members: tuple[Member, ...]
     is_summed: bool = False
     """Whether outputs of several layers are added up in it: a residual stream."""
+    is_branch: bool = False
+    """Whether the only unit is a residual branch, which may go."""
+    branch_tensors: tuple[str, ...] = ()
+    """All tensors of that branch."""
 
     @property
     def units(self) -> UnitIds:
@@ -75,6 +79,37 @@ class Group:
     def num_blocks(self) -> int:
         """Number of blocks, B."""
         return int(self.blocks.shape[0])
+
+    @property
+    def most_removed(self) -> int:
+        """How many may go from each block: all but one, and a branch as a whole."""
+        return self.size if self.is_branch else self.size - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A stretch of the network that only leads to one operand of a sum, and may go as a whole.
+
+    Then the sum gives back its other operand. Names are those of nodes. Branches may be nested.
+    """
+
+    name: str
+    """Path of the module that holds its layers."""
+    unit: int
+    group: int
+    """Index of the group whose only unit it is."""
+    total: str
+    """The sum."""
+    value: str
+    """The operand that goes."""
+    shortcut: str
+    """The operand that stays."""
+    nodes: frozenset[str]
+    """What is computed or fetched for ``value`` alone."""
+    tensors: tuple[str, ...]
+    """Parameters and buffers that go with it."""
+    is_first: bool
+    """Whether no other sum of this shape comes before: it makes the stream, and plans keep it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +214,8 @@ class UnitGraph:
     coupled_norms: tuple[Coupled, ...] = ()
     """Norms whose statistics change when units go: there the surgery is not exact. Empty unless
     that was allowed."""
+    branches: tuple[Branch, ...] = ()
+    """Residual branches, in graph order; empty unless they were asked for."""
 
     @property
     def example_inputs(self) -> tuple[Tensor, ...]:
@@ -195,6 +232,10 @@ class UnitGraph:
         for group in self.groups:
             mask[group.units[list(removed.get(group.name, ()))]] = True
         return mask
+
+    def branches_gone(self, removed: NDArray[np.bool_]) -> tuple[Branch, ...]:
+        """The branches that go as a whole; ``removed`` is boolean, shape [num_units]."""
+        return tuple(branch for branch in self.branches if removed[branch.unit])
 
     def shape_of(self, node: str) -> tuple[int, ...]:
         """Shape of a node's value at capture; () if it is no tensor."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fairdeploy.graph.capture import CapturedGraph, capture
 from fairdeploy.graph.cost_terms import build_cost_terms
@@ -22,8 +22,10 @@ from fairdeploy.graph.head_channels import layable_groups
 from fairdeploy.graph.label_grids import as_grid
 from fairdeploy.graph.labels import Labels
 from fairdeploy.graph.model_inputs import ModelInputs
+from fairdeploy.graph.residual_branches import branch_groups
 from fairdeploy.graph.unit_graph import (
     KEPT,
+    Branch,
     Contracted,
     Coupled,
     Group,
@@ -52,6 +54,7 @@ def build_unit_graph(
     *,
     attention: AttentionOption = "heads",
     allow_norm_coupled: bool = False,
+    blocks: bool = False,
 ) -> UnitGraph:
     """Capture ``module`` and find out what can be removed from it.
 
@@ -61,6 +64,7 @@ def build_unit_graph(
         main_output: Name of the output to score; None: the first of floating point.
         attention: What goes from attention: whole heads, channels within heads, both or nothing.
         allow_norm_coupled: Let channels go that a layer norm takes its statistics over.
+        blocks: Let residual branches go as a whole.
 
     Raises:
         ModelError: The model does not run on these inputs, or ``torch.export`` cannot trace it.
@@ -68,7 +72,7 @@ def build_unit_graph(
     """
     captured = capture(module, example_inputs, main_output)
     return unit_graph_from_capture(
-        captured, attention=attention, allow_norm_coupled=allow_norm_coupled
+        captured, attention=attention, allow_norm_coupled=allow_norm_coupled, blocks=blocks
     )
 
 
@@ -77,6 +81,7 @@ def unit_graph_from_capture(
     *,
     attention: AttentionOption = "heads",
     allow_norm_coupled: bool = False,
+    blocks: bool = False,
 ) -> UnitGraph:
     """Label a captured graph and collect units, groups and costs."""
     names: dict[str, int] = {}
@@ -89,6 +94,9 @@ def unit_graph_from_capture(
         inner = label(captured, "channels", allow_norm_coupled=allow_norm_coupled)
         channels = _layer(inner, above, {})
         layer = _laid_over(layer, channels, inner, names, pairs)
+    branches: tuple[Branch, ...] = ()
+    if blocks:
+        layer, branches = _with_branches(captured.module, layer)
     walk = labelled.walk
     num_units = _num_units(layer.groups)
     owner = group_of_unit(layer.groups, num_units)
@@ -107,7 +115,7 @@ def unit_graph_from_capture(
         ),
         cost_terms=build_cost_terms(
             walk, layer.groups, owner, list(pairs), layer.tensor_units, layer.value_units,
-            batch=captured.inputs.batch,
+            batch=captured.inputs.batch, branches=branches,
         ),
         attention=attention,
         allow_norm_coupled=allow_norm_coupled,
@@ -115,6 +123,7 @@ def unit_graph_from_capture(
         has_dynamic_batch=captured.has_dynamic_batch,
         inputs=captured.inputs,
         outputs=captured.outputs,
+        branches=branches,
     )  # fmt: skip
 
 
@@ -141,6 +150,22 @@ def _layer(labelled: Labelled, first_unit: int, names: dict[str, int]) -> _Layer
             if isinstance(value, tuple)
         },
     )
+
+
+def _with_branches(module: fx.GraphModule, layer: _Layer) -> tuple[_Layer, tuple[Branch, ...]]:
+    """The layer with a group for each residual branch; numbers of pairs move up."""
+    first = _num_units(layer.groups)
+    branches, groups = branch_groups(module, first, len(layer.groups))
+
+    def moved(dims: tuple[UnitIds, ...]) -> tuple[UnitIds, ...]:
+        return tuple(np.where(units >= first, units + len(branches), units) for units in dims)
+
+    layer = _Layer(
+        (*layer.groups, *groups),
+        {name: moved(dims) for name, dims in layer.tensor_units.items()},
+        {name: moved(dims) for name, dims in layer.value_units.items()},
+    )
+    return layer, branches
 
 
 def _laid_over(

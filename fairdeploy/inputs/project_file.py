@@ -75,6 +75,7 @@ class ProjectFile:
     allocation: AllocationRule | None = None
     attention: AttentionOption | None = None
     allow_norm_coupled: bool | None = None
+    blocks: bool | None = None
     output: str | None = None
     """A path, made absolute."""
     include: tuple[str, ...] | None = None
@@ -177,6 +178,7 @@ _READERS: dict[str, Reader] = {
     "allocation": _one_of(ALLOCATION_RULES),
     "attention": _one_of(ATTENTION_OPTIONS),
     "allow_norm_coupled": truth,
+    "blocks": truth,
     "output": text,
     "include": text_or_texts,
     "exclude": text_or_texts,

@@ -34,9 +34,10 @@ def inspect(options: InspectOptions, progress: Progress | None = None) -> dict[s
 
     Returns:
         A dictionary for ``--json``: ``model``, ``cost`` (original, smallest allowed and removable
-        share by metric), ``modules``, ``groups``, ``stays`` (reasons, most parameters first),
-        ``unknown_ops``, ``restrictions``, ``channel_multiple`` (what counts were taken to be
-        multiples of), and ``proof`` (None unless asked for).
+        share by metric), ``modules``, ``groups``, ``blocks`` (where they may go as a whole),
+        ``stays`` (reasons, most parameters first), ``unknown_ops``, ``restrictions``,
+        ``channel_multiple`` (what counts were taken to be multiples of), and ``proof`` (None unless
+        asked for).
 
     Raises:
         FairdeployError: The network can't be loaded or traced, or an option fits nothing in it.
@@ -93,11 +94,16 @@ def inspection_document(
             }
             for metric in original
         },
-        "units": graph.num_units,
+        "units": graph.num_units - len(graph.branches),
         "modules": module_rows(model, graph, least, stays),
         "groups": [
             _group_row(group, costs, sizes, least, index)
             for index, group in enumerate(graph.groups)
+            if not group.is_branch
+        ],
+        "blocks": [
+            {"module": branch.name, "may_go": limits[branch.group].max_removed > 0}
+            for branch in graph.branches
         ],
         "stays": [row.document() for row in stays],
         "unknown_ops": unknown_op_rows(graph),

@@ -37,12 +37,14 @@ def module_rows(
     removed = np.zeros(graph.num_units, dtype=np.bool_)
     for group, kept in zip(graph.groups, least.tolist(), strict=True):
         removed[group.blocks[:, kept:]] = True
+    gone = {name for branch in graph.branches_gone(removed) for name in branch.tensors}
     staying = StayingIndices(graph, removed)
     rows: dict[str, dict[str, Any]] = {}
     for name in _parameters_in_order(model.module, graph):
         dims = graph.tensor_units[name]
         params = math.prod(length_of(units, dim) for dim, units in enumerate(dims))
         kept = math.prod(staying.count(units, dim) for dim, units in enumerate(dims))
+        kept = 0 if name in gone else kept
         frozen = math.prod(_num_frozen(units, dim) for dim, units in enumerate(dims))
         reasons = {index for index, reason in enumerate(stays) if name in reason.tensors}
         for path in _modules_around(name):

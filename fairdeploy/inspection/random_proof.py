@@ -21,6 +21,7 @@ from fairdeploy.surgery.equivalence import PROOF_LIMIT, prove
 from fairdeploy.surgery.module_rewrite import rebuild_own_class
 from fairdeploy.surgery.removal import remove_units
 
+BLOCK_SHARE = 0.5
 _TIMED = ("unit graph", "remove", "prove", "own class")
 
 
@@ -29,7 +30,7 @@ def random_removal(
 ) -> dict[str, tuple[int, ...]]:
     """About half of the units of every group, chosen at random within its limits.
 
-    From each block of a balanced group others go.
+    So are residual blocks, where they may go. From each block of a balanced group others go.
 
     Returns:
         Group name to places in ``Group.units``, ascending; groups that lose none are left out.
@@ -39,7 +40,7 @@ def random_removal(
     steps = np.array([limit.step for limit in limits], dtype=np.int64)
     kept = nearest_kept(sizes - np.minimum(sizes // 2, most), sizes, most, steps)
     generator = np.random.default_rng(seed)
-    return {
+    chosen = {
         group.name: tuple(
             place
             for block in range(group.num_blocks)
@@ -48,6 +49,10 @@ def random_removal(
         for group, count in zip(graph.groups, kept.tolist(), strict=True)
         if count < group.size
     }
+    for group, limit in zip(graph.groups, limits, strict=True):
+        if group.is_branch and limit.max_removed and generator.random() < BLOCK_SHARE:
+            chosen[group.name] = (0,)
+    return chosen
 
 
 def _shuffled(generator: np.random.Generator, block: int, size: int) -> NDArray[np.int64]:

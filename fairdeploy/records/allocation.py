@@ -63,6 +63,9 @@ class GroupScores:
     reluctance: float = 0.0
     """Shared tolerance below which this group stays whole, in [0, 1); from there on its own
     tolerance rises from 0 to 1."""
+    tolerances: NDArray[np.float64] | None = None
+    """Where the group is one residual branch: the shared tolerance at which it goes, shape [1]; see
+    ``allocation.depth``."""
     knob: NDArray[np.float64] | None = None
     """Where the ToD rule does not decide: the value of the shared knob at which one, two, … units
     go, in the order of removal, ascending, shape [N]; see ``allocation.shared_knob``."""

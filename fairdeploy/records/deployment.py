@@ -84,6 +84,16 @@ class NetworkDims:
 
 
 @dataclass(frozen=True, slots=True)
+class BranchCut:
+    """A residual branch that a file shall lack; names are those of nodes."""
+
+    total: str
+    """The sum that it was an operand of."""
+    nodes: frozenset[str]
+    """All that belongs to it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Artifact:
     """A file that was written for deployment. ``path`` is relative to the output folder."""
 

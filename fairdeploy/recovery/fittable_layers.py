@@ -14,7 +14,7 @@ from torch import fx
 from fairdeploy.graph.layer_calls import LAYER_OPS, aten, bound_arguments, window_of
 from fairdeploy.graph.layer_rows import LINEAR, Window
 from fairdeploy.graph.unit_graph import UnitGraph
-from fairdeploy.recovery.sums_after import SumAfter, only_user, sum_after
+from fairdeploy.recovery.sums_after import PASS_THROUGH, SumAfter, only_user, sum_after
 from fairdeploy.recovery.sweep import attribute
 
 
@@ -105,7 +105,8 @@ class _Finder:
         self._uses = uses
         self._nodes = {node.name: node for node in shrunk.graph.nodes}
         self._order = {name: i for i, name in enumerate(self._nodes)}
-        self._original_nodes = {node.name for node in graph.module.graph.nodes}
+        self._original_nodes = {node.name: node for node in graph.module.graph.nodes}
+        self._sums_gone = {branch.total for branch in graph.branches_gone(removed)}
 
     def layer_at(self, node: fx.Node) -> FittableLayer | None:
         if node.target not in LAYER_OPS:
@@ -141,7 +142,7 @@ class _Finder:
         batchnorm: BatchNorm | None,
     ) -> FittableLayer | None:
         found = self._sum_after(node, end, window)
-        target = end.name if found is None else found.node
+        target, is_past_relu = self._past_gone_branches(end.name if found is None else found.node)
         kept = self._kept_channels(target, window, found)
         if kept is None:
             return None
@@ -154,7 +155,7 @@ class _Finder:
             batchnorm=batchnorm,
             target_node=target,
             sum_after=found,
-            is_rectified=self._is_rectified(target),
+            is_rectified=is_past_relu or self._is_rectified(target),
             kept_channels=kept,
         )
 
@@ -206,6 +207,25 @@ class _Finder:
         shape = self._graph.shape_of(end.name)
         wanted = tuple(shape[dim] for dim in found.dims)
         return found if all(self._graph.shape_of(name) == wanted for name in names) else None
+
+    def _past_gone_branches(self, name: str) -> tuple[str, bool]:
+        """The last sum that a value becomes because the branches of the next sums are gone.
+
+        The original's value there is what the layer should make now, so that it also makes up for
+        those branches. And whether the value is rectified on the way, as the sum is afterwards.
+        """
+        last, is_rectified, is_past_relu = name, False, False
+        node = only_user(self._nodes[name])
+        while node is not None and node.target in (*PASS_THROUGH, aten.relu.default):
+            is_past_relu |= node.target is aten.relu.default
+            if node.name in self._sums_gone:
+                reader = only_user(self._original_nodes[node.name])
+                is_read_so = reader is not None and reader.target is aten.relu.default
+                if is_past_relu and not is_read_so:
+                    break
+                last, is_rectified = node.name, is_past_relu
+            node = only_user(node)
+        return last, is_rectified
 
     def _is_comparable(self, name: str) -> bool:
         """Whether the original has this value too."""

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from math import fsum
 from typing import Any
 
-from fairdeploy.graph.unit_graph import UnitGraph
+from fairdeploy.graph.unit_graph import Group, UnitGraph
 from fairdeploy.records import (
     Allocation,
     AllocationDiagnostics,
@@ -22,8 +22,12 @@ def group_rows(
     diagnostics: AllocationDiagnostics,
     allocation: Allocation,
 ) -> list[dict[str, Any]]:
-    """Rows of the removable groups in graph order, then of those that something holds in place."""
+    """Rows of the removable groups in graph order, then of those that something holds in place.
+
+    Residual blocks, which go as a whole, have rows of their own; see ``block_rows``.
+    """
     by_name = {group.name: group for group in scores}
+    gone = _tensors_gone(graph, allocation)
     rows = [
         _removable_row(
             by_name[group.name],
@@ -31,7 +35,9 @@ def group_rows(
             allocation.prefix_lengths.get(group.name, 0),
             diagnostics.groups[group.name],
         )
+        | ({"kept": 0} if _is_inside(group, gone) else {})
         for group in graph.groups
+        if not group.is_branch
     ]
     return rows + [
         {
@@ -46,6 +52,39 @@ def group_rows(
         }
         for group in graph.frozen_groups
     ]
+
+
+def block_rows(
+    graph: UnitGraph, scores: Sequence[GroupScores], allocation: Allocation
+) -> list[dict[str, Any]]:
+    """One row for each residual block that may go as a whole; none unless that was asked for."""
+    by_name = {group.name: group for group in scores}
+    rows = []
+    for branch in graph.branches:
+        group = by_name[graph.groups[branch.group].name]
+        tolerance = None if group.tolerances is None else float(group.tolerances[0])
+        rows.append(
+            {
+                "module": branch.name,
+                "is_gone": bool(allocation.removed.get(group.name)),
+                "may_go": group.max_removed > 0,
+                "u_score": float(group.u[0]),
+                "r_score": float(group.r[0]),
+                "tolerance": tolerance,
+            }
+        )
+    return rows
+
+
+def _tensors_gone(graph: UnitGraph, allocation: Allocation) -> set[str]:
+    groups = (graph.groups[branch.group] for branch in graph.branches)
+    gone = (group for group in groups if allocation.removed.get(group.name))
+    return {tensor for group in gone for tensor in group.branch_tensors}
+
+
+def _is_inside(group: Group, tensors: set[str]) -> bool:
+    """Whether all of a group goes with these tensors."""
+    return all(member.tensor in tensors for member in group.members)
 
 
 def exchange_row(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fairdeploy.records import RunRecord
 from fairdeploy.reporting import (
+    blocks_section,
     chain_section,
     changes_section,
     groups_section,
@@ -34,6 +35,7 @@ def render_html(record: RunRecord) -> str:
         latency_search_section.latency_search(document["latency_search"]),
         operators_section.why_not_faster(document),
         rounding_section.rounding(document["rounding"]),
+        blocks_section.blocks(document["blocks"]),
         groups_section.kept_units(groups),
         _rule(record),
         theory_section.theory(groups, document["exchange"], document["method"]),

@@ -49,7 +49,7 @@ from fairdeploy.reporting.accuracy_rows import (
     purposes,
 )
 from fairdeploy.reporting.chain import chain_of
-from fairdeploy.reporting.group_rows import exchange_row, freeze_rows, group_rows
+from fairdeploy.reporting.group_rows import block_rows, exchange_row, freeze_rows, group_rows
 from fairdeploy.reporting.html_report import render_html
 from fairdeploy.reporting.json_tree import circumstance_rows, heading_rows, json_tree
 from fairdeploy.reporting.operator_rows import operator_rows, why_not_faster
@@ -139,6 +139,7 @@ def build_document(
         "tolerance": allocation.tolerance,
         "num_evaluations": allocation.num_evaluations,
         "groups": group_rows(graph, scores, diagnostics, allocation),
+        "blocks": block_rows(graph, scores, allocation),
         "exchange": exchange_row(diagnostics, scores),
         "freezes": freeze_rows(graph),
         "proof": asdict(proof) | {"passed": proof.passed},

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import ImageSet, ProtectName, SignalName, UnitScores
+from fairdeploy.scoring.branches import with_branch_scores
 from fairdeploy.scoring.signals import DEFAULT_PROJECTIONS, as_unit_scores, measure_signals
 
 
@@ -42,4 +43,5 @@ def score_units(
     signals = measure_signals(
         graph, images, names, seed=seed, num_projections=num_projections, progress=progress
     )
-    return as_unit_scores(graph, signals, signal, protect)
+    scores = as_unit_scores(graph, signals, signal, protect)
+    return with_branch_scores(graph, images, scores)

@@ -35,6 +35,8 @@ def zeroed_original(
 ) -> fx.GraphModule:
     """A copy of the original graph in which removed indices are zero wherever they are consumed.
 
+    So is a residual branch that goes, in the sum that reads it.
+
     Weights are shared with the original; only the graph is copied.
 
     Args:
@@ -54,6 +56,8 @@ def zeroed_original(
             summed[name, data.name].update(masks)
         else:
             take_statistics_over_kept(module, nodes[name], masks)
+    for branch in graph.branches_gone(removed):
+        _add_zeros(module, nodes[branch.total], nodes[branch.value])
     masked: dict[tuple[str, int], fx.Node] = {}
     for (consumer, argument), dims in summed.items():
         value = nodes[argument]
@@ -87,6 +91,13 @@ def _insert_mask(
         masked = module.graph.call_function(torch.ops.aten.mul.Tensor, (value, constant))
     masked.meta["val"] = value.meta["val"]
     return masked
+
+
+def _add_zeros(module: fx.GraphModule, total: fx.Node, value: fx.Node) -> None:
+    """Let the sum read zeros for one operand (changes both)."""
+    with module.graph.inserting_before(total):
+        zeros = module.graph.call_function(torch.ops.aten.zeros_like.default, (value,))
+    total.replace_input_with(value, zeros)
 
 
 def prove(

@@ -36,8 +36,9 @@ def set_epsilons(module: nn.Module, original: fx.GraphModule, shrunk: fx.GraphMo
     rewritten = {node.name: node for node in shrunk.graph.nodes}
     owners: dict[str, Any] = dict(module.named_modules())
     for before in original.graph.nodes:
-        after = rewritten[before.name]
-        if before.op != "call_function" or after.target is not before.target:
+        after = rewritten.get(before.name)
+        is_same = after is not None and after.target is before.target
+        if before.op != "call_function" or after is None or not is_same:
             continue
         old, new = _epsilon(before), _epsilon(after)
         owner = owners.get(module_path(before))
@@ -62,7 +63,8 @@ def old_lengths_kept(original: fx.GraphModule, shrunk: fx.GraphModule) -> str:
     rewritten = {node.name: node for node in shrunk.graph.nodes}
     for node in original.graph.nodes:
         is_divided = node.op == "call_function" and op_name(node) in {"mean", "rms_norm"}
-        if is_divided and rewritten[node.name].target is not node.target:
+        after = rewritten.get(node.name)
+        if is_divided and after is not None and after.target is not node.target:
             return f"'{op_name(node)}' at {source_line(node) or module_path(node)}"
     return ""
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, fx, nn
 
+from fairdeploy.graph.module_paths import module_path
 from fairdeploy.graph.train_mode import SwitchableGraph
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.surgery.equivalence import relative_error
@@ -54,7 +55,10 @@ def repair_modules(
         functools.partial(_replace, candidate),
     )
     hopeless: set[type[nn.Module]] = set()
+    cut = _modules_that_lost_branches(graph, shrunk)
     for call in calls:
+        if any(name not in values for name in call.node_names):
+            continue  # it went with a residual branch
         own = candidate.get_submodule(call.path)
         agrees = _checker(call, values, candidate)
         # a weight that the graph holds ready made: its module must hold it too
@@ -63,13 +67,25 @@ def repair_modules(
             continue
         original, found = module.get_submodule(call.path), changes.get(call.path, NumberChanges())
         trials = 1 if type(own) in hopeless else MAX_TRIALS
-        if not is_lacking and _mended(original, own, found, agrees, trials):
+        is_cut = call.path in cut  # no attribute can make up for a branch
+        if not (is_lacking or is_cut) and _mended(original, own, found, agrees, trials):
             continue
-        hopeless.add(type(own))
+        if not is_cut:
+            hopeless.add(type(own))
         if call.path:
             _take_part(call, place, agrees)
         elif _runs(call, values, candidate):
             find_scaled_part(callees_of("", calls), found, place, agrees)
+
+
+def _modules_that_lost_branches(graph: UnitGraph, shrunk: fx.GraphModule) -> set[str]:
+    """Paths of the modules that issued the sums."""
+    left = {node.name: node for node in shrunk.graph.nodes}
+    return {
+        module_path(left[branch.total])
+        for branch in graph.branches
+        if branch.value not in left and branch.total in left
+    }
 
 
 def _is_within_any(path: str, names: list[str]) -> bool:

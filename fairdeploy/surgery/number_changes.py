@@ -104,6 +104,8 @@ def _changes(original: fx.Node, node: fx.Node) -> list[tuple[Number, Number]]:
             if isinstance(value, int) and isinstance(node.kwargs[name], int):
                 pairs.append((value, node.kwargs[name]))  # type: ignore[arg-type]
         return [pair for pair in pairs if -1 not in pair and () not in pair]
+    if op_name(original) not in {"split", "chunk", "tensor_split"}:
+        return []
     # a split into equal pieces has become a split into these sizes
     size, sizes = original.args[1], node.args[1]
     if not (isinstance(size, int) and isinstance(sizes, (list, tuple))):

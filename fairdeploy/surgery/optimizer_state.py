@@ -44,8 +44,9 @@ def sliced_optimizer(
     """An optimizer of the same class over ``network``; the given one stays as it is.
 
     Parameter groups and their settings are kept; parameters that ``optimizer`` does not hold stay
-    out. State of a parameter's shape is sliced as the parameter is, single numbers are copied. A
-    weight that the graph computed once joins the group of what it was made from, without state.
+    out, as do those that are gone. State of a parameter's shape is sliced as the parameter is,
+    single numbers are copied. A weight that the graph computed once joins the group of what it was
+    made from, without state.
 
     Args:
         model: The original, whose parameters ``optimizer`` holds.
@@ -71,7 +72,7 @@ def sliced_optimizer(
                     "model's; give the optimizer that was made for this model"
                 )
             new = new_parameters.get(name)
-            if new is None:  # now part of a weight that is computed once
+            if new is None:  # now part of a weight that is computed once, or gone with a branch
                 kept_parameters += _folded_from(name, new_parameters)
                 continue
             kept_parameters.append(new)

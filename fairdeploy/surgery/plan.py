@@ -18,6 +18,8 @@ from fairdeploy.input_specs import InputSpec, parse_inputs
 from fairdeploy.options import ATTENTION_OPTIONS, AttentionOption, choice_of
 
 SCHEMA_VERSION = 1
+BLOCKS_VERSION = 2
+"""Of plans whose groups are residual blocks too, which fairdeploy 0.1 and older cannot read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,8 @@ class Plan:
     """Group name to the local numbers of the units that go; groups that lose none are left out."""
     allow_norm_coupled: bool = False
     """Whether the groups hold channels that layer norms take their statistics over."""
+    blocks: bool = False
+    """Whether residual branches, which may go as a whole, are groups of one unit too."""
     inputs: tuple[InputSpec, ...] = ()
     """As the user described them; empty for one image and nothing else."""
     fixed_batch: int | None = None
@@ -50,7 +54,7 @@ class Plan:
     def to_json(self) -> str:
         """The same plan gives the same text, byte for byte."""
         document = {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": BLOCKS_VERSION if self.blocks else SCHEMA_VERSION,
             "model": {"name": self.model_name, "sha256": self.model_sha256},
             "input_shape": list(self.input_shape),
             "inputs": [str(spec) for spec in self.inputs],
@@ -58,6 +62,7 @@ class Plan:
             "tolerance": self.tolerance,
             "attention": self.attention,
             "allow_norm_coupled": self.allow_norm_coupled,
+            **({"blocks": True} if self.blocks else {}),
             "groups": [
                 {"name": name, "units": size, "removed": list(self.removed.get(name, ()))}
                 for name, size in self.group_sizes.items()
@@ -86,10 +91,11 @@ class Plan:
         removed = graph.removed_mask(self.removed)
         for group in graph.groups:
             numbers = removed[group.blocks].sum(axis=1)
-            if (numbers != numbers[0]).any() or numbers[0] >= group.size:
+            if (numbers != numbers[0]).any() or numbers[0] > group.most_removed:
+                limit = group.most_removed + 1
                 raise PlanError(
                     f"the plan takes {numbers.tolist()} units from the {group.num_blocks} blocks "
-                    f"of group '{group.name}'; each must lose the same number, below {group.size}"
+                    f"of group '{group.name}'; each must lose the same number, below {limit}"
                 )
         return removed
 
@@ -127,10 +133,10 @@ def _fixed_batch(value: Any) -> int | None:
 
 def _plan_from(document: Any, path: Path) -> Plan:
     try:
-        if document["schema_version"] != SCHEMA_VERSION:
+        if document["schema_version"] not in (SCHEMA_VERSION, BLOCKS_VERSION):
             raise PlanError(
                 f"'{path}' has plan version {document['schema_version']!r}; "
-                f"this fairdeploy reads version {SCHEMA_VERSION}"
+                f"this fairdeploy reads versions {SCHEMA_VERSION} and {BLOCKS_VERSION}"
             )
         groups = document["groups"]
         plan = Plan(
@@ -146,6 +152,7 @@ def _plan_from(document: Any, path: Path) -> Plan:
                 if group["removed"]
             },
             allow_norm_coupled=bool(document.get("allow_norm_coupled", False)),
+            blocks=bool(document.get("blocks", False)),
             inputs=parse_inputs(str(text) for text in document.get("inputs", ())),
             fixed_batch=_fixed_batch(document.get("fixed_batch")),
         )
@@ -155,6 +162,6 @@ def _plan_from(document: Any, path: Path) -> Plan:
         size = plan.group_sizes[name]
         if len(set(units)) != len(units) or min(units) < 0 or max(units) >= size:
             raise PlanError(f"'{path}': group '{name}' has {size} units, numbered from 0")
-        if len(units) >= size:
+        if len(units) >= size and not (plan.blocks and size == 1):  # a block goes as a whole
             raise PlanError(f"'{path}': group '{name}' would lose all of its {size} units")
     return plan

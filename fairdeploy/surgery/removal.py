@@ -15,6 +15,7 @@ from fairdeploy.graph.capture import quiet_export
 from fairdeploy.graph.label_grids import rows_of
 from fairdeploy.graph.stored_tensors import fetch_tensor
 from fairdeploy.graph.unit_graph import KEPT, UnitGraph, UnitIds
+from fairdeploy.surgery.branch_removal import cut_branches
 from fairdeploy.surgery.graph_rewrite import rewrite_constants
 
 
@@ -40,6 +41,7 @@ def remove_units(graph: UnitGraph, removed: NDArray[np.bool_]) -> ShrunkNetwork:
         sliced[name] = slice_tensor(tensor, tuple(stays.mask(units) for units in dims))
     module = with_tensors(graph.module, sliced)
     rewrite_constants(graph, module, stays.count)
+    cut_branches(module, graph.branches_gone(removed))
     module.graph.lint()
     module.recompile()
     return ShrunkNetwork(module.eval())

@@ -67,6 +67,8 @@ def _words(options: SweepOptions) -> Iterator[str]:
     yield from _training_words(options.training)
     if options.allow_norm_coupled:
         yield "--allow-norm-coupled"
+    if options.blocks is not None:
+        yield "--blocks" if options.blocks else "--no-blocks"
     if options.trust_pickle:
         yield "--trust-pickle"
 

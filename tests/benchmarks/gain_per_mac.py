@@ -1,13 +1,14 @@
 """How much of a cut in MACs becomes speed, beside Torch-Pruning 1.6.1 at the same MACs.
 
 ``python tests/benchmarks/gain_per_mac.py --network timm:resnet18 --peer-path FOLDER`` halves the
-MACs of each network three ways: fairdeploy as it comes, fairdeploy with ``--objective latency``,
-and Torch-Pruning's magnitude pruner (global, L2, output layer left alone; of CIFAR ResNets the
-streams too, since it loses count at their padded shortcuts), whose ratio is bisected until the MACs
-agree. All are written by the same exporter and raced against the original in one
-process. *Gain* is the speed-up times the share of the MACs that is left: 1 means that the network
-is as much faster as it has fewer MACs. ``FOLDER`` holds Torch-Pruning (``pip install --no-deps
---target FOLDER torch-pruning==1.6.1``).
+MACs of each network five ways: fairdeploy as it comes, fairdeploy with ``--objective latency``,
+both of these again with ``--blocks``, and Torch-Pruning's magnitude pruner (global, L2, output
+layer left alone; of CIFAR ResNets the streams too, since it loses count at their padded
+shortcuts),
+whose ratio is bisected until the MACs agree. All are written by the same exporter and raced
+against the original in one process. *Gain* is the speed-up times the share of the MACs that is
+left: 1 means that the network is as much faster as it has fewer MACs. ``FOLDER`` holds
+Torch-Pruning (``pip install --no-deps --target FOLDER torch-pruning==1.6.1``).
 """
 
 from __future__ import annotations
@@ -74,6 +75,12 @@ def _rows(network: Network, macs: float, target: str) -> list[dict[str, Any]]:
         files = {
             "fairdeploy": ours(network, macs, target, "tolerance", folder / "plain"),
             "fairdeploy, latency": ours(network, macs, target, "latency", folder / "latency"),
+            "fairdeploy, blocks": ours(
+                network, macs, target, "tolerance", folder / "blocks", blocks=True
+            ),
+            "fairdeploy, blocks+lat": ours(
+                network, macs, target, "latency", folder / "both", blocks=True
+            ),
             "Torch-Pruning": peer(network, macs, target, folder / "peer.onnx"),
         }
         return [
@@ -83,14 +90,20 @@ def _rows(network: Network, macs: float, target: str) -> list[dict[str, Any]]:
 
 
 def ours(
-    network: Network, macs: float, target: str, objective: Objective, output: Path
+    network: Network,
+    macs: float,
+    target: str,
+    objective: Objective,
+    output: Path,
+    *,
+    blocks: bool = False,
 ) -> tuple[Path, float]:
     """Our network with these MACs: its file, and the share that is left."""
     document = shrink(
         ShrinkOptions(
             model=network.model, arch=network.arch, input_shape=network.size, target=target,
             budgets=(f"macs={macs:.1%}",), objective=objective, recover="none",
-            num_calibration=32, output=output, with_latency=objective == "latency",
+            num_calibration=32, output=output, blocks=blocks, with_latency=objective == "latency",
         )
     ).document  # fmt: skip
     model = document["model"]

@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--budgets", nargs="+", default=["80%", "60%", "40%"])
     parser.add_argument("--target", default="cpu")
     parser.add_argument("--objective", choices=["tolerance", "latency"], default="tolerance")
+    parser.add_argument("--blocks", action="store_true", help="let residual blocks go as a whole")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
@@ -67,7 +68,9 @@ def main() -> None:
     print(_line("network", *heads, "make s", "time s"))
     for network in map(Network.parsed, arguments.network):
         for budget in arguments.budgets:
-            row = budget_row(network, budget, arguments.target, arguments.objective)
+            row = budget_row(
+                network, budget, arguments.target, arguments.objective, blocks=arguments.blocks
+            )
             rows.append(row)
             print(_shown(row), flush=True)
             if arguments.output:
@@ -83,6 +86,8 @@ def budget_row(
     budget: str,
     target: str,
     objective: Objective = "tolerance",
+    *,
+    blocks: bool = False,
     look: Callable[[Path], dict[str, Any]] = lambda _: {},
 ) -> dict[str, Any]:
     """What a budget gave; ``look`` adds what it finds in the folder of the result."""
@@ -92,7 +97,7 @@ def budget_row(
                 ShrinkOptions(
                     model=network.model, arch=network.arch, input_shape=network.size,
                     budgets=(f"latency={budget}",), target=target, objective=objective,
-                    recover="none", num_calibration=32, output=Path(scratch) / "out",
+                    recover="none", num_calibration=32, output=Path(scratch) / "out", blocks=blocks,
                 )
             ).document  # fmt: skip
             more = look(Path(scratch) / "out")
@@ -114,6 +119,7 @@ def budget_row(
         "environment": document["environment"],
         "stage_seconds": document["stage_seconds"],
         **more,
+        "blocks_gone": [row["module"] for row in document["blocks"] if row["is_gone"]],
     }
 
 

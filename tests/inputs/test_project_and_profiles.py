@@ -138,7 +138,7 @@ def test_unknown_key_suggests_the_nearest_and_lists_all(tmp_path: Path) -> None:
         project_of(tmp_path, 'budgett = "40%"')
     with pytest.raises(
         ProjectFileError,
-        match="known keys are allocation, allow_norm_coupled, arch, attention, batch_size, budget",
+        match="known keys are allocation, allow_norm_coupled, arch, attention, batch_size, blocks",
     ):
         project_of(tmp_path, "zzz = 1")
 

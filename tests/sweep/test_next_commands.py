@@ -19,7 +19,7 @@ SHARED: dict[str, Any] = {
     "mean": (0.1, 0.2, 0.3), "std": (1.0, 1.0, 1.0), "seed": 0, "trust_pickle": True,
     "include": ("layer*", "stem"), "exclude": ("fc",), "max_prune": (("*", 0.7), ("a.*", 0.3)),
     "min_units": (("*", 8), ("a=b", 4)), "round_to": 16, "attention": "both",
-    "allow_norm_coupled": True, "inputs": ("image:3,32,48", "tokens:77:int64"),
+    "allow_norm_coupled": True, "blocks": True, "inputs": ("image:3,32,48", "tokens:77:int64"),
     "main_output": "logits", "fixed_batch": 2,
 }  # fmt: skip
 
