@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
@@ -60,22 +61,22 @@ def repair_modules(
         if any(name not in values for name in call.node_names):
             continue  # it went with a residual branch
         own = candidate.get_submodule(call.path)
-        agrees = _checker(call, values, candidate)
+        check = _Check(call, values, candidate)
         # a weight that the graph holds ready made: its module must hold it too
         is_lacking = _is_within_any(call.path, missing_parameters(candidate, shrunk))
-        if agrees() and not is_lacking:
+        if check.agrees() and not is_lacking:
             continue
         original, found = module.get_submodule(call.path), changes.get(call.path, NumberChanges())
         trials = 1 if type(own) in hopeless else MAX_TRIALS
         is_cut = call.path in cut  # no attribute can make up for a branch
-        if not (is_lacking or is_cut) and _mended(original, own, found, agrees, trials):
+        if not (is_lacking or is_cut) and _mended(original, own, found, check, trials):
             continue
         if not is_cut:
             hopeless.add(type(own))
         if call.path:
-            _take_part(call, place, agrees)
-        elif _runs(call, values, candidate):
-            find_scaled_part(callees_of("", calls), found, place, agrees)
+            _take_part(call, place, check.agrees)
+        elif check.runs():
+            find_scaled_part(callees_of("", calls), found, place, check.agrees)
 
 
 def _modules_that_lost_branches(graph: UnitGraph, shrunk: fx.GraphModule) -> set[str]:
@@ -92,49 +93,51 @@ def _is_within_any(path: str, names: list[str]) -> bool:
     return any(name.startswith(f"{path}.") for name in names)
 
 
-def _checker(
-    call: ModuleCall, values: Mapping[str, Tensor], candidate: nn.Module
-) -> Callable[[], bool]:
-    """Tells whether what ``candidate`` has at the call's path gives what the proved graph gives."""
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """Compares what the copy has at a call's path with what the proved graph gives there."""
 
-    def agrees() -> bool:
-        error = _error(call, values, candidate)
+    call: ModuleCall
+    values: Mapping[str, Tensor]
+    candidate: nn.Module
+
+    def agrees(self) -> bool:
+        """Whether the module gives the same."""
+        error = self._error()
         return error is not None and error <= LOCAL_LIMIT
 
-    return agrees
+    def runs(self) -> bool:
+        """Whether it gives anything."""
+        return self._error() is not None
 
-
-def _runs(call: ModuleCall, values: Mapping[str, Tensor], candidate: nn.Module) -> bool:
-    return _error(call, values, candidate) is not None
-
-
-def _error(call: ModuleCall, values: Mapping[str, Tensor], candidate: nn.Module) -> float | None:
-    """How far the result is off; None if the module fails."""
-    args, kwargs = filled(call.arguments, values)
-    try:
-        with torch.no_grad():
-            result = candidate.get_submodule(call.path)(*args, **kwargs)
-        return relative_error(result, filled(call.result, values))
-    except Exception:  # user code may fail in any way with other sizes
-        return None
+    def _error(self) -> float | None:
+        args, kwargs = filled(self.call.arguments, self.values)
+        try:
+            with torch.no_grad():
+                result = self.candidate.get_submodule(self.call.path)(*args, **kwargs)
+            return relative_error(result, filled(self.call.result, self.values))
+        except Exception:  # user code may fail in any way with other sizes
+            return None
 
 
 def _mended(
     original: nn.Module,
     own: nn.Module,
     changes: NumberChanges,
-    agrees: Callable[[], bool],
+    check: _Check,
     max_trials: int,
 ) -> bool:
     """Search the slots of ``own``, then those of what it holds (changes them if they help)."""
     choices = own_choices(original, own, changes)
-    if search(choices, agrees, max_trials):
+    if search(choices, check.agrees, max_trials):
         return True
     _assign_rank(choices, 0)
     inner = inner_choices(original, own, changes)
-    if inner and search(inner, agrees, max_trials):
+    if inner and search(inner, check.agrees, max_trials):
         return True
-    _assign_rank(inner, -1)
+    _assign_rank(inner, 0)
+    if not check.runs():
+        _assign_rank(inner, -1)
     return False
 
 

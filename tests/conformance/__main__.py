@@ -2,8 +2,8 @@
 
 ``python -m tests.conformance`` runs one model of every family, each in its own process, and skips
 those whose row is there already for this code and these versions. ``--peers`` runs Torch-Pruning
-and network-pruner on the same models. ``--table FILE`` writes everything as Markdown. The exit
-status is 1 if any law is broken.
+and network-pruner on the same models. ``--table FILE`` writes everything as Markdown, with
+``--no-run`` from the rows that are there. The exit status is 1 if any law is broken.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def main() -> int:
         print(f"error: no model matches {' '.join(arguments.only)}", file=sys.stderr)
         return 2
     ours, peers = arguments.results / "fairdeploy.jsonl", arguments.results / "peers.jsonl"
-    if not arguments.only_peers:
+    if not (arguments.only_peers or arguments.no_run):
         _run_ours(models, ours, arguments)
-    if arguments.peers or arguments.only_peers:
+    if (arguments.peers or arguments.only_peers) and not arguments.no_run:
         _run_peers(models, peers, arguments)
     our_rows, peer_rows = read_rows(ours, Row), read_rows(peers, PeerRow)
     rows = [our_rows[("", model.name)] for model in models if ("", model.name) in our_rows]
@@ -54,6 +54,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--again", action="store_true", help="also those that have a row")
     parser.add_argument("--no-onnx", action="store_true",
                         help="quick look without export; nothing passes")  # fmt: skip
+    parser.add_argument("--no-run", action="store_true", help="take the rows that are there")
     parser.add_argument("--table", type=Path, metavar="FILE", help="write a Markdown page")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER")
     parser.add_argument("--cpu-limit", type=float, default=600.0, metavar="S", help="for a model")

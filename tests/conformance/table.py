@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -68,7 +69,16 @@ def write_table(rows: Sequence[Row], peers: Peers, path: Path) -> None:
 def _versions(rows: Sequence[Row], peers: Peers) -> str:
     ours = sorted({row.fingerprint.partition(" ")[2] for row in rows})
     theirs = sorted({row.fingerprint.split(", ")[1] for row in peers.values() if row.fingerprint})
-    return f"Versions: {'; '.join(ours)}; peers: {', '.join(theirs) or 'not run'}.\n"
+    return f"Versions: {'; '.join(ours)}; peers: {', '.join(theirs) or 'not run'}.\n{_states(rows)}"
+
+
+def _states(rows: Sequence[Row]) -> str:
+    """How many rows each state of the code made: models run again when something touches them."""
+    counts = Counter(row.fingerprint.partition(" ")[0][:8] for row in rows if row.fingerprint)
+    if len(counts) < 2:
+        return ""
+    found = ", ".join(f"{count} by {state}" for state, count in counts.most_common())
+    return f"\nRows by the state of the code that made them (a hash of its sources): {found}.\n"
 
 
 def _summary(rows: Sequence[Row], peers: Peers) -> str:

@@ -143,6 +143,23 @@ class Correlation(nn.Module):
         return self.head(y + self.more(y))
 
 
+class Flow(nn.Module):
+    """Reads a width off one module and divides by the channels of another's result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features, self.context = Encoder(12), nn.Conv2d(3, 14, 1)
+        self.update, self.head = Update(6, 8), nn.Linear(64 + 6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, [N, 5]."""
+        features, y, width = self.features(x).flatten(2), self.context(x), self.update.state_width
+        corr = features.transpose(1, 2) @ features / torch.sqrt(torch.tensor(features.shape[1]))
+        state, context = torch.split(y, [width, y.shape[1] - width], 1)
+        state = self.update(state, context.relu()).mean((2, 3))
+        return self.head(torch.cat([corr.mean(1), state], 1))
+
+
 def rebuilt(network: nn.Module) -> tuple[Any, nn.Module]:
     """The network's own class without half of its units, and the proved graph module."""
     graph, _, shrunk = halved(network)
@@ -237,6 +254,15 @@ def test_factor_that_the_network_computes_from_a_length_is_taken_back() -> None:
         torch.testing.assert_close(
             own.encoder(BATCH) * 2**0.25, _features(own, BATCH), rtol=1e-5, atol=1e-6
         )
+
+
+def test_width_of_another_module_and_a_factor_are_found_together() -> None:
+    torch.manual_seed(0)
+    own, shrunk = rebuilt(Flow())
+    assert own.update.state_width == 3
+    assert graph_parts(own) == ("features",)
+    with torch.no_grad():
+        torch.testing.assert_close(own(BATCH), shrunk(BATCH))
 
 
 def _features(own: Any, images: Tensor) -> Tensor:
