@@ -55,7 +55,7 @@ def test_a_result_that_is_worse_on_held_out_images_is_not_kept(
 ) -> None:
     pair = repaired()
     before = {name: tensor.clone() for name, tensor in pair.shrunk.state_dict().items()}
-    monkeypatch.setattr(distillation, "LEARNING_RATE", 100.0)
+    monkeypatch.setattr(distillation, "LOW_RATE", 100.0)
     summary = distil(
         pair.graph, pair.shrunk, pair.removed, noise(64), block_steps=3, answer_steps=3
     )
