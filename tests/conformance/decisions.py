@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 DECISIONS: dict[str, str] = {
-    "timm:halonet_h1": (
-        "to be run again: exact in float64; with these random weights the shrunk network magnifies "
-        "rounding to whole percents, in torch as in ONNX Runtime; since then norms give less there"
-    ),
     "torchvision:maxvit_t": (
         "to be run again: with these random weights the image hardly comes through, and since then "
         "they are scaled layer by layer"
