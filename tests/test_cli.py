@@ -325,6 +325,7 @@ INSPECTED: Mapping[str, Any] = {
          "removable_params": 900.0}
         for index in range(2)
     ],
+    "blocks": [],
     "stays": [
         {"op": "layer_norm", "reason": "its statistics", "count": 24, "params": 40,
          "modules": ["norm"], "source_lines": [{"line": "/x/net.py:7", "count": 24}]},
