@@ -64,7 +64,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> SizedDevice:
         yield made
 
     monkeypatch.setattr(pipeline, "measuring_device", measuring_device)
-    monkeypatch.setattr(latency_trials, "profiler_of", lambda exporter: SizedProfiler())
+    monkeypatch.setattr(latency_trials, "profiler_on", lambda *_: SizedProfiler())
     return made
 
 
