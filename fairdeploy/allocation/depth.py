@@ -20,8 +20,8 @@ from fairdeploy.records import GroupScores
 DEPTH_RELUCTANCE = 0.25
 """Shared tolerance below which all branches stay; from there on their own rises from 0 to 1.
 
-At half of ResNet-56's MACs none goes with 0.5 and eight with 0.25, and the repaired network is right
-about 84.4 instead of 83.1 % of 2,000 CIFAR-10 test images.
+At half of ResNet-56's MACs none goes with 0.5 and eight with 0.25, and the repaired network is
+right about 84.4 instead of 83.1 % of 2,000 CIFAR-10 test images.
 """
 
 

@@ -5,6 +5,10 @@ another's little, the latter can come back for fewer of the former: each trade t
 one group and gives blocks to another, such that the network gets faster (by the latency model),
 keeps at least the R-mass that it had, and stays within its budgets. Trades that keep the latency
 and gain R-mass count too. Nothing is traded that does not improve one without harming the other.
+
+Residual blocks stay as the tolerance left them: their first-order R-Score is several times below
+what their loss does, so that a trade would sell them off. What costs no time to bring back lies
+inside a block that is gone, and brings nothing.
 """
 
 from __future__ import annotations
@@ -48,6 +52,8 @@ class _Book:
 
     def _take(self, group: GroupScores, gone: int) -> int:
         """What stays is a multiple of the step; a stream that is whole stays so."""
+        if _is_block(group):
+            return 0
         count = group.step if gone else (len(group.u) - 1) % group.step + 1
         is_allowed = gone + count <= group.max_removed and (gone or not group.reluctance)
         return count if is_allowed else 0
@@ -56,7 +62,7 @@ class _Book:
         """Units in the block that each group would get back first; [G]."""
         return np.array(
             [
-                min(group.step, int(gone))
+                0 if _is_block(group) else min(group.step, int(gone))
                 for group, gone in zip(self.groups, self.removed, strict=True)
             ],
             dtype=np.int64,
@@ -118,6 +124,10 @@ def traded(
     return replace(allocation, removed=removed, costs=costs)
 
 
+def _is_block(group: GroupScores) -> bool:
+    return group.tolerances is not None
+
+
 def _best_trade(book: _Book, sizes: Counts, cost_of: CostFunction, limits: Limits) -> Counts | None:
     """The change of removed counts [G] that gains most time and R-mass; None if none does."""
     kept = sizes - book.removed
@@ -155,7 +165,8 @@ def _cheapest(lost: NDArray[np.float64], saved_ms: NDArray[np.float64]) -> list[
 
 def _dearest(gained: NDArray[np.float64], cost_ms: NDArray[np.float64]) -> list[int]:
     """Groups whose last block brings most R-mass back for the time that it costs."""
-    worth = np.where(np.isfinite(gained), gained / np.maximum(cost_ms, _LEAST), -np.inf)
+    is_worth = np.isfinite(gained) & (cost_ms > _LEAST)
+    worth = np.where(is_worth, gained / np.maximum(cost_ms, _LEAST), -np.inf)
     return [
         int(two) for two in np.argsort(-worth, kind="stable")[:_PARTNERS] if worth[two] > -np.inf
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import assume, given
@@ -64,6 +65,24 @@ def test_whole_residual_stream_is_not_touched() -> None:
     budget = (Budget("params", "params=90%", fraction=0.9),)
     after = traded(before, groups, costs([1.0, 1.0], [1.0, 0.01]), budget)
     assert after.removed["stream"] == ()
+
+
+def test_residual_blocks_and_what_lies_inside_a_missing_one_are_not_traded() -> None:
+    """``inside`` costs nothing while its block is gone: its R-mass pays for nothing."""
+    block = replace(group("block", [0.001]), max_removed=1, tolerances=np.array([0.3]))
+    other = replace(group("other block", [0.001]), max_removed=1, tolerances=np.array([0.4]))
+    groups = [group("slow", [1.0] * 8), block, group("inside", [9.0] * 8), other]
+
+    def cost_of(kept: NDArray[np.int64]) -> Mapping[str, NDArray[np.float64]]:
+        slow, has_block, inside, has_other = kept.T
+        cost = slow + inside * has_block + 4.0 * has_other
+        return {"params": cost, "latency": cost}
+
+    before = Allocation(
+        0.3, {"slow": (0,), "block": (0,), "inside": (0, 1, 2, 3), "other block": ()}, {}, {}, 1
+    )
+    after = traded(before, groups, cost_of, (Budget("params", "params=90%", fraction=0.9),))
+    assert after.removed == before.removed
 
 
 SCORES = st.lists(st.floats(0.01, 10), min_size=4, max_size=12)
