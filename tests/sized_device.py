@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
+import pytest
 
+from fairdeploy import latency_trials, pipeline
 from fairdeploy.deployment.exporter_api import Array
 from fairdeploy.errors import DeviceLostError
 from fairdeploy.records import LatencyComparison, LatencyStats, OperatorTime, TargetProfile
@@ -69,6 +72,19 @@ class SizedDevice:
             speedup_high=before / after, stopped_because="it is exact", providers=("Sized",),
             threads=1, load_average=0.0, is_noisy=False,
         )  # fmt: skip
+
+
+def measure_on_sized_device(monkeypatch: pytest.MonkeyPatch) -> SizedDevice:
+    """Let whole runs race their files, and time operators, on such a device."""
+    made = SizedDevice()
+
+    @contextlib.contextmanager
+    def measuring_device(*_: object) -> Iterator[SizedDevice]:
+        yield made
+
+    monkeypatch.setattr(pipeline, "measuring_device", measuring_device)
+    monkeypatch.setattr(latency_trials, "profiler_on", lambda *_: SizedProfiler())
+    return made
 
 
 def _stats(ms: float) -> LatencyStats:

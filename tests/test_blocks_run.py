@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from fairdeploy.pipeline import ShrinkResult
 from fairdeploy.summary import shrink_summary
 from tests.progress_recorder import RecordedProgress
 from tests.residual_networks import ResidualNetwork, images, network
-from tests.sized_device import SizedDevice, SizedProfiler
+from tests.sized_device import SizedDevice, measure_on_sized_device
 
 FACTORY = """
 from tests.residual_networks import ResidualNetwork
@@ -57,15 +55,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> SizedDevice:
-    made = SizedDevice()
-
-    @contextlib.contextmanager
-    def measuring_device(*_: object) -> Iterator[SizedDevice]:
-        yield made
-
-    monkeypatch.setattr(pipeline, "measuring_device", measuring_device)
-    monkeypatch.setattr(latency_trials, "profiler_on", lambda *_: SizedProfiler())
-    return made
+    return measure_on_sized_device(monkeypatch)
 
 
 def run(project: Path, output: Path, budget: str, **changes: Any) -> ShrinkResult:

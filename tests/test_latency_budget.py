@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +10,14 @@ import pytest
 import torch
 
 import fairdeploy
-from fairdeploy import latency_trials, pipeline, scored_groups
+from fairdeploy import pipeline, scored_groups
 from fairdeploy.errors import BudgetError, DeviceLostError, MeasurementError
 from fairdeploy.options import ShrinkOptions
 from fairdeploy.pipeline import ShrinkResult
 from fairdeploy.records import LatencyComparison
 from fairdeploy.rounding import Multiple
 from tests.progress_recorder import RecordedProgress
-from tests.sized_device import SizedDevice, SizedProfiler, weight_count
+from tests.sized_device import SizedDevice, measure_on_sized_device, weight_count
 from tests.tiny_project import write_project
 
 
@@ -37,15 +35,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> SizedDevice:
-    made = SizedDevice()
-
-    @contextlib.contextmanager
-    def measuring_device(*_: object) -> Iterator[SizedDevice]:
-        yield made
-
-    monkeypatch.setattr(pipeline, "measuring_device", measuring_device)
-    monkeypatch.setattr(latency_trials, "profiler_on", lambda *_: SizedProfiler())
-    return made
+    return measure_on_sized_device(monkeypatch)
 
 
 def run(project: Path, output: Path, budget: str, **changes: Any) -> ShrinkResult:

@@ -1,9 +1,9 @@
 """The networks of a race, which are opened anew again and again while it lasts.
 
 Where a session's buffers come to lie makes it some per cent faster or slower for as long as it
-lives, and no longer race finds that out: eight races of 8 s of one pair of ResNet-56 files had
-ratios of 0.910 to 0.928 with one session each, 0.922 to 0.931 with a new one every second, on the
-same busy cores (ONNX Runtime 1.32).
+lives, and no longer race finds that out: four races of 17 s of one pair of ResNet-56 files had
+ratios of 0.910 to 0.928 with one session each, four others 0.922 to 0.931 with a new one every
+0.7 s, in turn on the same cores (ONNX Runtime 1.32).
 
 This file needs Python 3.8 and nothing else, so that a copy of it runs on any device.
 """
