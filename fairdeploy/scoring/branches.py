@@ -1,17 +1,22 @@
-"""U and R of residual branches, each of which is one unit.
+"""U and R of residual branches, each of which is one unit, by leaving them out.
 
-- R, as of any unit: the absolute value of the first-order estimate of what the loss would change by
-  if the branch added zero, ``|sum of y * dL/dy|`` over its output ``y``, all images and positions.
-  For a last layer ``y = W x + b`` that is the signed sum over the layer's parameters; earlier
-  layers of the branch would only count the same change again.
-- U: how much of what differs between images the branch puts into the sum, ``std(y) / std(sum)``,
-  with the variance over images taken at each element and added up. What is the same for all images
-  says nothing of them, and the repair makes up for it.
+Both are how far the answers move without this branch and all that went before it, where at each
+step that branch goes which adds least: of two neighbours either may be idle because the other is
+there. The answers' move is the mean Kullback-Leibler divergence of the class probabilities without
+branches from those with all. That is what the loss would rise by if labels were drawn from the
+network's own answers; it needs none, and a hundred images do. The first-order estimate that serves
+for channels is far off for a change of this size: for ResNet-56's blocks it was 2 to 150 times too
+small, in another order.
+
+The network runs once for each step, and from a branch's sum on for each branch that is tried.
+Branches are tried in the order of what was last known of them, until none that is known to be
+better is left (the lazy greedy algorithm, Minoux 1978: leaving out more rarely makes a branch
+matter less).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,10 +27,16 @@ from torch import Tensor, fx
 from torch.fx.node import Argument, Target
 
 from fairdeploy.graph.model_outputs import class_scores
+from fairdeploy.graph.residual_branches import is_check
 from fairdeploy.graph.stored_tensors import fetch_tensor
 from fairdeploy.graph.unit_graph import Branch, UnitGraph
 from fairdeploy.records import ImageSet, UnitScores
 from fairdeploy.scoring.collector import batch_size
+
+MAX_IMAGES = 128
+"""Spread over all that there are."""
+
+Env = dict[fx.Node, Any]
 
 
 def with_branch_scores(graph: UnitGraph, images: ImageSet, scores: UnitScores) -> UnitScores:
@@ -33,7 +44,7 @@ def with_branch_scores(graph: UnitGraph, images: ImageSet, scores: UnitScores) -
 
     Args:
         graph: The network, which stays as it is.
-        images: With labels, or without: then the model's own predictions are the classes.
+        images: Labels are not needed.
         scores: Of all other units; without images they stay as they are.
     """
     if not graph.branches or len(images) == 0:
@@ -47,118 +58,162 @@ def with_branch_scores(graph: UnitGraph, images: ImageSet, scores: UnitScores) -
 def branch_scores(
     graph: UnitGraph, images: ImageSet
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """U, 1 on average, and R of every branch, in the order of ``graph.branches``."""
-    inputs = graph.inputs.arranged(images)
-    num_images, batch = len(images), batch_size(graph, len(images))
-    with torch.inference_mode(False), torch.enable_grad():
-        run = _Pass(graph)
-        for start in range(0, num_images, batch):
-            part = slice(start, min(start + batch, num_images))
-            size = part.stop - part.start if graph.has_dynamic_batch else batch
-            labels = None if images.labels is None else images.labels[part]
-            filled = tuple(_filled(tensor[part], size) for tensor in inputs)
-            run.batch(filled, labels, part.stop - part.start)
-    u = np.array([run.readings[branch.total].share() for branch in graph.branches])
-    r = np.array([abs(run.readings[branch.total].product) for branch in graph.branches])
-    mean = float(u.mean())
-    return (u / mean if mean > 0 else u), r / num_images
+    """U, 1 on average, and R of every branch, in the order of ``graph.branches``.
+
+    Branches that must stay come last.
+    """
+    with torch.no_grad():
+        trial = _Trial(graph, images)
+        alone = np.array([trial.divergence(number) for number in range(len(graph.branches))])
+        reached = alone.copy()
+        last = 0.0
+        may_go = [number for number, branch in enumerate(graph.branches) if not branch.is_first]
+        for number, divergence in _elimination(may_go, alone, trial):
+            last = max(last, divergence)
+            reached[number] = last
+    for number, branch in enumerate(graph.branches):
+        if branch.is_first:
+            reached[number] += last
+    mean = float(reached.mean())
+    return (reached / mean if mean > 0 else reached), reached
 
 
-@dataclass(slots=True)
-class _Spread:
-    """Sums over images of a value, element by element."""
-
-    count: int = 0
-    total: Tensor | None = None
-    squares: Tensor | None = None
-
-    def add(self, value: Tensor) -> None:
-        value = value.double()
-        total, squares = value.sum(0), value.square().sum(0)
-        self.count += len(value)
-        self.total = total if self.total is None else self.total + total
-        self.squares = squares if self.squares is None else self.squares + squares
-
-    def variance(self) -> float:
-        """Summed over all elements."""
-        if self.total is None or self.squares is None:
-            return 0.0
-        variances = self.squares / self.count - (self.total / self.count).square()
-        return float(variances.clamp_min(0).sum())
+def _elimination(
+    may_go: list[int], alone: NDArray[np.float64], trial: _Trial
+) -> Iterator[tuple[int, float]]:
+    """Branches in the order in which they go, with the divergence that is reached."""
+    added = {number: float(alone[number]) for number in may_go}
+    reached = 0.0
+    while added:
+        fresh: dict[int, float] = {}
+        while (best := min(added, key=lambda number: (added[number], number))) not in fresh:
+            fresh[best] = trial.divergence(best)
+            added[best] = fresh[best] - reached
+        reached = fresh[best]
+        del added[best]
+        yield best, reached
+        if added:
+            trial.leave_out(best)
 
 
-@dataclass(slots=True)
-class _Reading:
-    value: _Spread = field(default_factory=_Spread)
-    total: _Spread = field(default_factory=_Spread)
-    product: float = 0.0
+class _Trial:
+    """The network without some branches, on a set of images."""
 
-    def share(self) -> float:
-        whole = self.total.variance()
-        return float(np.sqrt(self.value.variance() / whole)) if whole > 0 else 0.0
+    def __init__(self, graph: UnitGraph, images: ImageSet) -> None:
+        self._graph = graph
+        self._gone: list[Branch] = []
+        self._batches = [
+            _Batch(graph, inputs, used) for inputs, used in _input_batches(graph, images)
+        ]
+        self._count = sum(batch.used for batch in self._batches)
+
+    def divergence(self, number: int) -> float:
+        """Mean over the images, if this branch goes too."""
+        branch = self._graph.branches[number]
+        moved = sum(batch.divergence(branch, self._gone) for batch in self._batches)
+        return max(moved / self._count, 0.0)
+
+    def leave_out(self, number: int) -> None:
+        """From now on the branch is gone."""
+        self._gone.append(self._graph.branches[number])
+        for batch in self._batches:
+            batch.run(self._gone)
 
 
-class _Pass(fx.Interpreter):
-    """Runs the graph on detached tensors, with a gate of 1 on each branch that takes gradients."""
+class _Batch:
+    """Images, what the whole network says of them, and what is known at each sum."""
 
-    def __init__(self, graph: UnitGraph) -> None:
+    def __init__(self, graph: UnitGraph, inputs: tuple[Tensor, ...], used: int) -> None:
+        self.used = used
+        self._graph, self._inputs = graph, inputs
+        self._nodes = {node.name: node for node in graph.module.graph.nodes}
+        self._starts: dict[str, Env] = {}
+        self._whole = self.run([])
+
+    def run(self, gone: list[Branch]) -> Tensor:
+        """Log-probabilities without branches; what leads on from each sum is kept."""
+        waiting = {branch.total: branch for branch in self._graph.branches if branch not in gone}
+        self._starts = {}
+
+        def keep(node: fx.Node, env: Env) -> None:
+            if node.name in waiting:
+                self._starts[node.name] = _live_at(node, env)
+
+        return self._answers(_Run(self._graph, gone, keep).run(*self._inputs))
+
+    def divergence(self, branch: Branch, gone: list[Branch]) -> float:
+        """Of the answers without one more branch, summed over the images."""
+        run = _Run(self._graph, [*gone, branch])
+        start = dict(self._starts[branch.total])
+        start[self._nodes[branch.total]] = start[self._nodes[branch.shortcut]]
+        answers = self._answers(run.run(initial_env=start))
+        return float(F.kl_div(answers, self._whole, reduction="sum", log_target=True))
+
+    def _answers(self, output: object) -> Tensor:
+        logits = class_scores(self._graph.outputs.main_tensor(output))[: self.used]
+        return logits.double().log_softmax(1)
+
+
+class _Run(fx.Interpreter):
+    """Runs the graph without some branches, on clones of its buffers; insists on nothing."""
+
+    def __init__(
+        self,
+        graph: UnitGraph,
+        gone: list[Branch],
+        before: Callable[[fx.Node, Env], None] | None = None,
+    ) -> None:
         super().__init__(graph.module)
-        self._outputs = graph.outputs
-        self._branches: dict[str, Branch] = {branch.total: branch for branch in graph.branches}
-        self._gates: dict[str, Tensor] = {}
-        self._used = 0
-        self.readings = {branch.total: _Reading() for branch in graph.branches}
-        first = next(graph.module.parameters(), None)
-        self._device = torch.device("cpu") if first is None else first.device
+        self._shortcuts: Mapping[str, str] = {branch.total: branch.shortcut for branch in gone}
+        self._skipped = {name for branch in gone for name in branch.nodes}
+        self._before = before
 
-    def batch(self, inputs: tuple[Tensor, ...], labels: Tensor | None, used: int) -> None:
-        """Forward and backward of one batch, whose first ``used`` images count."""
-        self._used = used
-        self._gates.clear()
-        output = self.run(*(tensor.to(self._device) for tensor in inputs))
-        logits = class_scores(self._outputs.main_tensor(output))[:used]
-        targets = logits.detach().argmax(1) if labels is None else labels.to(logits.device)
-        loss = F.cross_entropy(logits, targets, reduction="sum")
-        gates = list(self._gates.values())
-        if not loss.requires_grad:  # no branch reaches this output
-            return
-        gradients = torch.autograd.grad(loss, gates, allow_unused=True)
-        for name, gradient in zip(self._gates, gradients, strict=True):
-            if gradient is not None:
-                self.readings[name].product += float(gradient)
+    def run_node(self, n: fx.Node) -> object:
+        """Run one node; a sum whose branch is gone gives back its shortcut."""
+        if self._before is not None:
+            self._before(n, self.env)
+        if n.name in self._skipped or is_check(n):
+            return None
+        shortcut = self._shortcuts.get(n.name)
+        if shortcut is None:
+            return super().run_node(n)
+        return next(self.env[source] for source in n.all_input_nodes if source.name == shortcut)
 
     def get_attr(
         self, target: Target, args: tuple[Argument, ...], kwargs: dict[str, Any]
     ) -> object:
-        """A detached tensor; a clone of a buffer, which a call might write to."""
+        """A parameter, or a clone of a buffer, which a call might write to."""
         tensor = fetch_tensor(self.module, str(target))
-        if tensor is None:
+        if tensor is None or isinstance(tensor, torch.nn.Parameter):
             return super().get_attr(target, args, kwargs)
-        is_parameter = isinstance(tensor, torch.nn.Parameter)
-        return tensor.detach() if is_parameter else tensor.detach().clone()
-
-    def run_node(self, n: fx.Node) -> object:
-        """Run one node; a sum reads its branch through the gate."""
-        branch = self._branches.get(n.name)
-        if branch is None:
-            return super().run_node(n)
-        operands = list(self.fetch_args_kwargs_from_env(n)[0])
-        place = [source.name for source in n.all_input_nodes].index(branch.value)
-        gate = torch.ones((), requires_grad=True, device=self._device)
-        self._gates[n.name] = gate
-        value = operands[place]
-        assert isinstance(value, Tensor)
-        operands[place] = value * gate.to(value.dtype)
-        assert callable(n.target)
-        result = n.target(*operands)
-        reading = self.readings[n.name]
-        reading.value.add(value.detach()[: self._used])
-        reading.total.add(result.detach()[: self._used])
-        return result
+        return tensor.detach().clone()
 
 
-def _filled(tensor: Tensor, size: int) -> Tensor:
-    """An input of ``size`` images, filled up by repetition, that autograd accepts."""
-    if size > len(tensor):
-        tensor = tensor[torch.arange(size) % len(tensor)]
-    return tensor.clone() if tensor.is_inference() else tensor.detach()
+def _live_at(total: fx.Node, env: Env) -> Env:
+    """Values that the sum or something behind it reads, and whatever is already done."""
+    done = dict.fromkeys(total.graph.nodes)
+    behind = False
+    live: Env = {}
+    for node in done:
+        behind = behind or node is total
+        if not behind:
+            live[node] = None
+            continue
+        for source in node.all_input_nodes:
+            if source in live and source in env:
+                live[source] = env[source]
+    return live
+
+
+def _input_batches(graph: UnitGraph, images: ImageSet) -> Iterator[tuple[tuple[Tensor, ...], int]]:
+    """Inputs, and how many of their images count; the others fill a fixed batch."""
+    count = min(len(images), MAX_IMAGES)
+    chosen = torch.linspace(0, len(images) - 1, count, dtype=torch.float64).round().long()
+    first = next(graph.module.parameters(), None)
+    device = torch.device("cpu") if first is None else first.device
+    tensors = graph.inputs.arranged(images)
+    batch = batch_size(graph, count)
+    for part in torch.split(chosen, batch):
+        size = len(part) if graph.has_dynamic_batch else batch
+        filled = part[torch.arange(size) % len(part)]
+        yield tuple(tensor[filled].to(device) for tensor in tensors), len(part)

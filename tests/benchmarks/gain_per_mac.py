@@ -1,14 +1,14 @@
 """How much of a cut in MACs becomes speed, beside Torch-Pruning 1.6.1 at the same MACs.
 
 ``python tests/benchmarks/gain_per_mac.py --network timm:resnet18 --peer-path FOLDER`` halves the
-MACs of each network five ways: fairdeploy as it comes, fairdeploy with ``--objective latency``,
-both of these again with ``--blocks``, and Torch-Pruning's magnitude pruner (global, L2, output
-layer left alone; of CIFAR ResNets the streams too, since it loses count at their padded
-shortcuts),
+MACs of each network four ways: fairdeploy as it comes, with ``--objective latency``, with
+``--blocks --round-to 16``, and Torch-Pruning's magnitude pruner (global, L2, output layer left
+alone; of CIFAR ResNets the streams too, since it loses count at their padded shortcuts),
 whose ratio is bisected until the MACs agree. All are written by the same exporter and raced
 against the original in one process. *Gain* is the speed-up times the share of the MACs that is
 left: 1 means that the network is as much faster as it has fewer MACs. ``FOLDER`` holds
-Torch-Pruning (``pip install --no-deps --target FOLDER torch-pruning==1.6.1``).
+Torch-Pruning (``pip install --no-deps --target FOLDER torch-pruning==1.6.1``). Networks with
+weights of their own are scored on ``--images FOLDER`` (one folder a class), others on noise.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from fairdeploy.inputs.model_loading import load_model
 from fairdeploy.inputs.target_profiles import load_profile
 from fairdeploy.options import Objective, ShrinkOptions
 from fairdeploy.pipeline import shrink
+from tests.benchmarks.cifar_images import MEAN, STD
 from tests.benchmarks.cifar_resnet import stream_layers
 from tests.benchmarks.latency_budgets import Network
 
@@ -44,6 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--network", nargs="+", required=True)
     parser.add_argument("--peer-path", required=True)
+    parser.add_argument("--images", help="CIFAR-10, for networks with weights")
     parser.add_argument("--macs", type=float, default=0.5)
     parser.add_argument("--target", default="cpu")
     parser.add_argument("--output", type=Path)
@@ -54,7 +57,7 @@ def main() -> None:
         f"{'network':<18} {'by':<22} {'MACs':>6} {'speed-up':>9} {'95 % interval':>16} {'gain':>6}"
     )
     for network in map(Network.parsed, arguments.network):
-        for row in _rows(network, arguments.macs, arguments.target):
+        for row in _rows(network, arguments.macs, arguments.target, arguments.images):
             rows.append(row)
             print(
                 f"{row['network']:<18} {row['by']:<22} {row['macs']:>6.1%} {row['speedup']:>8.2f}x "
@@ -65,21 +68,19 @@ def main() -> None:
             arguments.output.write_text(json.dumps(rows, indent=1) + "\n")
 
 
-def _rows(network: Network, macs: float, target: str) -> list[dict[str, Any]]:
+def _rows(network: Network, macs: float, target: str, images: str | None) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         original = folder / "original.onnx"
         module = module_of(network)
         example = example_of(network)
         export(graph_of(module, example), example, original, target)
+        make = partial(ours, network, macs, target, images=images)
         files = {
-            "fairdeploy": ours(network, macs, target, "tolerance", folder / "plain"),
-            "fairdeploy, latency": ours(network, macs, target, "latency", folder / "latency"),
-            "fairdeploy, blocks": ours(
-                network, macs, target, "tolerance", folder / "blocks", blocks=True
-            ),
-            "fairdeploy, blocks+lat": ours(
-                network, macs, target, "latency", folder / "both", blocks=True
+            "fairdeploy": make("tolerance", folder / "plain"),
+            "fairdeploy, latency": make("latency", folder / "latency"),
+            "fairdeploy, blocks, 16": make(
+                "tolerance", folder / "blocks", blocks=True, round_to=16
             ),
             "Torch-Pruning": peer(network, macs, target, folder / "peer.onnx"),
         }
@@ -96,14 +97,21 @@ def ours(
     objective: Objective,
     output: Path,
     *,
+    images: str | None = None,
     blocks: bool = False,
+    round_to: int | None = None,
 ) -> tuple[Path, float]:
     """Our network with these MACs: its file, and the share that is left."""
+    scoring: dict[str, Any] = (
+        {"num_calibration": 32} if network.arch is None or images is None
+        else {"data": images, "mean": MEAN, "std": STD}
+    )  # fmt: skip
     document = shrink(
         ShrinkOptions(
             model=network.model, arch=network.arch, input_shape=network.size, target=target,
             budgets=(f"macs={macs:.1%}",), objective=objective, recover="none",
-            num_calibration=32, output=output, blocks=blocks, with_latency=objective == "latency",
+            output=output, blocks=blocks, with_latency=objective == "latency",
+            round_to=round_to, **scoring,
         )
     ).document  # fmt: skip
     model = document["model"]

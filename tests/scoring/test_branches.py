@@ -1,19 +1,19 @@
-"""U and R of residual blocks, against the user's own code with a gate on each block."""
+"""U and R of residual blocks, against the user's own code without each block."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.records import ImageSet
+from fairdeploy.scoring import branches
 from fairdeploy.scoring.branches import branch_scores
 from fairdeploy.scoring.unit_scores import score_units
-from tests.residual_networks import BasicBlock, ResidualNetwork, images, network
+from tests.residual_networks import ResidualNetwork, images, network
 
 COUNT = 37
 """More than a batch, and no multiple of one."""
@@ -28,49 +28,87 @@ def graph_of(module: torch.nn.Module) -> UnitGraph:
     return build_unit_graph(module, (images(2),), blocks=True)
 
 
-@pytest.fixture(scope="module")
-def by_hand() -> tuple[list[float], list[float]]:
-    """Shares of the spread, and signed estimates, of each block of the option A network."""
+MUST_STAY = (0, 3)
+"""Blocks of the option A network that are the first of their stream."""
+
+
+def answer_without(network: ResidualNetwork, left_out: set[int], x: Tensor) -> Tensor:
+    """What the option A network answers if some of its blocks add nothing."""
+    x = network.bn1(network.conv1(x)).relu()
+    for number, block in enumerate((*network.layer1, *network.layer2)):
+        y = block.bn2(block.conv2(block.bn1(block.conv1(x)).relu()))
+        x = (block.shortcut(x) + (0 if number in left_out else y)).relu()
+    answer: Tensor = network.head(x.mean((2, 3))).double()
+    return answer
+
+
+def divergence(whole: Tensor, answer: Tensor) -> float:
+    """Kullback-Leibler, of the second from the first, mean over images."""
+    logs = [logits.log_softmax(1) for logits in (whole, answer)]
+    return float((logs[0].exp() * (logs[0] - logs[1])).sum(1).mean())
+
+
+def test_scores_are_how_far_the_users_own_code_moves_without_the_blocks() -> None:
     module = network("option A")
     assert isinstance(module, ResidualNetwork)
-    gates: list[Tensor] = []
-    shares: list[float] = []
-
-    def run(block: BasicBlock, x: Tensor) -> Tensor:
-        y = block.bn2(block.conv2(block.bn1(block.conv1(x)).relu()))
-        gates.append(torch.ones((), requires_grad=True))
-        total = gates[-1] * y + block.shortcut(x)
-        spreads = [value.double().var(0, correction=0).sum() for value in (y, total)]
-        shares.append(float((spreads[0] / spreads[1]).sqrt().detach()))
-        return total.relu()
-
     data = image_set()
-    assert data.labels is not None
-    x = module.bn1(module.conv1(data.images)).relu()
-    for block in (*module.layer1, *module.layer2):
-        x = run(block, x)
-    loss = F.cross_entropy(module.head(x.mean((2, 3))), data.labels)
-    products = torch.autograd.grad(loss, gates)
-    return shares, [abs(float(product)) for product in products]
+    u, r = branch_scores(graph_of(module), data)
+
+    def moved(left_out: set[int]) -> float:
+        whole, rest = (answer_without(module, gone, data.images) for gone in (set(), left_out))
+        return divergence(whole, rest)
+
+    with torch.no_grad():
+        order = [int(number) for number in np.argsort(r) if number not in MUST_STAY]
+        assert order[0] == min(order, key=lambda number: moved({number}))
+        reached = 0.0
+        for count, number in enumerate(order, start=1):
+            reached = max(reached, moved(set(order[:count])))
+            assert r[number] == pytest.approx(reached, rel=1e-3)
+        for number in MUST_STAY:
+            assert r[number] == pytest.approx(reached + moved({number}), rel=1e-3)
+    np.testing.assert_allclose(u, r / r.mean())
 
 
-def test_scores_are_those_of_gates_in_the_users_own_code(
-    by_hand: tuple[list[float], list[float]],
-) -> None:
-    u, r = branch_scores(graph_of(network("option A")), image_set())
-    shares, products = by_hand
-    np.testing.assert_allclose(u, np.array(shares) / np.mean(shares), rtol=1e-4)
-    np.testing.assert_allclose(r, products, rtol=1e-3, atol=1e-7)
+def test_each_step_leaves_out_what_adds_least() -> None:
+    table = {
+        frozenset(): 0.0, frozenset({0}): 1.0, frozenset({1}): 1.1, frozenset({2}): 3.0,
+        frozenset({0, 1}): 5.0, frozenset({0, 2}): 4.5, frozenset({0, 1, 2}): 9.0,
+    }  # fmt: skip
+
+    class Trial:
+        gone: frozenset[int] = frozenset()
+
+        def divergence(self, number: int) -> float:
+            return table[self.gone | {number}]
+
+        def leave_out(self, number: int) -> None:
+            self.gone |= {number}
+
+    alone = np.array([1.0, 1.1, 3.0])
+    steps = list(branches._elimination([0, 1, 2], alone, Trial()))  # type: ignore[arg-type]
+    assert steps == [(0, 1.0), (2, 4.5), (1, 9.0)]
 
 
-def test_block_that_adds_the_same_to_every_image_is_the_first_to_go() -> None:
+def test_block_that_adds_nothing_is_the_first_to_go() -> None:
     module = network("option A")
     with torch.no_grad():
         module.layer1[1].bn2.weight.zero_()  # type: ignore[index]
+        module.layer1[1].bn2.bias.zero_()  # type: ignore[index]
     u, r = branch_scores(graph_of(module), image_set())
     assert u.argmin() == 1
-    assert u[1] == pytest.approx(0, abs=1e-6)
-    assert r[1] > 0  # the constant counts for the loss
+    assert (u[1], r[1]) == pytest.approx((0, 0), abs=1e-6)
+    assert u.mean() == pytest.approx(1)
+
+
+def test_images_are_taken_from_the_whole_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(branches, "MAX_IMAGES", 3)
+    data, graph = image_set(), graph_of(network("option A"))
+    assert data.labels is not None
+    few = branch_scores(graph, data)
+    chosen = [0, 18, 36]
+    same = ImageSet(data.images[chosen], data.labels[chosen], "given")
+    np.testing.assert_allclose(few, branch_scores(graph, same), rtol=1e-6)
 
 
 def test_scores_of_other_units_are_not_changed_by_the_option() -> None:
@@ -83,18 +121,14 @@ def test_scores_of_other_units_are_not_changed_by_the_option() -> None:
     np.testing.assert_array_equal(deep.r[:count], plain.r)
     assert deep.num_unmeasured == plain.num_unmeasured
     assert deep.u[count:].mean() == pytest.approx(1.0)
-    assert (deep.r[count:] > 0).all()
+    assert (deep.r[count:] >= 0).all()
+    assert (deep.u[count:] > 0).all()
 
 
-def test_predictions_are_the_classes_where_images_have_no_labels() -> None:
-    module = network("convnext")
-    unlabelled = branch_scores(graph_of(module), image_set(labelled=False))
-    with torch.no_grad():
-        predicted = module(images(COUNT, seed=2)).argmax(1)
-    labelled = branch_scores(
-        graph_of(module), ImageSet(images(COUNT, seed=2), predicted, "predicted")
-    )
-    np.testing.assert_allclose(unlabelled, labelled, rtol=1e-5)
+def test_labels_are_not_needed() -> None:
+    graph = graph_of(network("convnext"))
+    unlabelled = branch_scores(graph, image_set(labelled=False))
+    np.testing.assert_array_equal(unlabelled, branch_scores(graph, image_set()))
 
 
 def test_network_is_left_as_it_was() -> None:
