@@ -134,7 +134,8 @@ SignalBy = Annotated[
     typer.Option(
         "--signal",
         metavar="NAME",
-        help=f"What is removed by, instead of the U-Score (wasserstein): {', '.join(SIGNALS)}.",
+        help="What is removed by; if not given: reconstruction where layers are refitted, else the "
+        f"U-Score (wasserstein): {', '.join(SIGNALS)}.",
         rich_help_panel=_HOW,
     ),
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ DEFAULT_TEST_IMAGES = 2000
 DEFAULT_SELECTION_IMAGES = 4000
 DEFAULT_TARGET = "cpu"
 DEFAULT_RECOVERY: RecoveryMethod = "least_squares"
+REFITTING: tuple[RecoveryMethod, ...] = ("least_squares", "distil")
 DEFAULT_POINTS = 8
 MIN_POINTS, MAX_POINTS = 2, 100
 
@@ -261,7 +262,7 @@ def _resolve_run(options: RunOptions, project: ProjectFile, output: Path) -> Run
         target=resolve_target(options, project),
         restrictions=resolve_restrictions(options, project),
         recover=recover,
-        method=resolve_method(options, project),
+        method=resolve_method(options, project, recover),
         num_selection=first_given(
             options.num_selection, project.num_selection, DEFAULT_SELECTION_IMAGES
         )
@@ -270,9 +271,18 @@ def _resolve_run(options: RunOptions, project: ProjectFile, output: Path) -> Run
     )
 
 
-def resolve_method(options: RunOptions, project: ProjectFile) -> PruningMethod:
-    """What decides which units go."""
+def resolve_method(
+    options: RunOptions, project: ProjectFile, recover: RecoveryMethod | None
+) -> PruningMethod:
+    """What decides which units go.
+
+    Where every layer is refitted afterwards, that is what the others can make up for: more accurate
+    than the U-Score on every network tried (tests/benchmarks/RESULTS.md).
+    """
     default = PruningMethod()
+    has_images = first_given(options.data, project.data) is not None
+    if has_images and (recover or DEFAULT_RECOVERY) in REFITTING:
+        default = replace(default, signal="reconstruction")
     return PruningMethod(
         signal=first_given(options.signal, project.signal) or default.signal,
         protect=first_given(options.protect, project.protect) or default.protect,

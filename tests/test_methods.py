@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,14 @@ from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.inputs.calibration import SYNTHETIC_WARNING
 from fairdeploy.inputs.project_file import load_project_file
 from fairdeploy.method_notes import WEIGHTS_ONLY_WARNING
-from fairdeploy.options import SweepOptions
+from fairdeploy.options import RecoveryMethod, SweepOptions
 from fairdeploy.records import (
     ALLOCATION_RULES,
     PROTECTIONS,
     SIGNALS,
     PruningMethod,
     Restrictions,
+    SignalName,
     UnitScores,
 )
 from fairdeploy.scored_groups import group_scores
@@ -154,6 +156,29 @@ def test_project_file_supplies_the_method_and_the_command_line_wins(tmp_path: Pa
     assert resolve_sweep(typed).method == PruningMethod("fpgm", "l2", "isomorphic")
     (tmp_path / "fairdeploy.toml").unlink()
     assert resolve_sweep(SweepOptions(model=str(model))).method == PruningMethod()
+
+
+@pytest.mark.parametrize(
+    ("data", "recover", "signal"),
+    [
+        ("images", None, "reconstruction"),
+        ("images", "least_squares", "reconstruction"),
+        ("images", "distil", "reconstruction"),
+        ("images", "batchnorm", "wasserstein"),
+        ("images", "none", "wasserstein"),
+        # Noise repairs nothing.
+        (None, None, "wasserstein"),
+    ],
+)
+def test_what_layers_can_make_up_for_decides_where_they_are_refitted(
+    tmp_path: Path, data: str | None, recover: RecoveryMethod | None, signal: SignalName
+) -> None:
+    model = tmp_path / "m.pt"
+    model.write_bytes(b"")
+    options = SweepOptions(model=str(model), data=data, recover=recover)
+    assert resolve_sweep(options).method == PruningMethod(signal=signal)
+    chosen = replace(options, signal="l1")
+    assert resolve_sweep(chosen).method.signal == "l1"
 
 
 @pytest.mark.parametrize(
