@@ -2,8 +2,8 @@
 
 Errors are relative to the largest output. fp16 carries 11 bits, bf16 8: some layers deep, the last
 digits add up to these limits. INT8 values are one of 256; there the share of images with the same
-class says more than the error, so the limit on the error only catches what is broken. Zeros have an error
-of 1; the largest of 50,000 differences was 0.62 where ResNet-56 lost 0.2 points.
+class says more than the error, so the limit on the error only catches what is broken. Zeros have
+an error of 1; the largest of 50,000 differences was 0.62 where ResNet-56 lost 0.2 points.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Fairdeploy's networks at given MACs, by removal signal and by repair."""
+"""Fairdeploy's networks at given MACs, by removal signal and by repair.
+
+``reconstruction+blocks`` lets whole residual blocks go too, as ``--blocks`` does.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +17,20 @@ from fairdeploy.allocation.cost import CostModel
 from fairdeploy.allocation.search import search
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import build_unit_graph
-from fairdeploy.records import GroupScores, ImageSet
+from fairdeploy.records import GroupScores, ImageSet, UnitScores
 from fairdeploy.recovery.batchnorm import reestimate_batchnorm
 from fairdeploy.recovery.distillation import distil
 from fairdeploy.recovery.least_squares import fit_least_squares
 from fairdeploy.recovery.unlabelled_images import not_held_out
 from fairdeploy.scored_groups import group_scores, removed_units
 from fairdeploy.scoring import as_unit_scores, measure_signals
+from fairdeploy.scoring.branches import with_branch_scores
 from fairdeploy.scoring.signals import Signals
 from fairdeploy.surgery.removal import remove_units
 from tests.benchmarks.accuracy_case import CLOSE_MACS, Case
 
-SIGNALS = ("wasserstein", "reconstruction")
+WITH_BLOCKS = "+blocks"
+SIGNALS = ("wasserstein", "reconstruction", f"reconstruction{WITH_BLOCKS}")
 REPAIRS = ("none", "batchnorm", "least-squares", "distil")
 _MAX_TRIES = 5
 
@@ -52,7 +57,7 @@ class OurPruner:
 
     def network(self, signal: Any, share: float, repair: str) -> fx.GraphModule:
         """At this share of the MACs, repaired by one of ``REPAIRS``."""
-        case, graph = self._case, self._graph
+        case, graph = self._case, self._graphs[signal.endswith(WITH_BLOCKS)]
         removed = self._removed_units(signal, share)
         shrunk = remove_units(graph, removed).module
         images = (case.calibration,)
@@ -66,30 +71,52 @@ class OurPruner:
         return shrunk
 
     @cached_property
-    def _graph(self) -> UnitGraph:
-        return build_unit_graph(self._case.module, (self._case.calibration[:2],))
+    def _graphs(self) -> tuple[UnitGraph, UnitGraph]:
+        """Without and with residual blocks among the units; the other units come first in both."""
+        module, images = self._case.module, (self._case.calibration[:2],)
+        return build_unit_graph(module, images), build_unit_graph(module, images, blocks=True)
+
+    @cached_property
+    def _images(self) -> ImageSet:
+        case, count = self._case, self._num_scoring
+        labels = case.images.calibration_labels[:count]
+        return ImageSet(case.calibration[:count], labels, "given")
 
     @cached_property
     def _measured(self) -> Signals:
-        case = self._case
-        count = self._num_scoring
-        labels = case.images.calibration_labels[:count]
-        images = ImageSet(case.calibration[:count], labels, "given")
+        names: set[Any] = {signal.removesuffix(WITH_BLOCKS) for signal in self._signals}
         return measure_signals(
-            self._graph, images, [*self._signals, "taylor"],
-            seed=case.seed, num_projections=self._num_projections,
+            self._graphs[0], self._images, [*names, "taylor"],
+            seed=self._case.seed, num_projections=self._num_projections,
         )  # fmt: skip
 
-    def _removed_units(self, signal: Any, share: float) -> NDArray[np.bool_]:
+    @cached_property
+    def _of_blocks(self) -> UnitScores:
+        """With zeros in the places of all other units."""
+        graph = self._graphs[1]
+        blank = UnitScores(np.zeros(graph.num_units), np.zeros(graph.num_units), 0, 0)
+        return with_branch_scores(graph, self._images, blank)
+
+    def _scores(self, signal: str) -> UnitScores:
+        name: Any = signal.removesuffix(WITH_BLOCKS)
+        plain = as_unit_scores(self._graphs[0], self._measured, name, "taylor")
+        if not signal.endswith(WITH_BLOCKS):
+            return plain
+        u, r = self._of_blocks.u.copy(), self._of_blocks.r.copy()
+        u[: len(plain.u)], r[: len(plain.r)] = plain.u, plain.r
+        return UnitScores(u, r, plain.num_classes, plain.num_unmeasured)
+
+    def _removed_units(self, signal: str, share: float) -> NDArray[np.bool_]:
         if (signal, share) not in self._removed:
-            scores = as_unit_scores(self._graph, self._measured, signal, "taylor")
-            groups = group_scores(self._graph, scores, self._multiple)
-            self._removed[signal, share] = self._closest(groups, share)
+            graph = self._graphs[signal.endswith(WITH_BLOCKS)]
+            groups = group_scores(graph, self._scores(signal), self._multiple)
+            self._removed[signal, share] = self._closest(graph, groups, share)
         return self._removed[signal, share]
 
-    def _closest(self, groups: tuple[GroupScores, ...], share: float) -> NDArray[np.bool_]:
+    def _closest(
+        self, graph: UnitGraph, groups: tuple[GroupScores, ...], share: float
+    ) -> NDArray[np.bool_]:
         """Budgets are met from below, and by a count that may differ: ask until it is near."""
-        graph = self._graph
         costs = CostModel(graph.cost_terms, len(groups))
         asked = share
         found: list[tuple[float, int, NDArray[np.bool_]]] = []
