@@ -34,6 +34,7 @@ from fairdeploy.records import (
     TensorNames,
     TimedPlan,
 )
+from fairdeploy.rounding import Multiple
 from fairdeploy.scored_groups import group_sizes, removed_units, smallest_plan_units
 from fairdeploy.stopwatch import Stopwatch
 
@@ -59,7 +60,7 @@ class LatencyPlanner:
     """Of latency; None: only the model is wanted, for trades."""
     others: tuple[Budget, ...]
     """Of all else, which the plans meet too."""
-    multiple: int
+    multiple: Multiple
     """What channel counts are multiples of."""
     trades: bool
     """Whether blocks are traded between groups."""
@@ -123,7 +124,7 @@ class LatencyPlanner:
 def latency_planner(
     budget: Budget | None,
     others: tuple[Budget, ...],
-    groups: Mapping[int, tuple[GroupScores, ...]],
+    groups: Mapping[Multiple, tuple[GroupScores, ...]],
     *,
     objective: Objective,
     graph: UnitGraph,
@@ -168,7 +169,7 @@ def latency_planner(
 def _first_that_reaches(
     budget: Budget | None,
     others: tuple[Budget, ...],
-    groups: Mapping[int, tuple[GroupScores, ...]],
+    groups: Mapping[Multiple, tuple[GroupScores, ...]],
     setting: TrialSetting,
     watch: Stopwatch,
     *,
@@ -181,14 +182,14 @@ def _first_that_reaches(
                 budget, others, multiple, groups[multiple], setting, watch, trades=trades
             )
         except BudgetError as error:
-            watch.warn(f"with multiples of {multiple} channels: {error}; finer ones are tried")
+            watch.warn(f"with {multiple}: {error}; finer ones are tried")
     return _prepare(budget, others, finest, groups[finest], setting, watch, trades=trades)
 
 
 def _prepare(
     budget: Budget | None,
     others: tuple[Budget, ...],
-    multiple: int,
+    multiple: Multiple,
     groups: tuple[GroupScores, ...],
     setting: TrialSetting,
     watch: Stopwatch,

@@ -105,19 +105,26 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
         profile, settings.restrictions.round_to, exporter, cache_folder(), watch,
         may_measure=decides and options.host is None,
     )  # fmt: skip
+    if decides:
+        channels = channels.where_latency_decides()
     profile = with_multiple(precise(profile) if latency_budget else profile, channels)
-    refuse_unreachable(graph, costs, counted, channels.finest, rules)
+    refuse_unreachable(graph, costs, counted, channels.finest.number, rules)
     with ExitStack() as stack:
         device = stack.enter_context(measuring_device(options.host, exporter))
         planner = stack.enter_context(latency_planner(
             latency_budget,
             counted,
-            {number: unscored_groups(graph, number, rules) for number in channels.to_try},
+            {
+                multiple: unscored_groups(
+                    graph, multiple.number, rules, is_strict=multiple.is_strict
+                )
+                for multiple in channels.to_try
+            },
             objective=options.objective, graph=graph, exporter=exporter, device=device,
             profile=profile,
             names=tensor_names(graph, bool(model.inputs)), seed=settings.model.seed, watch=watch,
         ))  # fmt: skip
-        channels = channels.settled(planner.multiple if planner else channels.number)
+        channels = planner.multiple if planner else channels
         data = load_images(settings, model, graph, watch)
         if budgets and settings.max_drop is not None:
             require_testable(data)
@@ -125,7 +132,9 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
         rule = settings.method.allocation
 
         def grouped(found: UnitScores) -> tuple[GroupScores, ...]:
-            return group_scores(graph, found, channels.number, rules, rule)
+            return group_scores(
+                graph, found, channels.number, rules, rule, is_strict=channels.is_strict
+            )
 
         groups = grouped(scores)
         gate, started = None, None
@@ -192,7 +201,7 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
             restrictions=restriction_outcomes(
                 graph,
                 rules,
-                limits_of(graph, channels.number, rules),
+                limits_of(graph, channels.number, rules, is_strict=channels.is_strict),
                 {name: len(units) for name, units in allocation.removed.items()},
             ),
             proof=proof,

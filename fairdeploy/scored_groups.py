@@ -29,7 +29,7 @@ from fairdeploy.records import (
 
 MIN_BLOCKS = 8
 # A multiple above the usual one was measured on the target, or the user says so.
-MIN_MEASURED_BLOCKS = 2
+MIN_STRICT_BLOCKS = 2
 # A unit of a residual stream takes a slice of every block with it, which the ranks within its group
 # do not show. ResNet-56 on CIFAR-10 at 60 % of its parameters, after least squares: 82.3 % when
 # streams share the tolerance, 86.0 % when they stay whole up to 0.5 (original 88.4 %).
@@ -37,21 +37,21 @@ STREAM_RELUCTANCE = 0.5
 
 
 def unscored_groups(
-    graph: UnitGraph, channel_multiple: int, rules: Sequence[Rule] = ()
+    graph: UnitGraph, channel_multiple: int, rules: Sequence[Rule] = (), *, is_strict: bool = False
 ) -> tuple[GroupScores, ...]:
     """Groups with their limits and all scores 0."""
     blank = UnitScores(np.zeros(graph.num_units), np.zeros(graph.num_units), 0, 0)
-    return group_scores(graph, blank, channel_multiple, rules)
+    return group_scores(graph, blank, channel_multiple, rules, is_strict=is_strict)
 
 
 def limits_of(
-    graph: UnitGraph, channel_multiple: int, rules: Sequence[Rule] = ()
+    graph: UnitGraph, channel_multiple: int, rules: Sequence[Rule] = (), *, is_strict: bool = False
 ) -> tuple[GroupLimit, ...]:
     """How many units of each group may go, and in what steps.
 
     The first residual branch of a stream makes it, so it stays.
     """
-    steps = [unit_step(group, channel_multiple) for group in graph.groups]
+    steps = [unit_step(group, channel_multiple, is_strict=is_strict) for group in graph.groups]
     limits = list(group_limits(graph.groups, rules, steps))
     for branch in graph.branches:
         if branch.is_first:
@@ -65,13 +65,15 @@ def group_scores(
     channel_multiple: int,
     rules: Sequence[Rule] = (),
     allocation: AllocationRule = "tod",
+    *,
+    is_strict: bool = False,
 ) -> tuple[GroupScores, ...]:
     """Scores group by group, within the limits that the target and the user set.
 
     Each group keeps at least one unit, and a multiple that the target likes. Everything that
     chooses from the groups follows the allocation rule.
     """
-    limits = limits_of(graph, channel_multiple, rules)
+    limits = limits_of(graph, channel_multiple, rules, is_strict=is_strict)
     groups = tuple(
         _scores_of(group, scores, limit) for group, limit in zip(graph.groups, limits, strict=True)
     )
@@ -105,14 +107,15 @@ def smallest_plan_units(graph: UnitGraph, groups: tuple[GroupScores, ...]) -> ND
     return graph.removed_mask(places_in_groups(groups, smallest_plan(groups)))
 
 
-def unit_step(group: Group, channel_multiple: int) -> int:
+def unit_step(group: Group, channel_multiple: int, *, is_strict: bool = False) -> int:
     """How many units go together so that channel counts stay multiples.
 
     A unit of several channels (an attention head) brings a multiple of its own. Groups of fewer
-    than eight blocks (two, for multiples that are known to pay) get smaller blocks: there the
-    choice of units matters more than alignment.
+    than eight blocks (two, for strict multiples and those that are known to pay) get smaller
+    blocks: there the choice of units matters more than alignment.
     """
-    min_blocks = MIN_BLOCKS if channel_multiple <= UNMEASURED_MULTIPLE else MIN_MEASURED_BLOCKS
+    is_strict = is_strict or channel_multiple > UNMEASURED_MULTIPLE
+    min_blocks = MIN_STRICT_BLOCKS if is_strict else MIN_BLOCKS
     channels = max(
         (member.positions.shape[1] for member in group.members if member.role == "produces"),
         default=1,

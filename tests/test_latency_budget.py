@@ -171,7 +171,7 @@ def test_coarse_multiple_gives_way_where_the_budget_needs_it(
 ) -> None:
     coarse = Multiple(64, "measured", None, 64)
     monkeypatch.setattr(pipeline, "resolve_multiple", lambda *_, **__: coarse)
-    monkeypatch.setattr(scored_groups, "MIN_MEASURED_BLOCKS", 1)
+    monkeypatch.setattr(scored_groups, "MIN_STRICT_BLOCKS", 1)
     result = run(project, tmp_path / "out", "latency=60%", round_to=None)
     assert row(result, "latency")["met"]
     assert result.document["rounding"]["source"] == "budget"

@@ -29,7 +29,7 @@ from fairdeploy.records import (
     WidthTime,
 )
 from fairdeploy.rounding import Multiple, resolve_multiple, rounding_outcome, with_multiple
-from fairdeploy.scored_groups import group_scores
+from fairdeploy.scored_groups import group_scores, unit_step
 from fairdeploy.stopwatch import Stopwatch
 from tests.deployment.fakes import PROFILE, FailingExporter, WorkingExporter
 
@@ -164,3 +164,27 @@ def test_a_user_s_multiple_is_set_beside_any_counts_too() -> None:
 
 def test_there_is_nothing_to_tell_where_any_count_was_allowed() -> None:
     assert outcome(1) is None
+
+
+def test_where_latency_decides_narrow_layers_keep_to_the_multiple_if_budgets_allow() -> None:
+    usual = Multiple(8, "measured", None, 8)
+    strict = usual.where_latency_decides()
+    assert strict.to_try == (strict, usual)
+    assert str(strict) == "multiples of 8 channels in narrow layers too"
+    assert str(usual) == "multiples of 8 channels"
+    coarse = Multiple(16, "measured", None, 16).where_latency_decides()
+    assert coarse.to_try == (coarse, Multiple(8, "budget", None, 16))
+    asked = Multiple(8, "--round-to", None, 8)
+    assert asked.where_latency_decides().to_try == (asked,)
+
+
+@pytest.mark.parametrize(
+    ("size", "loose", "strict"), [(64, 8, 8), (32, 4, 8), (16, 2, 8), (8, 1, 4)]
+)
+def test_steps_of_narrow_layers(size: int, loose: int, strict: int) -> None:
+    graph = build_unit_graph(
+        nn.Sequential(nn.Conv2d(3, size, 1), nn.Conv2d(size, 4, 1)), (torch.zeros(1, 3, 4, 4),)
+    )
+    (group,) = (group for group in graph.groups if group.size == size)
+    assert unit_step(group, 8) == loose
+    assert unit_step(group, 8, is_strict=True) == strict

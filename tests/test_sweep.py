@@ -339,7 +339,7 @@ def test_measured_multiple_rounds_the_plans_and_shrink_makes_the_same_by_the_com
 
     monkeypatch.setattr(run_module, "resolve_multiple", found)
     # in groups of six: steps of two
-    monkeypatch.setattr(scored_groups, "MIN_MEASURED_BLOCKS", 3)
+    monkeypatch.setattr(scored_groups, "MIN_STRICT_BLOCKS", 3)
     result = run(project, tmp_path / "out", at=(60.0,), with_latency=True, recover="none")
     assert asked == [True]
     assert result.document["channel_multiple"] == {
@@ -362,7 +362,7 @@ def test_coarse_multiple_gives_way_to_a_share_that_it_cannot_reach(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_module, "resolve_multiple", lambda *_, **__: coarse(64))
-    monkeypatch.setattr(scored_groups, "MIN_MEASURED_BLOCKS", 1)
+    monkeypatch.setattr(scored_groups, "MIN_STRICT_BLOCKS", 1)
     result = run(project, tmp_path / "out", at=(40.0,), with_latency=True, recover="none")
     assert result.document["channel_multiple"]["source"] == "budget"
     assert result.document["channel_multiple"]["number"] == 8

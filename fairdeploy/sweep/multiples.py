@@ -31,12 +31,12 @@ def settled_multiple(
     """The first multiple that reaches all shares that the user asks for; else the finest."""
     if settings.percents is None:
         return channels
-    for number in channels.to_try:
-        groups = unscored_groups(graph, number, rules)
+    for multiple in channels.to_try:
+        groups = unscored_groups(graph, multiple.number, rules)
         smallest, original = reachable_range(groups, costs.costs)[settings.metric]
         if smallest <= min(settings.percents) / 100 * original:
-            return channels.settled(number)
-    return channels.settled(channels.finest)
+            return multiple
+    return channels.finest
 
 
 def told_options(
