@@ -136,7 +136,9 @@ def test_another_sweep_gives_the_same_plans_from_cached_scores(
     project: Path, finished: SweepResult, tmp_path: Path
 ) -> None:
     progress = RecordedProgress()
-    again = run(project, tmp_path / "again", progress, points=4, recover="none")
+    again = run(
+        project, tmp_path / "again", progress, points=4, recover="none", signal="reconstruction"
+    )
     assert progress.notes()["score units"] == "from the cache"
     for path in (finished.output / "plans").iterdir():
         assert (again.output / "plans" / path.name).read_bytes() == path.read_bytes()
