@@ -30,9 +30,9 @@ from fairdeploy.records import (
     MetricName,
     PairedDifference,
 )
+from fairdeploy.removal_stage import remove_and_prove
 from fairdeploy.scored_groups import group_sizes, removed_units
 from fairdeploy.settings import ShrinkSettings
-from fairdeploy.stages import remove_and_prove
 from fairdeploy.stopwatch import Stopwatch
 
 MAX_TRIALS = 8

@@ -39,6 +39,7 @@ from fairdeploy.pruning_steps import prune_in_steps
 from fairdeploy.records import AccuracyByStage, GroupScores, RunRecord, UnitScores
 from fairdeploy.recovery.best_weights import load_state
 from fairdeploy.recovery.processes import launched_rank
+from fairdeploy.removal_stage import remove
 from fairdeploy.reporting.run_record import build_document, write_report
 from fairdeploy.rounding import resolve_multiple, rounding_outcome, with_multiple
 from fairdeploy.saving import write_network
@@ -57,7 +58,6 @@ from fairdeploy.stages import (
     load_network,
     make_plan,
     refuse_unreachable,
-    remove,
     score,
 )
 from fairdeploy.stopwatch import Stopwatch

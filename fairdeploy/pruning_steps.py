@@ -16,10 +16,10 @@ from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.mending import mend
 from fairdeploy.records import Allocation, Budget, DataSplits, GroupScores, UnitScores
 from fairdeploy.recovery.best_weights import copied_state
+from fairdeploy.removal_stage import remove_and_prove
 from fairdeploy.scored_groups import group_sizes, removed_units
 from fairdeploy.scoring.unit_scores import score_units
 from fairdeploy.settings import ShrinkSettings
-from fairdeploy.stages import remove_and_prove
 from fairdeploy.stopwatch import Stopwatch
 from fairdeploy.surgery.full_size import full_size
 from fairdeploy.surgery.removal import remove_units

@@ -37,7 +37,6 @@ from fairdeploy.records import (
     DataSplits,
     GroupScores,
     LoadedModel,
-    ProofResult,
     RecoverySummary,
     UnitScores,
 )
@@ -49,11 +48,7 @@ from fairdeploy.scoring.cache import cached_scores, scores_key
 from fairdeploy.scoring.unit_scores import score_units
 from fairdeploy.settings import DEFAULT_RECOVERY, ModelSettings, RunSettings
 from fairdeploy.stopwatch import Stopwatch
-from fairdeploy.surgery.equivalence import prove, require_proof
-from fairdeploy.surgery.graph_part import graph_parts
-from fairdeploy.surgery.module_rewrite import rebuild_own_class
 from fairdeploy.surgery.plan import Plan
-from fairdeploy.surgery.removal import remove_units
 
 
 def load_network(settings: ModelSettings, watch: Stopwatch) -> LoadedModel:
@@ -206,65 +201,6 @@ def allocate(
         allocation = search(groups, costs.costs, budgets)
         stage.note(f"{knob} {allocation.tolerance:.3f}")
     return allocation
-
-
-def remove(
-    model: LoadedModel,
-    graph: UnitGraph,
-    removed: NDArray[np.bool_],
-    settings: RunSettings,
-    watch: Stopwatch,
-) -> tuple[fx.GraphModule, ProofResult, str]:
-    """The shrunk network, its proof, and why the user's class can't be had (empty if it can)."""
-    with watch.stage("remove and prove") as stage:
-        shrunk, proof = remove_and_prove(graph, removed, settings.model.seed)
-        if proof.norm_coupled_difference is not None:
-            watch.warn(coupled_norms_warning(proof))
-        parts: tuple[str, ...] = ()
-        reason = "the model came as an exported program"
-        if model.is_user_class:
-            own, reason = rebuild_own_class(model.module, graph, shrunk)
-            if own is not None:
-                blocks = {branch.name for branch in graph.branches_gone(removed)}
-                parts = tuple(path for path in graph_parts(own) if path not in blocks)
-        stage.note(f"{_what_went(graph, removed)} gone, error {proof.max_relative_error:.1e}")
-    if parts:
-        watch.warn(
-            f"{len(parts)} modules of your class have sizes built into their code; they come back "
-            f"as pieces of the graph, for the captured image size: {', '.join(parts[:3])}"
-            f"{', …' if len(parts) > 3 else ''}"
-        )
-    return shrunk, proof, reason
-
-
-def _what_went(graph: UnitGraph, removed: NDArray[np.bool_]) -> str:
-    num_blocks = len(graph.branches_gone(removed))
-    units = f"{int(removed.sum()) - num_blocks:,} units"
-    return f"{units} and {num_blocks} of {len(graph.branches)} blocks" if graph.branches else units
-
-
-def remove_and_prove(
-    graph: UnitGraph, removed: NDArray[np.bool_], seed: int
-) -> tuple[fx.GraphModule, ProofResult]:
-    """The shrunk network and its proof.
-
-    Raises:
-        ParityError: The proof failed.
-    """
-    shrunk = remove_units(graph, removed).module
-    proof = prove(graph, shrunk, removed, seed=seed)
-    require_proof(proof)
-    return shrunk, proof
-
-
-def coupled_norms_warning(proof: ProofResult) -> str:
-    """What is not exact, and by how much."""
-    return (
-        f"{proof.num_coupled_norms} layer norms take their statistics over fewer channels "
-        "(--allow-norm-coupled), which is not exact: before repair the outputs differ by "
-        f"{proof.norm_coupled_difference:.1e} of the largest output from the original with the "
-        "removed units zeroed; the proof covers everything else"
-    )
 
 
 def recover(

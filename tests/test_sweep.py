@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import fairdeploy
-from fairdeploy import pipeline, scored_groups, stages
+from fairdeploy import pipeline, removal_stage, scored_groups
 from fairdeploy.deployment import local_device
 from fairdeploy.errors import BudgetError, DeviceLostError, OutputError, ParityError
 from fairdeploy.options import ShrinkOptions, SweepOptions
@@ -203,7 +203,7 @@ def test_failed_proof_ends_the_sweep_with_its_exit_code_and_nothing_written(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failed = ProofResult(0.5, 1e-5, 4, (1, 3))
-    monkeypatch.setattr(stages, "prove", lambda *_, **__: failed)
+    monkeypatch.setattr(removal_stage, "prove", lambda *_, **__: failed)
     with pytest.raises(ParityError, match="differs from the zeroed original") as caught:
         run(project, tmp_path / "out", points=2)
     assert caught.value.exit_code == 4

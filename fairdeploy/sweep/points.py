@@ -24,9 +24,9 @@ from fairdeploy.records import (
     SweepPoint,
     TimedPlan,
 )
+from fairdeploy.removal_stage import remove_and_prove
 from fairdeploy.scored_groups import removed_units
 from fairdeploy.settings import RunSettings
-from fairdeploy.stages import remove_and_prove
 from fairdeploy.stopwatch import Stopwatch
 
 _MAX_STEPS = 4
