@@ -21,9 +21,9 @@ def blocks(rows: Sequence[Row]) -> Html:
         table(("block", "", "U-Score", "R-Score", "goes from tolerance"), map(_cells, rows),
               numeric_from=2),
         lead=f"{gone} of {len(rows)} residual blocks are gone as a whole: nothing is added to "
-        "their shortcuts. Blocks are units of one more group under the same rule. U is the share "
-        "of what differs between images that the block adds to the stream, 1 on average; R the "
-        "estimated change of the loss without it. The first block of a stream always stays.",
+        "their shortcuts. Blocks are units of one more group under the same rule. R is how far the "
+        "answers move without the block and all that go before it (divergence of the class "
+        "probabilities); U is the same, 1 on average. The first block of a stream always stays.",
     )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ def rounding(row: Row | None) -> Html:
         _groups(row["groups"]),
         lead="Kernels work in blocks of channels: a count between two steps pays for the next one. "
         "So the plan's counts are rounded, to the nearest, within the budget; narrow layers take "
-        "smaller steps.",
+        "smaller steps where latency does not decide.",
     )
 
 
