@@ -20,8 +20,8 @@ from fairdeploy.records import GroupScores
 DEPTH_RELUCTANCE = 0.1
 """Shared tolerance below which all branches stay; from there on their own rises from 0 to 1.
 
-With 0.1 or 0.25 the repaired ResNet-56 is equally right at half of its MACs, and with 0.1 it is
-faster, since more blocks go and fewer channels.
+At half of ResNet-56's MACs 12 blocks go with 0.1 and 9 or 11 with 0.25 (scored by the loss alone,
+on 512 or 256 images): as many answers are right after the repair, with fewer layers to run.
 """
 
 

@@ -6,9 +6,9 @@ one group and gives blocks to another, such that the network gets faster (by the
 keeps at least the R-mass that it had, and stays within its budgets. Trades that keep the latency
 and gain R-mass count too. Nothing is traded that does not improve one without harming the other.
 
-Residual blocks stay as the tolerance left them: their first-order R-Score is several times below
-what their loss does, so that a trade would sell them off. What costs no time to bring back lies
-inside a block that is gone, and brings nothing.
+Residual blocks stay as the tolerance left them: the R-Score of one counts those that went before it
+too, and is no mass that a trade could weigh against that of channels. What costs no time to bring
+back lies inside a block that is gone, and brings nothing.
 """
 
 from __future__ import annotations

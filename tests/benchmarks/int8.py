@@ -25,7 +25,7 @@ from tests.benchmarks.cifar_networks import NAMES, as_it_takes_them, trained_net
 
 SETTING = "fairdeploy.int8_"
 KEPT = f"{SETTING}kept_in_float"
-MIB = 2**20
+MB = 1e6
 
 
 def main() -> None:
@@ -67,7 +67,7 @@ def _guesses(file: Path, images: Tensor) -> np.ndarray:
 
 def _row(name: str, guesses: list[np.ndarray], labels: np.ndarray, fp32: Path, int8: Path) -> str:
     right = [f"{(found == labels).mean():.2%}" for found in guesses]
-    sizes = ", ".join(f"{file.stat().st_size / MIB:.2f}" for file in (fp32, int8))
+    sizes = ", ".join(f"{file.stat().st_size / MB:.2f}" for file in (fp32, int8))
     told = {prop.key: prop.value for prop in onnx.load(int8).metadata_props}
     num_layers = sum(
         node.op_type in ("Conv", "Gemm", "MatMul") for node in onnx.load(fp32).graph.node
