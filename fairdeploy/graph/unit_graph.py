@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
@@ -221,6 +222,12 @@ class UnitGraph:
     def example_inputs(self) -> tuple[Tensor, ...]:
         """The tensors that the network was captured with, one per input, batch first."""
         return self.inputs.example
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters lie; a network without any runs on the CPU."""
+        first = next(self.module.parameters(), None)
+        return torch.device("cpu") if first is None else first.device
 
     def removed_mask(self, removed: Mapping[str, tuple[int, ...]]) -> NDArray[np.bool_]:
         """Boolean mask over all units, shape [num_units].

@@ -17,6 +17,7 @@ matter less).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -83,9 +84,9 @@ def _elimination(
 ) -> Iterator[tuple[int, float]]:
     """Branches in the order in which they go, with the divergence that is reached."""
     added = {number: float(alone[number]) for number in may_go}
+    fresh = dict(added)
     reached = 0.0
     while added:
-        fresh: dict[int, float] = {}
         while (best := min(added, key=lambda number: (added[number], number))) not in fresh:
             fresh[best] = trial.divergence(best)
             added[best] = fresh[best] - reached
@@ -94,6 +95,7 @@ def _elimination(
         yield best, reached
         if added:
             trial.leave_out(best)
+            fresh = {}
 
 
 class _Trial:
@@ -120,6 +122,20 @@ class _Trial:
             batch.run(self._gone)
 
 
+@dataclass(frozen=True, slots=True)
+class _Point:
+    """A sum from which the network can run on."""
+
+    done: tuple[fx.Node, ...]
+    """All before it."""
+    live: tuple[fx.Node, ...]
+    """Those of them that the sum or something behind it reads."""
+
+    def values(self, env: Env) -> Env:
+        """What a run needs to go on from here."""
+        return dict.fromkeys(self.done) | {node: env[node] for node in self.live}
+
+
 class _Batch:
     """Images, what the whole network says of them, and what is known at each sum."""
 
@@ -127,6 +143,7 @@ class _Batch:
         self.used = used
         self._graph, self._inputs = graph, inputs
         self._nodes = {node.name: node for node in graph.module.graph.nodes}
+        self._points = _points(graph)
         self._starts: dict[str, Env] = {}
         self._whole = self.run([])
 
@@ -137,7 +154,7 @@ class _Batch:
 
         def keep(node: fx.Node, env: Env) -> None:
             if node.name in waiting:
-                self._starts[node.name] = _live_at(node, env)
+                self._starts[node.name] = self._points[node.name].values(env)
 
         return self._answers(_Run(self._graph, gone, keep).run(*self._inputs))
 
@@ -189,31 +206,30 @@ class _Run(fx.Interpreter):
         return tensor.detach().clone()
 
 
-def _live_at(total: fx.Node, env: Env) -> Env:
-    """Values that the sum or something behind it reads, and whatever is already done."""
-    done = dict.fromkeys(total.graph.nodes)
-    behind = False
-    live: Env = {}
-    for node in done:
-        behind = behind or node is total
-        if not behind:
-            live[node] = None
-            continue
-        for source in node.all_input_nodes:
-            if source in live and source in env:
-                live[source] = env[source]
-    return live
+def _points(graph: UnitGraph) -> dict[str, _Point]:
+    """By name of each branch's sum."""
+    nodes = list(graph.module.graph.nodes)
+    last_read = {
+        source: place for place, node in enumerate(nodes) for source in node.all_input_nodes
+    }
+    totals = {branch.total for branch in graph.branches}
+    return {
+        node.name: _Point(
+            done=tuple(nodes[:place]),
+            live=tuple(source for source in nodes[:place] if last_read.get(source, -1) >= place),
+        )
+        for place, node in enumerate(nodes)
+        if node.name in totals
+    }
 
 
 def _input_batches(graph: UnitGraph, images: ImageSet) -> Iterator[tuple[tuple[Tensor, ...], int]]:
     """Inputs, and how many of their images count; the others fill a fixed batch."""
     count = min(len(images), MAX_IMAGES)
     chosen = torch.linspace(0, len(images) - 1, count, dtype=torch.float64).round().long()
-    first = next(graph.module.parameters(), None)
-    device = torch.device("cpu") if first is None else first.device
     tensors = graph.inputs.arranged(images)
     batch = batch_size(graph, count)
     for part in torch.split(chosen, batch):
         size = len(part) if graph.has_dynamic_batch else batch
         filled = part[torch.arange(size) % len(part)]
-        yield tuple(tensor[filled].to(device) for tensor in tensors), len(part)
+        yield tuple(tensor[filled].to(graph.device) for tensor in tensors), len(part)

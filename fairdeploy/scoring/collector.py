@@ -138,8 +138,7 @@ class _Pass(fx.Interpreter):
         self._folded_norms = {layer.norm for layer in products.folded.values()}
         self._where = (0, 0, 0)
         self._outputs = graph.outputs
-        first = next(graph.module.parameters(), None)
-        self._device = torch.device("cpu") if first is None else first.device
+        self._device = graph.device
 
     def batch(
         self, inputs: tuple[Tensor, ...], labels: Tensor | None, start: int, fixed_batch: int

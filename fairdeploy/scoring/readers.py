@@ -161,7 +161,7 @@ class RowProducts(fx.Interpreter):
                 tensor if used == size else tensor[torch.arange(size) % used] for tensor in part
             ]
             with torch.no_grad():
-                self.run(*(tensor.to(self._device()) for tensor in filled))
+                self.run(*(tensor.to(self._graph.device) for tensor in filled))
             progress(used)
 
     def run_node(self, n: fx.Node) -> Any:
@@ -182,10 +182,6 @@ class RowProducts(fx.Interpreter):
         )
         rows = sample_rows(inputs, reader.window, at, reader.has_constant).float()
         self._grams[reader.rows_key] += (rows.mT @ rows).double().cpu()
-
-    def _device(self) -> torch.device:
-        first = next(self._graph.module.parameters(), None)
-        return torch.device("cpu") if first is None else first.device
 
 
 def _batches(graph: UnitGraph, num_images: int) -> Iterator[tuple[int, int, int]]:
