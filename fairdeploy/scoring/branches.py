@@ -5,7 +5,7 @@ step that branch goes which adds least: of two neighbours either may be idle bec
 there. The answers' move is the mean Kullback-Leibler divergence of the class probabilities without
 branches from those with all. That is what the loss would rise by if labels were drawn from the
 network's own answers; it needs none, and a hundred images do. The first-order estimate that serves
-for channels is far off for a change of this size: for ResNet-56's blocks it was 2 to 150 times too
+for channels is far off for a change of this size: for ResNet-56's blocks it was up to 150 times too
 small, in another order.
 
 The network runs once for each step, and from a branch's sum on for each branch that is tried.
