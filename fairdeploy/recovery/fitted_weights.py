@@ -11,6 +11,8 @@ from fairdeploy.recovery.sweep import attribute
 
 # Below this share of the largest factor a channel adds nothing to its sum that could be divided by.
 MIN_FACTOR = 1e-6
+# How much larger or smaller a channel may be made, so that it is as large as it was.
+MAX_RESIZE = 1e6
 
 
 def has_bias(layer: FittableLayer) -> bool:
@@ -54,7 +56,9 @@ def write_map(
 
     The batch norm gets the mean and variance that the fitted convolution's output really has, as
     if it had been trained so: its statistics stay meaningful for whoever fine-tunes or quantises.
-    Factors that follow stay; a channel that its factor wipes out stays too.
+    Each channel's weights stay as large as they were, where the batch norm or the factor that
+    follows can make up for it. Weights before a norm learn the faster the smaller they are, and
+    divided by a factor near zero they would overflow in half precision.
 
     Args:
         shrunk: The network that is changed.
@@ -63,28 +67,30 @@ def write_map(
         sums: Over the rows that it was fitted on.
     """
     flat = solution.mT.reshape(solution.shape[0] * solution.shape[2], -1)
-    factors = _factors(shrunk, layer)
-    if factors is not None:
-        is_usable = factors.abs() > MIN_FACTOR * factors.abs().max()
-        safe = torch.where(is_usable, factors, torch.ones_like(factors))
-        flat = torch.where(is_usable[:, None], flat / safe[:, None], _layer_rows(shrunk, layer))
+    flat = _before_factors(shrunk, layer, flat)
     if layer.is_norm:
         _write_norm(shrunk, layer, flat, sums)
         return
     bias = torch.zeros(len(flat), dtype=torch.float64)
     if has_bias(layer):
         flat, bias = flat[:, :-1], flat[:, -1]
-    _set(shrunk, layer.weight, flat)
     if layer.batchnorm is None:
+        _set(shrunk, layer.weight, flat)
         if layer.bias is not None:
             _set(shrunk, layer.bias, bias)
         return
+    resize = torch.ones_like(bias)
+    if layer.batchnorm.weight is not None:
+        weight: Tensor = attribute(shrunk, layer.weight).detach().double()
+        resize = _resize(flat, weight.reshape(flat.shape))
+        flat = flat * resize[:, None]
+    _set(shrunk, layer.weight, flat)
     if layer.bias is not None:
         _set(shrunk, layer.bias, torch.zeros_like(bias))
     linear_map = torch.cat([flat, torch.zeros_like(bias)[:, None]], dim=1)
     linear_map = linear_map.reshape(solution.shape[0], solution.shape[2], -1).mT
     mean, variance = _output_moments(linear_map, sums)
-    _write_batchnorm(shrunk, layer.batchnorm, mean, variance, torch.ones_like(bias), bias)
+    _write_batchnorm(shrunk, layer.batchnorm, mean, variance, 1 / resize, bias)
 
 
 def own_tensors(shrunk: fx.GraphModule, original: fx.GraphModule) -> None:
@@ -103,8 +109,40 @@ def _factors(shrunk: fx.GraphModule, layer: FittableLayer) -> Tensor | None:
     """What each output channel is multiplied with on its way to the sum, float64."""
     if layer.sum_after is None or layer.sum_after.scale is None:
         return None
-    factors: Tensor = attribute(shrunk, layer.sum_after.scale).detach().double().flatten()
-    return factors
+    return _as_written(shrunk, layer.sum_after.scale)
+
+
+def _as_written(shrunk: fx.GraphModule, name: str) -> Tensor:
+    values: Tensor = attribute(shrunk, name).detach().double().flatten()
+    return values
+
+
+def _before_factors(shrunk: fx.GraphModule, layer: FittableLayer, flat: Tensor) -> Tensor:
+    """The rows as the layer has to give them; its factors are changed in place if it has its own.
+
+    Where the factors cannot change, a channel that its factor wipes out stays as it is.
+    """
+    factors = _factors(shrunk, layer)
+    if factors is None:
+        return flat
+    old = _layer_rows(shrunk, layer)
+    if len(factors) == len(flat) and not layer.is_norm:
+        assert layer.sum_after is not None
+        assert layer.sum_after.scale is not None
+        resize = _resize(flat, old)
+        signs = torch.where(factors < 0, -1.0, 1.0)
+        _set(shrunk, layer.sum_after.scale, signs / resize)
+        return flat / _as_written(shrunk, layer.sum_after.scale)[:, None]
+    is_usable = factors.abs() > MIN_FACTOR * factors.abs().max()
+    safe = torch.where(is_usable, factors, torch.ones_like(factors))
+    return torch.where(is_usable[:, None], flat / safe[:, None], old)
+
+
+def _resize(rows: Tensor, like: Tensor) -> Tensor:
+    """What to multiply each row with so that it is as long as that of ``like``; 1 for zeros."""
+    length, wanted = rows.norm(dim=1), like.norm(dim=1)
+    found = (wanted / length).clamp(1 / MAX_RESIZE, MAX_RESIZE)
+    return torch.where((length > 0) & (wanted > 0), found, torch.ones_like(found))
 
 
 def _folded(shrunk: fx.GraphModule, norm: BatchNorm) -> tuple[Tensor, Tensor]:

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tests.benchmarks.accuracy_case import Case, Images, trained, with_new_statistics
+from tests.benchmarks.accuracy_case import Case, Images, with_new_statistics
 from tests.benchmarks.accuracy_ours import REPAIRS, SIGNALS, OurPruner
 from tests.benchmarks.accuracy_peers import LOOKS_AT_IMAGES, PEERS, pruned_by_torch_pruning
 from tests.benchmarks.accuracy_reference import REFERENCE, ReferencePruner
@@ -39,10 +39,7 @@ from tests.benchmarks.cifar_networks import NAMES, trained_network
 
 NUM_POOL = 20_000
 """Training images that the seeds choose from."""
-TRAINED = [
-    "fairdeploy wasserstein least-squares", "fairdeploy reconstruction least-squares", *PEERS,
-    REFERENCE,
-]  # fmt: skip
+TRAINED = [*(f"fairdeploy {signal} least-squares" for signal in SIGNALS), *PEERS, REFERENCE]
 Make = Callable[[], nn.Module]
 Cache = dict[tuple[Any, ...], nn.Module]
 
@@ -61,7 +58,7 @@ def main() -> None:
         module = trained_network(name, options.models)
         cache: Cache = {}
         for seed in options.seeds:
-            case = Case(name, module, seed, _images(options, seed))
+            case = Case(name, module, seed, _images(options, seed), torch.device(options.device))
             for row in _rows(case, options, known, cache):
                 rows.append(row)
                 print(shown(row), flush=True)
@@ -113,7 +110,7 @@ def _tested(case: Case, make: Make, epochs: int, options: argparse.Namespace) ->
         network = make()
         found["macs"] = case.share_of_macs(network)
         if epochs:
-            network = trained(network, case, epochs, options.learning_rate)
+            network = case.trained(network, epochs, options.learning_rate)
         found["accuracy"] = case.accuracy(network)
     except Exception as error:  # whatever a peer raises is the result
         lines = [line for line in str(error).splitlines() if line.strip()]
@@ -214,6 +211,7 @@ def _parse_options() -> argparse.Namespace:
     add("--learning-rate", type=float, default=0.01)
     add("--num-test", type=int, default=5_000)
     add("--threads", type=int, default=1)
+    add("--device", default="cpu", help="where networks are tested and trained on")
     add("--output", type=Path, help="rows as JSON, written after each")
     options = parser.parse_args()
     if not options.table and not (options.models and options.images):

@@ -1,16 +1,15 @@
-"""What every pruner is given, and how what it makes is counted, tested and trained on."""
+"""What every pruner is given, and how what it makes is counted and tested."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.benchmarks.accuracy_training import placed, train
 from tests.benchmarks.cifar_networks import as_it_takes_them
 
 CLOSE_MACS = 0.01
@@ -39,6 +38,8 @@ class Case:
     module: nn.Module
     seed: int
     images: Images
+    device: torch.device
+    """Where networks are tested and trained; they are pruned and repaired on the CPU."""
 
     @cached_property
     def calibration(self) -> Tensor:
@@ -60,13 +61,26 @@ class Case:
         """MACs per image before anything goes."""
         return count_macs(self.module, self.calibration)
 
-    def accuracy(self, network: Callable[[Tensor], Tensor]) -> float:
+    def accuracy(self, network: nn.Module) -> float:
         """Per cent of the test images whose first guess is right."""
+        network = placed(network, self.device)
+        parts = torch.split(self.test, _TEST_BATCH)
         with torch.no_grad():
-            guesses = torch.cat(
-                [network(part).argmax(dim=1) for part in torch.split(self.test, _TEST_BATCH)]
-            )
-        return 100 * float((guesses == self.images.test_labels).float().mean())
+            guesses = torch.cat([network(part.to(self.device)).argmax(dim=1) for part in parts])
+        return 100 * float((guesses.cpu() == self.images.test_labels).float().mean())
+
+    def trained(self, network: nn.Module, epochs: int, rate: float) -> nn.Module:
+        """The network, changed, or a copy: after a training that is the same for every pruner."""
+        network = placed(network, self.device)
+        images, labels = self._to_train_on
+        train(network, images, labels, self.name, epochs, rate, self.seed)
+        return network
+
+    @cached_property
+    def _to_train_on(self) -> tuple[Tensor, Tensor]:
+        return (
+            self.images.training.to(self.device), self.images.training_labels.to(self.device),
+        )  # fmt: skip
 
     def share_of_macs(self, network: nn.Module) -> float:
         """What is left of the original's MACs."""
@@ -91,45 +105,3 @@ def with_new_statistics(module: nn.Module, images: Tensor) -> nn.Module:
         for part in torch.split(images, _BATCH):
             module(part)
     return module.eval()
-
-
-def trained(module: nn.Module, case: Case, epochs: int, rate: float) -> nn.Module:
-    """Change the module: SGD with a cosine, crops and flips; the same for every pruner.
-
-    Args:
-        module: Pruned.
-        case: The seed is also that of order and augmentation.
-        epochs: Whole passes.
-        rate: The learning rate at its highest.
-    """
-    images, labels = case.images.training, case.images.training_labels
-    random = torch.Generator().manual_seed(case.seed)
-    parameters = [parameter for parameter in module.parameters() if parameter.is_floating_point()]
-    for parameter in parameters:
-        parameter.requires_grad_(True)
-    optimizer = torch.optim.SGD(parameters, rate, momentum=0.9, weight_decay=5e-4, nesterov=True)
-    steps = max(epochs * (len(images) // _BATCH), 1)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    module.train()
-    for _ in range(epochs):
-        order = torch.randperm(len(images), generator=random)
-        for index in torch.split(order[: len(order) // _BATCH * _BATCH], _BATCH):
-            batch = as_it_takes_them(_augmented(images[index], random), case.name)
-            optimizer.zero_grad()
-            functional.cross_entropy(module(batch), labels[index]).backward()
-            optimizer.step()
-            schedule.step()
-    return module.eval()
-
-
-def _augmented(images: Tensor, random: torch.Generator) -> Tensor:
-    """A crop out of a frame of 4 pixels and a flip, drawn for each image."""
-    flips = torch.rand(len(images), generator=random) < 0.5
-    images = torch.where(flips[:, None, None, None], images.flip(3), images)
-    framed = functional.pad(images, (4, 4, 4, 4))
-    places = torch.randint(0, 9, (len(images), 2), generator=random).tolist()
-    height, width = images.shape[2:]
-    return torch.stack([
-        image[:, top : top + height, left : left + width]
-        for image, (top, left) in zip(framed, places, strict=True)
-    ])  # fmt: skip
