@@ -4,8 +4,9 @@
 --macs 70 50 35 --seeds 0 1 2 --peer-path FOLDER --output rows.json`` prunes trained CIFAR-10
 networks (``<name>_cifar10jpeg.pt`` in ``--models``) to shares of their MACs, each pruner with the
 same calibration images, and counts right answers on the same test images. ``--epochs 0 1`` adds
-rows in which every pruner's network was trained on with the same images, order and settings. Mean
-and spread are over seeds, which choose the calibration images.
+rows in which every pruner's network was trained on with the same images and order, at the learning
+rate that gave it most right answers on other images. Mean and spread are over seeds, which choose
+the calibration images.
 
 Rows that ``--output`` holds already are not made again, so that a run can be broken off. Several
 may run side by side, each with its own ``--output``; ``--table A.json B.json`` prints the tables of
@@ -22,7 +23,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ from tests.benchmarks.cifar_networks import NAMES, trained_network
 
 NUM_POOL = 20_000
 """Training images that the seeds choose from."""
+NUM_SELECTION = 1_000
+"""Of them, to choose learning rates with."""
 TRAINED = [*(f"fairdeploy {signal} least-squares" for signal in SIGNALS), *PEERS, REFERENCE]
 Make = Callable[[], nn.Module]
 Cache = dict[tuple[Any, ...], nn.Module]
@@ -91,31 +94,58 @@ def _rows_with(
 ) -> Iterator[dict[str, Any]]:
     pruners = _pruners(case, ours, options, cache)
     for percent in options.macs:
-        for pruner, make in pruners(percent):
-            for epochs in options.epochs:
-                row = {
-                    "network": case.name, "percent": percent, "seed": case.seed, "by": pruner,
-                    "epochs": epochs, **settings,
-                    "num_training": options.num_training if epochs else 0,
-                    "learning_rate": options.learning_rate if epochs else 0.0,
-                }  # fmt: skip
-                if key_of(row) not in known and (epochs == 0 or pruner in options.trained):
-                    yield row | _tested(case, make, epochs, options)
+        makes = dict(pruners(percent))
+        for epochs in options.epochs:
+            rates = options.learning_rates if epochs else []
+            of_all = {
+                "network": case.name, "percent": percent, "seed": case.seed, "epochs": epochs,
+                **settings, "num_training": options.num_training if epochs else 0,
+                "learning_rates": " ".join(map(str, rates)),
+            }  # fmt: skip
+            missing = {
+                pruner: make for pruner, make in makes.items()
+                if (epochs == 0 or pruner in options.trained)
+                and key_of(of_all | {"by": pruner}) not in known
+            }  # fmt: skip
+            found = _trained(case, missing, epochs, rates) if epochs else _tested(case, missing)
+            for pruner, row in found:
+                yield of_all | {"by": pruner} | row
 
 
-def _tested(case: Case, make: Make, epochs: int, options: argparse.Namespace) -> dict[str, Any]:
+def _tested(case: Case, makes: Mapping[str, Make]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What each network is worth as it is."""
+    for pruner, make in makes.items():
+        started = time.perf_counter()
+        row = _made(case, make)
+        if "network" in row:
+            row["accuracy"] = case.accuracy(row.pop("network"))
+        yield pruner, row | {"seconds": round(time.perf_counter() - started, 1)}
+
+
+def _trained(
+    case: Case, makes: Mapping[str, Make], epochs: int, rates: list[float]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What each is worth after a training; all are trained side by side."""
     started = time.perf_counter()
+    rows = {pruner: _made(case, make) for pruner, make in makes.items()}
+    good = [row for row in rows.values() if "network" in row]
+    trained = case.trained([row.pop("network") for row in good], epochs, rates)
+    for row, trainee in zip(good, trained, strict=True):
+        row |= {"accuracy": case.accuracy(trainee.module), "rate": trainee.rate}
+    seconds = round((time.perf_counter() - started) / max(len(rows), 1), 1)
+    for pruner, row in rows.items():
+        yield pruner, row | {"seconds": seconds}
+
+
+def _made(case: Case, make: Make) -> dict[str, Any]:
+    """A network and its share of the MACs, or what went wrong."""
     found: dict[str, Any] = {"original": case.original, "num_test": len(case.test)}
     try:
         network = make()
-        found["macs"] = case.share_of_macs(network)
-        if epochs:
-            network = case.trained(network, epochs, options.learning_rate)
-        found["accuracy"] = case.accuracy(network)
+        return found | {"macs": case.share_of_macs(network), "network": network}
     except Exception as error:  # whatever a peer raises is the result
         lines = [line for line in str(error).splitlines() if line.strip()]
-        found["error"] = f"{type(error).__name__}: {lines[0][:200] if lines else ''}"
-    return found | {"seconds": round(time.perf_counter() - started, 1)}
+        return found | {"error": f"{type(error).__name__}: {lines[0][:200] if lines else ''}"}
 
 
 def _pruners(
@@ -166,11 +196,12 @@ def _images(options: argparse.Namespace, seed: int) -> Images:
     images, labels = _read(options.images, NUM_POOL, "train")
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     count = options.num_calibration
-    first, rest = order[:count], order[count : count + options.num_training]
-    if not any(options.epochs):
-        rest = rest[:0]
-    test = _read(options.images, options.num_test, "test")
-    return Images(images[first], labels[first], images[rest], labels[rest], *test)
+    first, selection, rest = torch.tensor_split(order, (count, count + NUM_SELECTION))
+    rest = rest[: options.num_training if any(options.epochs) else 0]
+    return Images(
+        images[first], labels[first], images[rest], labels[rest],
+        images[selection], labels[selection], *_read(options.images, options.num_test, "test"),
+    )  # fmt: skip
 
 
 @functools.cache
@@ -207,8 +238,8 @@ def _parse_options() -> argparse.Namespace:
     add("--reference-images", type=int, default=160, help=f"that {REFERENCE} scores with")
     add("--epochs", type=int, nargs="+", default=[0], help="0: as it was pruned and repaired")
     add("--trained", nargs="+", default=TRAINED, help="rows that --epochs goes for")
-    add("--num-training", type=int, default=NUM_POOL, help="images, none of calibration")
-    add("--learning-rate", type=float, default=0.01)
+    add("--num-training", type=int, default=NUM_POOL, help="images at most")
+    add("--learning-rates", type=float, nargs="+", default=[0.01, 0.001], help="the best counts")
     add("--num-test", type=int, default=5_000)
     add("--threads", type=int, default=1)
     add("--device", default="cpu", help="where networks are tested and trained on")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,13 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.benchmarks.accuracy_training import placed, train
+from tests.benchmarks.accuracy_training import Trainee, placed, train
 from tests.benchmarks.cifar_networks import as_it_takes_them
 
 CLOSE_MACS = 0.01
 """How far two networks' shares of the MACs may be apart."""
 _BATCH = 128
 _TEST_BATCH = 250
+_AT_A_TIME = 2
+"""Networks that are trained side by side; a GPU's memory holds them all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,9 @@ class Images:
     calibration_labels: Tensor
     training: Tensor
     training_labels: Tensor
+    selection: Tensor
+    """To choose a learning rate with."""
+    selection_labels: Tensor
     test: Tensor
     test_labels: Tensor
 
@@ -63,24 +70,44 @@ class Case:
 
     def accuracy(self, network: nn.Module) -> float:
         """Per cent of the test images whose first guess is right."""
-        network = placed(network, self.device)
-        parts = torch.split(self.test, _TEST_BATCH)
+        return self._right(placed(network, self.device), self.test, self.images.test_labels)
+
+    def trained(
+        self, networks: Sequence[nn.Module], epochs: int, rates: Sequence[float]
+    ) -> list[Trainee]:
+        """What becomes of each after a training that is the same for all.
+
+        Each rate is tried, and the one that is best on the selection images taken.
+        """
+        images, labels = self._to_train_on
+        best: list[Trainee] = []
+        for start in range(0, len(networks), _AT_A_TIME):
+            tried = [
+                [Trainee(placed(copy.deepcopy(one), self.device), rate) for rate in rates]
+                for one in networks[start : start + _AT_A_TIME]
+            ]
+            every = [trainee for of_one in tried for trainee in of_one]
+            train(every, images, labels, self.name, epochs, self.seed)
+            best += [max(of_one, key=self._selected) for of_one in tried]
+        return best
+
+    def _selected(self, trainee: Trainee) -> float:
+        return self._right(trainee.module, self._selection, self.images.selection_labels)
+
+    def _right(self, network: nn.Module, images: Tensor, labels: Tensor) -> float:
+        parts = torch.split(images, _TEST_BATCH)
         with torch.no_grad():
             guesses = torch.cat([network(part.to(self.device)).argmax(dim=1) for part in parts])
-        return 100 * float((guesses.cpu() == self.images.test_labels).float().mean())
+        return 100 * float((guesses.cpu() == labels).float().mean())
 
-    def trained(self, network: nn.Module, epochs: int, rate: float) -> nn.Module:
-        """The network, changed, or a copy: after a training that is the same for every pruner."""
-        network = placed(network, self.device)
-        images, labels = self._to_train_on
-        train(network, images, labels, self.name, epochs, rate, self.seed)
-        return network
+    @cached_property
+    def _selection(self) -> Tensor:
+        return as_it_takes_them(self.images.selection, self.name)
 
     @cached_property
     def _to_train_on(self) -> tuple[Tensor, Tensor]:
-        return (
-            self.images.training.to(self.device), self.images.training_labels.to(self.device),
-        )  # fmt: skip
+        images, labels = self.images.training, self.images.training_labels
+        return images.to(self.device), labels.to(self.device)
 
     def share_of_macs(self, network: nn.Module) -> float:
         """What is left of the original's MACs."""

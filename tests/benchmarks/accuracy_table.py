@@ -13,7 +13,7 @@ from tests.benchmarks.accuracy_case import CLOSE_MACS
 Row = dict[str, Any]
 _KEY = (
     "network", "percent", "seed", "by", "epochs", "num_calibration", "num_scoring",
-    "num_projections", "round_to", "num_training", "learning_rate",
+    "num_projections", "round_to", "num_training", "learning_rates",
 )  # fmt: skip
 _SETTINGS = _KEY[5:]
 

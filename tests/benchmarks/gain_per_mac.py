@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import fx, nn
 
 from fairdeploy.deployment.exporter_api import get_exporter
@@ -34,6 +35,7 @@ from fairdeploy.inputs.model_loading import load_model
 from fairdeploy.inputs.target_profiles import load_profile
 from fairdeploy.options import Objective, ShrinkOptions
 from fairdeploy.pipeline import shrink
+from fairdeploy.records import TargetProfile
 from tests.benchmarks.cifar_images import MEAN, STD
 from tests.benchmarks.cifar_resnet import stream_layers
 from tests.benchmarks.latency_budgets import Network
@@ -172,7 +174,8 @@ def raced(
     def opener(path: Path) -> Callable[[], Any]:
         return lambda: exporter.open(path, profile)
 
-    race = compare_latency(opener(original), opener(file), (example[:1].numpy(),), profile, seed=0)
+    inputs = inputs_of(example, profile)
+    race = compare_latency(opener(original), opener(file), inputs, profile, seed=0)
     return {
         "network": network.name, "by": name, "macs": share, "speedup": race.speedup,
         "low": race.speedup_low, "high": race.speedup_high,
@@ -193,6 +196,11 @@ def example_of(network: Network) -> torch.Tensor:
     """Two images of noise."""
     size = network.size or 224
     return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def inputs_of(example: torch.Tensor, profile: TargetProfile) -> tuple[NDArray[Any], ...]:
+    """As many images as the target takes in a call."""
+    return (example[:1].repeat(profile.batch, 1, 1, 1).numpy(),)
 
 
 def graph_of(module: nn.Module, example: torch.Tensor) -> fx.GraphModule:

@@ -159,7 +159,7 @@ def _in_torch(profile: TargetProfile) -> Callable[[Network, Path], Row]:
             race = compare_latency(
                 lambda: TorchRunner(original, device, dtype),
                 lambda: TorchRunner(shrunk, device, dtype),
-                (example[:1].numpy(),), profile, seed=0,
+                gain_per_mac.inputs_of(example, profile), profile, seed=0,
             )  # fmt: skip
         except (FairdeployError, RuntimeError) as error:
             return {"torch": {"problem": str(error).splitlines()[0][:200]}}
