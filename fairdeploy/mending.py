@@ -60,7 +60,7 @@ def _distil(
     with watch.stage("distil") as stage:
         summary = distil(
             graph, shrunk, removed, graph.inputs.arranged(data.calibration),
-            seed=settings.model.seed,
+            more=data.training, seed=settings.model.seed,
             progress=lambda done, total: stage.note(f"step {done} of {total}"),
         )  # fmt: skip
         if summary is not None:

@@ -123,11 +123,15 @@ def load_images(
             max_test=settings.max_test,
             num_selection=settings.num_selection if settings.selects else 0,
             with_training=settings.tuning is not None,
+            with_rest=settings.recover == "distil",
             seed=settings.model.seed,
             class_names=settings.class_names,
             others=graph.inputs.others,
             image_name=graph.inputs.names[graph.inputs.image],
         )
+        if data.training is not None and settings.tuning is None:
+            # Distillation alone: whatever labels there are, nothing looks at them.
+            data = replace(data, training=replace(data.training, has_labels=False))
         data = with_noise_for_others(data, graph.inputs, settings.model.seed)
         main = graph.outputs.main_tensor(graph.module(*graph.example_inputs))
         check_labels_fit(data, class_scores(main).shape[1])

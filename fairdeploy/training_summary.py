@@ -26,9 +26,9 @@ def _distillation_lines(row: Document | None) -> Iterator[tuple[str, str]]:
     elif row["agreement_before"] is not None:
         yield (
             "distilled",
-            f"without labels, {row['num_steps']:,} steps: agrees with the original on "
-            f"{row['agreement_before']:.1%} of {row['num_held_out']:,} held-out images, now "
-            f"{row['agreement_after']:.1%}",
+            f"without labels, {row['num_steps']:,} steps on {row['num_images']:,} images: agrees "
+            f"with the original on {row['agreement_before']:.1%} of {row['num_held_out']:,} "
+            f"held-out images, now {row['agreement_after']:.1%}",
         )
 
 

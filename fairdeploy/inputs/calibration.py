@@ -39,6 +39,7 @@ def load_data(
     max_test: int | None = None,
     num_selection: int = 0,
     with_training: bool = False,
+    with_rest: bool = False,
     seed: int = 0,
     class_names: tuple[str, ...] | None = None,
     others: OtherInputs | None = None,
@@ -53,7 +54,8 @@ def load_data(
         num_calibration: At most this many, the classes as equal as possible.
         max_test: At most this many; None: as many as fit 1 GiB.
         num_selection: Held-out images to choose a network or an epoch with, at most this many.
-        with_training: Whether the rest of the training images shall be at hand.
+        with_training: Whether there shall be images to train on; others leave some for it.
+        with_rest: Whether the images that are left over shall be at hand for training.
         seed: Of the choice. Equal seeds give equal splits.
         class_names: The order in which the model numbers its classes.
         others: Inputs that take no images: shape of one item and type by name. What the data has
@@ -75,7 +77,7 @@ def load_data(
     max_images = max(fitting, num_calibration + limit + num_selection)
     wanted = Wanted(image_name, others or {})
     data = _open(spec, preprocessing, class_names, wanted, max_images=max_images, seed=seed)
-    wishes = Wishes(num_calibration, limit, min(num_selection, fitting), with_training)
+    wishes = Wishes(num_calibration, limit, min(num_selection, fitting), with_training, with_rest)
     choice = choose(data.train, data.test, wishes, seed)
     return read_choice(spec, data, choice)
 

@@ -28,6 +28,13 @@ class Wishes:
     max_test: int
     num_selection: int = 0
     with_training: bool = False
+    with_rest: bool = False
+    """What nothing else wants is kept for training, and nothing is made smaller for it."""
+
+    @property
+    def keeps_rest(self) -> bool:
+        """Whether images that nothing else wants are chosen for training."""
+        return self.with_training or self.with_rest
 
     @property
     def most_tested(self) -> float:
@@ -74,7 +81,7 @@ def choose(train: ImagePool, test: ImagePool | None, wishes: Wishes, seed: int) 
         tested = choose_uniform(everything, min(wishes.max_test, int(share * test.size)), seed)
         selection = _selected(np.setdiff1d(everything, tested), wishes.num_selection, seed)
         left = np.setdiff1d(np.arange(train.size, dtype=np.int64), calibration)
-        choice = Choice(calibration, tested, selection, left if wishes.with_training else _none())
+        choice = Choice(calibration, tested, selection, left if wishes.keeps_rest else _none())
     choice.require_disjoint(is_one_pool=test is None)
     return choice
 
@@ -123,7 +130,7 @@ def split_one_pool(pool: ImagePool, wishes: Wishes, seed: int) -> Choice:
     if wishes.with_training:
         num_selection = min(num_selection, int(_SHARE_WITH_TRAINING * len(rest)))
     selection = _selected(left, num_selection, seed)
-    training = np.setdiff1d(left, selection) if wishes.with_training else _none()
+    training = np.setdiff1d(left, selection) if wishes.keeps_rest else _none()
     return Choice(calibration, tested, selection, training)
 
 

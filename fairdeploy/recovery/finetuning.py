@@ -32,7 +32,7 @@ from fairdeploy.recovery.imitation import answer_error, value_error
 from fairdeploy.recovery.moving_average import MovingAverage
 from fairdeploy.recovery.network_blocks import Cut, find_cuts, input_names, main_output, stretch
 from fairdeploy.recovery.processes import Runtime, moved, on_device, open_runtime
-from fairdeploy.recovery.schedule import rate_factor, set_rate
+from fairdeploy.recovery.schedule import rate_factor, set_rate, with_decay
 from fairdeploy.recovery.selection_score import SelectionScore
 from fairdeploy.recovery.sweep import Inputs
 from fairdeploy.recovery.training_batches import MIN_BATCH, TrainingBatches
@@ -176,7 +176,7 @@ class _Tuning:
         """All rounds; what each gave, why they ended, and after which one they were resumed."""
         options, runtime = self._options, self._runtime
         optimizer = torch.optim.SGD(
-            _with_decay(self._parameters), lr=options.learning_rate, momentum=MOMENTUM,
+            with_decay(self._parameters, WEIGHT_DECAY), lr=options.learning_rate, momentum=MOMENTUM,
             nesterov=True,
         )  # fmt: skip
         network, prepared = runtime.prepared(self._network, optimizer)
@@ -260,11 +260,3 @@ class _Tuning:
             score = self._score.of(self._network, self._runtime)
             best.offer(self._shrunk, -score)
         return score
-
-
-def _with_decay(parameters: list[torch.nn.Parameter]) -> list[dict[str, object]]:
-    """Weights are pulled towards zero; norms and biases are not."""
-    weights = [parameter for parameter in parameters if parameter.dim() > 1]
-    others = [parameter for parameter in parameters if parameter.dim() <= 1]
-    groups = ((weights, WEIGHT_DECAY), (others, 0.0))
-    return [{"params": chosen, "weight_decay": decay} for chosen, decay in groups if chosen]

@@ -1,10 +1,13 @@
-"""How the learning rate goes over a training."""
+"""How the learning rate goes over a training, and what is pulled towards zero."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
+from torch import nn
 
 WARMUP_SHARE = 0.05
 
@@ -21,3 +24,11 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Change the learning rate of all parameters."""
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+def with_decay(parameters: Sequence[nn.Parameter], decay: float) -> list[dict[str, Any]]:
+    """Groups for an optimiser: weights are pulled towards zero; norms and biases are not."""
+    weights = [parameter for parameter in parameters if parameter.dim() > 1]
+    others = [parameter for parameter in parameters if parameter.dim() <= 1]
+    groups = ((weights, decay), (others, 0.0))
+    return [{"params": chosen, "weight_decay": own} for chosen, own in groups if chosen]

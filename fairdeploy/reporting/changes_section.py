@@ -141,7 +141,7 @@ def _distillation(row: Row | None) -> Html:
     return tag(
         "p",
         f"Distilled without labels: {plural(row['num_blocks'], 'block')}, "
-        f"{row['num_steps']:,} steps on {row['num_images']:,} calibration images in "
+        f"{row['num_steps']:,} steps on {row['num_images']:,} images in "
         f"{seconds(row['seconds'])}; {outcome}.",
     )
 

@@ -197,7 +197,8 @@ def _images(options: argparse.Namespace, seed: int) -> Images:
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     count = options.num_calibration
     first, selection, rest = torch.tensor_split(order, (count, count + NUM_SELECTION))
-    rest = rest[: options.num_training if any(options.epochs) else 0]
+    needs_more = any(options.epochs) or "distil" in options.repairs
+    rest = rest[: options.num_training if needs_more else 0]
     return Images(
         images[first], labels[first], images[rest], labels[rest],
         images[selection], labels[selection], *_read(options.images, options.num_test, "test"),

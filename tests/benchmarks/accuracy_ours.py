@@ -17,7 +17,7 @@ from fairdeploy.allocation.cost import CostModel
 from fairdeploy.allocation.search import search
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import build_unit_graph
-from fairdeploy.records import GroupScores, ImageSet, UnitScores
+from fairdeploy.records import GroupScores, ImageSet, TrainingImages, UnitScores
 from fairdeploy.recovery.batchnorm import reestimate_batchnorm
 from fairdeploy.recovery.distillation import distil
 from fairdeploy.recovery.least_squares import fit_least_squares
@@ -28,6 +28,7 @@ from fairdeploy.scoring.branches import with_branch_scores
 from fairdeploy.scoring.signals import Signals
 from fairdeploy.surgery.removal import remove_units
 from tests.benchmarks.accuracy_case import CLOSE_MACS, Case
+from tests.benchmarks.cifar_networks import as_it_takes_them
 
 WITH_BLOCKS = "+blocks"
 SIGNALS = ("wasserstein", "reconstruction", f"reconstruction{WITH_BLOCKS}")
@@ -67,7 +68,7 @@ class OurPruner:
             fit_least_squares(graph, shrunk, removed, images, seed=case.seed)
         if repair == "distil":
             fit_least_squares(graph, shrunk, removed, not_held_out(images), seed=case.seed)
-            distil(graph, shrunk, removed, images, seed=case.seed)
+            distil(graph, shrunk, removed, images, more=self._further, seed=case.seed)
         return shrunk
 
     @cached_property
@@ -75,6 +76,16 @@ class OurPruner:
         """Without and with residual blocks among the units; the other units come first in both."""
         module, images = self._case.module, (self._case.calibration[:2],)
         return build_unit_graph(module, images), build_unit_graph(module, images, blocks=True)
+
+    @cached_property
+    def _further(self) -> TrainingImages:
+        """Images to distil from; their labels are left out."""
+        images = self._case.images.training
+
+        def fetch(places: NDArray[np.int64]) -> ImageSet:
+            return ImageSet(as_it_takes_them(images[places], self._case.name), None, "none")
+
+        return TrainingImages(len(images), False, fetch)
 
     @cached_property
     def _images(self) -> ImageSet:
