@@ -32,12 +32,20 @@ def run(project: Path, output: Path, **changes: Any) -> ShrinkResult:
 
 
 def test_distillation_is_a_step_of_its_own_in_every_report(
-    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    write_project(tmp_path)
+    with (tmp_path / "fairdeploy.toml").open("a") as file:
+        file.write("max_test = 40\n")
     short = functools.partial(distil, block_steps=15, answer_steps=15)
     monkeypatch.setattr("fairdeploy.mending.distil", short)
-    document = run(project, tmp_path / "out", recover="distil").document
+    document = run(tmp_path, tmp_path / "out", recover="distil").document
     assert document["recovery"]["method"] == "least_squares"
+    # Seven of eight calibration images, and what the test leaves; nobody looks at its labels.
+    assert document["distillation"]["num_images"] == 53 + 20
+    assert [tuple(row.values()) for row in document["data"]["purposes"]] == [
+        ("calibration", 60, "given"), ("test", 40, "given"), ("training", 20, "none"),
+    ]  # fmt: skip
     assert document["distillation"]["num_steps"] == 30
     assert document["distillation"]["error_after"] <= document["distillation"]["error_before"]
     assert document["accuracy"]["distilled"] is not None

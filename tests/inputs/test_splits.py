@@ -29,7 +29,12 @@ def parts_of(choice: Choice) -> dict[str, Places]:
     num_images=st.integers(4, 60),
     is_labelled=st.booleans(),
     wishes=st.builds(
-        Wishes, st.integers(2, 50), st.integers(0, 30), st.integers(0, 30), st.booleans()
+        Wishes,
+        st.integers(2, 50),
+        st.integers(0, 30),
+        st.integers(0, 30),
+        st.booleans(),
+        st.booleans(),
     ),
 )
 def test_one_pool_is_shared_out_without_overlap(
@@ -42,10 +47,24 @@ def test_one_pool_is_shared_out_without_overlap(
     assert everything <= set(range(num_images))
     assert len(parts["test"]) <= wishes.max_test
     assert len(parts["selection"]) <= wishes.num_selection
-    if wishes.with_training:
+    if wishes.with_training or wishes.with_rest:
         assert len(everything) == num_images
     else:
         assert not parts["training"]
+
+
+@given(num_images=st.integers(8, 60), is_labelled=st.booleans())
+def test_the_rest_costs_nothing_else_an_image(num_images: int, is_labelled: bool) -> None:
+    labels = [index % 3 for index in range(num_images)] if is_labelled else None
+    pool = pool_of(labels, num_images)
+    plain, kept = (
+        parts_of(choose(pool, None, Wishes(6, 20, 5, with_rest=with_rest), seed=1))
+        for with_rest in (False, True)
+    )
+    rest = kept.pop("training")
+    assert not plain.pop("training")
+    assert plain == kept
+    assert rest == set(range(num_images)) - set().union(*kept.values())
 
 
 @given(num_train=st.integers(4, 40), num_test=st.integers(1, 40), num_selection=st.integers(0, 40))

@@ -3,11 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
+from fairdeploy.records import ImageSet, TrainingImages
 from fairdeploy.recovery import distillation
+from fairdeploy.recovery.batchnorm import reestimate_batchnorm
 from fairdeploy.recovery.distillation import distil, macs_without
 from fairdeploy.recovery.least_squares import fit_least_squares
 from fairdeploy.recovery.unlabelled_images import not_held_out
+from fairdeploy.surgery.removal import remove_units
 from tests.recovery.shrunk_networks import Pair, noise, shrink, small_residual
 
 
@@ -106,3 +110,45 @@ def test_steps_grow_fewer_with_the_size_of_the_networks(monkeypatch: pytest.Monk
     )
     assert summary is not None
     assert summary.num_steps == 20 + 30
+
+
+def fresh_images(count: int) -> TrainingImages:
+    images = noise(count, seed=77)
+
+    def fetch(places: NDArray[np.int64]) -> ImageSet:
+        return ImageSet(images[places], None, "none")
+
+    return TrainingImages(count, False, fetch)
+
+
+def with_true_statistics(pair: Pair) -> Pair:
+    """The original's norms have the statistics of the images, as if it were trained on them."""
+    reestimate_batchnorm(pair.graph.module, (noise(512, seed=3),))
+    return Pair(pair.graph, pair.removed, remove_units(pair.graph, pair.removed).module)
+
+
+def test_many_images_let_norms_learn_and_bring_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distillation, "ENOUGH_IMAGES", 500)
+    monkeypatch.setattr(distillation, "SGD_RATE", 0.003)
+    distances = {}
+    for count in (0, 1_000):
+        pair = with_true_statistics(shrink(small_residual(), 0.5))
+        images = noise(64)
+        fit_least_squares(pair.graph, pair.shrunk, pair.removed, not_held_out((images,)))
+        before = pair.shrunk.get_buffer("norm1.running_mean").clone()
+        original = {name: t.clone() for name, t in pair.graph.module.state_dict().items()}
+        more = fresh_images(count) if count else None
+        summary = distil(
+            pair.graph, pair.shrunk, pair.removed, images, more=more,
+            block_steps=40, answer_steps=160,
+        )  # fmt: skip
+        assert summary is not None
+        assert summary.num_images == 56 + count
+        assert summary.outcome == "improved" or not count
+        distances[count] = distance(pair)
+        after = pair.shrunk.get_buffer("norm1.running_mean")
+        assert torch.equal(after, before) == (count == 0)
+        assert not pair.shrunk.training
+        for name, tensor in pair.graph.module.state_dict().items():
+            assert torch.equal(tensor, original[name]), name
+    assert distances[1_000] < distances[0]

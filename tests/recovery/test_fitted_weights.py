@@ -106,3 +106,22 @@ def test_shared_tensors_are_copied_so_that_the_original_stays() -> None:
         shrunk.get_parameter("layer.weight").zero_()
     assert torch.equal(pair.graph.module.get_parameter("layer.weight"), before)
     assert layer.name == "layer"
+
+
+@pytest.mark.parametrize("kind", ["convolution and norm", "biased convolution and norm", "grouped"])
+def test_weights_before_a_norm_stay_as_large_as_they_were(kind: str) -> None:
+    pair, layer = prepared(kind)
+    images = noise(64)
+    before = pair.shrunk.get_parameter("layer.weight").detach().clone()
+    with torch.no_grad():
+        wanted = pair.shrunk(images)
+    rows = rows_of(layer, images, wanted)
+    own_tensors(pair.shrunk, pair.graph.module)
+    old = current_map(pair.shrunk, layer)
+    sums = NormalEquations(*old.shape)
+    sums.add(rows, torch.zeros_like(rows @ old.float()))
+    write_map(pair.shrunk, layer, 100 * old, sums)
+    after = pair.shrunk.get_parameter("layer.weight").detach()
+    torch.testing.assert_close(after.flatten(1).norm(dim=1), before.flatten(1).norm(dim=1))
+    with torch.no_grad():
+        torch.testing.assert_close(pair.shrunk(images), 100 * wanted, rtol=1e-3, atol=1e-2)
