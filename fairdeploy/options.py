@@ -27,7 +27,6 @@ Objective = Literal["tolerance", "latency"]
 """``latency``: blocks are traded between groups where that is faster and loses no R-mass."""
 OBJECTIVES: tuple[Objective, ...] = ("tolerance", "latency")
 
-DEFAULT_LEARNING_RATE = 0.01
 DEFAULT_BATCH_SIZE = 64
 
 _Choice = TypeVar("_Choice")
@@ -109,7 +108,8 @@ class TuningOptions:
     """Imitate the original's answers; without labels this is all there is to learn."""
     distill_features: bool = False
     """Imitate its inner values too."""
-    learning_rate: float = DEFAULT_LEARNING_RATE
+    learning_rate: float | None = None
+    """At its highest; None: what suits the kind of network."""
     batch_size: int = DEFAULT_BATCH_SIZE
     ema: bool = False
     """Keep an exponential moving average of the weights."""

@@ -44,7 +44,10 @@ class TrainingFlags:
     ] = False
     learning_rate: Annotated[
         float | None,
-        typer.Option(help="At its highest; 0.01 if not given.", rich_help_panel=_TRAINING),
+        typer.Option(
+            help="At its highest; 0.01 if not given, 0.0005 without batch norms.",
+            rich_help_panel=_TRAINING,
+        ),
     ] = None
     batch_size: Annotated[
         int | None,

@@ -6,7 +6,6 @@ from fairdeploy.errors import UsageError
 from fairdeploy.inputs.project_file import ProjectFile
 from fairdeploy.options import (
     DEFAULT_BATCH_SIZE,
-    DEFAULT_LEARNING_RATE,
     TrainingOptions,
     TuningOptions,
     first_given,
@@ -25,11 +24,10 @@ def resolve_tuning(asked: TrainingOptions, project: ProjectFile) -> TuningOption
     if not epochs:
         _refuse_how_without_training(asked)
         return None
-    rate = first_given(asked.learning_rate, project.learning_rate, DEFAULT_LEARNING_RATE)
+    rate = first_given(asked.learning_rate, project.learning_rate)
     size = first_given(asked.batch_size, project.batch_size, DEFAULT_BATCH_SIZE)
-    assert rate is not None
     assert size is not None
-    if not 0 < rate <= 1:
+    if rate is not None and not 0 < rate <= 1:
         raise UsageError(f"--learning-rate {rate:g} is not above 0 and at most 1")
     with_features = asked.distill_features or bool(project.distill_features)
     return TuningOptions(

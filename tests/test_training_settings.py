@@ -23,7 +23,7 @@ def test_training_options_have_sensible_defaults() -> None:
         epochs=5,
         distill=False,
         distill_features=False,
-        learning_rate=0.01,
+        learning_rate=None,
         batch_size=64,
         ema=False,
     )

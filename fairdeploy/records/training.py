@@ -77,6 +77,9 @@ class TuningSummary:
     """Whether it was trained on given labels."""
     teacher: Literal["none", "logits", "features"]
     """What of the original it imitated: nothing, its answers, or inner values too."""
+    optimizer: Literal["SGD", "AdamW"]
+    learning_rate: float
+    """At its highest."""
     is_averaged: bool
     """Whether the weights are an exponential moving average."""
     resumed_from: int

@@ -35,11 +35,10 @@ from fairdeploy.recovery.network_blocks import (
     stretch,
 )
 from fairdeploy.recovery.processes import PlainRuntime, moved, on_device
-from fairdeploy.recovery.schedule import rate_factor, set_rate, with_decay
+from fairdeploy.recovery.schedule import has_batchnorm, rate_factor, set_rate, with_decay
 from fairdeploy.recovery.sweep import Inputs, all_inputs
 from fairdeploy.recovery.unlabelled_images import ENOUGH_IMAGES, UnlabelledImages, split
 
-aten = torch.ops.aten
 Progress = Callable[[int, int], None]
 
 MAX_BATCH = 128
@@ -151,7 +150,7 @@ class _Distilling:
         self._norms_learn = (
             images.batch >= MIN_NORM_BATCH
             and images.num_images >= ENOUGH_IMAGES
-            and any(node.target is aten.batch_norm.default for node in shrunk.graph.nodes)
+            and has_batchnorm(shrunk)
         )
         self._blocks = []
         source: tuple[str, ...] = ()

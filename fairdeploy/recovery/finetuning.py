@@ -1,6 +1,7 @@
 """Training after the repair: on labels, on the original's answers, or on both.
 
-SGD with momentum, a warm-up and a cosine; images moved and mirrored at random. After each round the
+SGD with momentum where there are batch norms, and AdamW elsewhere (transformers, ConvNeXt), with a
+warm-up and a cosine; images moved and mirrored at random. After each round the
 network is tested on selection images, and the weights of the best round are kept, or those from
 before if no round is better. A checkpoint after each round lets an interrupted training go on.
 """
@@ -32,15 +33,18 @@ from fairdeploy.recovery.imitation import answer_error, value_error
 from fairdeploy.recovery.moving_average import MovingAverage
 from fairdeploy.recovery.network_blocks import Cut, find_cuts, input_names, main_output, stretch
 from fairdeploy.recovery.processes import Runtime, moved, on_device, open_runtime
-from fairdeploy.recovery.schedule import rate_factor, set_rate, with_decay
+from fairdeploy.recovery.schedule import has_batchnorm, rate_factor, set_rate, with_decay
 from fairdeploy.recovery.selection_score import SelectionScore
 from fairdeploy.recovery.sweep import Inputs
 from fairdeploy.recovery.training_batches import MIN_BATCH, TrainingBatches
 
 Progress = Callable[[int, int, float], None]
 
+SGD_RATE = 0.01
 MOMENTUM = 0.9
 WEIGHT_DECAY = 1e-4
+ADAMW_RATE = 5e-4
+ADAMW_WEIGHT_DECAY = 0.01
 TEMPERATURE = 2.0
 LABEL_SHARE = 0.5
 """Of the loss, where there are both labels and a teacher."""
@@ -108,6 +112,8 @@ def finetune(
         num_selection=len(selection),
         uses_labels=uses_labels,
         teacher=_teacher_of(options),
+        optimizer=run.optimizer,
+        learning_rate=run.rate,
         is_averaged=options.ema,
         resumed_from=resumed_from,
         device=runtime.name,
@@ -171,14 +177,14 @@ class _Tuning:
             graph, training, options.batch_size, seed, runtime, with_labels=uses_labels
         )
         self._average = MovingAverage(shrunk) if options.ema else None
+        self.optimizer: Literal["SGD", "AdamW"] = "SGD" if has_batchnorm(shrunk) else "AdamW"
+        default = SGD_RATE if self.optimizer == "SGD" else ADAMW_RATE
+        self.rate = default if options.learning_rate is None else options.learning_rate
 
     def run(self, progress: Progress | None) -> tuple[tuple[TunedEpoch, ...], str, int]:
         """All rounds; what each gave, why they ended, and after which one they were resumed."""
         options, runtime = self._options, self._runtime
-        optimizer = torch.optim.SGD(
-            with_decay(self._parameters, WEIGHT_DECAY), lr=options.learning_rate, momentum=MOMENTUM,
-            nesterov=True,
-        )  # fmt: skip
+        optimizer = self._new_optimizer()
         network, prepared = runtime.prepared(self._network, optimizer)
         history = [TunedEpoch(0, None, self._score.of(self._network.eval(), runtime))]
         best = BestWeights(self._shrunk, -history[0].score)
@@ -205,6 +211,13 @@ class _Tuning:
         self._checkpoints.remove()
         return tuple(history), ended_because, resumed_from
 
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        if self.optimizer == "AdamW":
+            groups = with_decay(self._parameters, ADAMW_WEIGHT_DECAY)
+            return torch.optim.AdamW(groups, lr=self.rate)
+        groups = with_decay(self._parameters, WEIGHT_DECAY)
+        return torch.optim.SGD(groups, lr=self.rate, momentum=MOMENTUM, nesterov=True)
+
     def _train_once(
         self, network: torch.nn.Module, optimizer: torch.optim.Optimizer, epoch: int
     ) -> float:
@@ -214,7 +227,7 @@ class _Tuning:
         first = (epoch - 1) * self._batches.steps_per_epoch
         num_steps = self._options.epochs * self._batches.steps_per_epoch
         for step, (inputs, labels) in enumerate(self._batches.of_epoch(epoch), start=first):
-            set_rate(optimizer, self._options.learning_rate * rate_factor(step, num_steps))
+            set_rate(optimizer, self.rate * rate_factor(step, num_steps))
             optimizer.zero_grad(set_to_none=True)
             with self._runtime.mixed_precision():
                 loss = self._loss(network, inputs, labels)

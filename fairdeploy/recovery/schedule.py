@@ -1,4 +1,4 @@
-"""How the learning rate goes over a training, and what is pulled towards zero."""
+"""How weights are changed in a training, and how the learning rate goes over it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 WARMUP_SHARE = 0.05
 
@@ -32,3 +32,9 @@ def with_decay(parameters: Sequence[nn.Parameter], decay: float) -> list[dict[st
     others = [parameter for parameter in parameters if parameter.dim() <= 1]
     groups = ((weights, decay), (others, 0.0))
     return [{"params": chosen, "weight_decay": own} for chosen, own in groups if chosen]
+
+
+def has_batchnorm(network: fx.GraphModule) -> bool:
+    """Whether it has one; without, gradients of different layers differ much in size."""
+    batch_norm = torch.ops.aten.batch_norm.default
+    return any(node.target is batch_norm for node in network.graph.nodes)

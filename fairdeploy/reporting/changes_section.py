@@ -154,7 +154,8 @@ def _tuning(row: Row | None) -> Html:
     how = f"{labels}{_TEACHERS[row['teacher']]}"
     text = (
         f"Trained for {plural(len(row['epochs']) - 1, 'epoch')} of {row['epochs_asked']}{resumed} "
-        f"on {row['num_images']:,} images ({how}) on {row['device']} in "
+        f"on {row['num_images']:,} images ({how}) with {row['optimizer']} at a rate of "
+        f"{row['learning_rate']:g} on {row['device']} in "
         f"{seconds(row['seconds'])}; the weights are those of epoch {row['best_epoch']}, best of "
         f"all on {row['num_selection']:,} selection images. Ended because "
         f"{row['ended_because']}."

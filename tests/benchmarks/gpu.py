@@ -60,7 +60,7 @@ def main() -> None:
             made(network, job)
         for row in _rows(network, job, options):
             document["rows"].append(row)
-        _save(options.output, document)
+            _save(options.output, document)
     print(_page(document))
 
 
@@ -179,17 +179,20 @@ def _page(document: dict[str, Any]) -> str:
         "",
         f"| {' | '.join(HEADS)} |",
         "|---|---|--:|---|---|--:|--:|--:|--:|",
-        *(f"| {' | '.join(_cells(row))} |" for row in document["rows"]),
+        *(f"| {' | '.join(_cells(row))} |" for row in document["rows"] if not row["not_run"]),
+        "",
+        *(f"- not run: {text}" for text in dict.fromkeys(map(_why_not, document["rows"])) if text),
     ]
     return "\n".join(lines)
 
 
+def _why_not(row: Row) -> str:
+    return f"{row['runtime']}, {row['precision']}: {row['not_run']}" if row["not_run"] else ""
+
+
 def _cells(row: Row) -> Iterator[str]:
     yield from (row["network"], row["version"], str(row["batch"]), row["runtime"], row["precision"])
-    latency = row.get("latency")
-    if row["not_run"] or latency is None:
-        yield from ("–", "–", "–", row["not_run"] or "not raced")
-        return
+    latency = row["latency"]
     failed = "" if row["passed"] else f" FAILED, limit {row['limit']:.0e}"
     yield f"{row['relative_error']:.1e}{failed}"
     yield f"{row['top1_agreement']:.1%}"

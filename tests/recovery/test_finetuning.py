@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fairdeploy.errors import DataError
 from fairdeploy.options import TuningOptions
 from fairdeploy.records import ImageSet, TrainingImages, TuningSummary
 from fairdeploy.recovery.finetuning import Pupil, finetune
 from fairdeploy.recovery.moving_average import MovingAverage
+from tests.random_networks import randomise
 from tests.recovery.shrunk_networks import Pair, noise, shrink, small_residual
 
 
@@ -76,6 +77,34 @@ def test_a_training_that_only_harms_leaves_the_network_as_it_was() -> None:
     assert summary.best_epoch == 0
     for name, tensor in state(pair).items():
         assert torch.equal(tensor, before[name]), name
+
+
+class Normless(nn.Module):
+    """Two layers and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 16, 3, padding=1)
+        self.second = nn.Conv2d(16, 16, 3, padding=1)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, [N, 5]."""
+        return self.head(self.second(self.first(x).relu()).relu().mean((2, 3)))
+
+
+def test_the_optimiser_and_its_rate_suit_the_kind_of_network() -> None:
+    found = {}
+    for module in (small_residual(), randomise(Normless(), 0)):
+        pair = shrink(module, 0.4)
+        summary = tune(pair, labelled(100, 1), labelled(50, 2), epochs=3, learning_rate=None)
+        found[type(module).__name__] = (summary.optimizer, summary.learning_rate)
+        losses = [epoch.loss for epoch in summary.epochs[1:]]
+        assert losses[0] is not None
+        assert losses[-1] is not None
+        assert losses[-1] < losses[0]
+    assert found == {"SmallResidual": ("SGD", 0.01), "Normless": ("AdamW", 0.0005)}
+    assert tune(pair, labelled(20, 1), labelled(20, 2), learning_rate=0.02).learning_rate == 0.02
 
 
 def test_it_stops_early_when_nothing_gets_better() -> None:
