@@ -9,12 +9,16 @@ from rich.markup import escape
 
 Document = Mapping[str, Any]
 
+WORTH_MORE = 0.01
+"""Share of the answers that got wrong, of which more can be got back."""
+
 
 def training_lines(document: Document) -> Iterator[tuple[str, str]]:
     """One line for each of: distillation, training, changed answers, ``--max-drop``."""
     yield from _distillation_lines(document.get("distillation"))
     yield from _tuning_lines(document.get("tuning"))
     yield from _change_lines(document.get("changes"))
+    yield from _advice_lines(document)
     yield from _gate_lines(document.get("max_drop"))
 
 
@@ -57,6 +61,21 @@ def _change_lines(changes: Document | None) -> Iterator[tuple[str, str]]:
         f"{last['changed_share']:.1%} changed; worst class {escape(worst['class'])} "
         f"{worst['before']:.1%}, now {worst['after']:.1%}",
     )
+
+
+def _advice_lines(document: Document) -> Iterator[tuple[str, str]]:
+    """What gets more accuracy back, where nothing was trained and some was surely lost."""
+    changes = document.get("changes")
+    if not changes or not changes["by_step"]:
+        return
+    last = list(changes["by_step"].values())[-1]
+    was_trained = document.get("distillation") or document.get("tuning")
+    if last["value"] <= -WORTH_MORE and last["high"] < 0 and not was_trained:
+        yield (
+            "",
+            "to get more of it back: [bold]--recover distil[/] imitates the original on all images "
+            "that are left, without labels; minutes on a GPU, up to half an hour on two cores",
+        )
 
 
 def _gate_lines(gate: Document | None) -> Iterator[tuple[str, str]]:
