@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -54,12 +55,16 @@ def race(original_ms: float) -> LatencyComparison:
 
 
 def timed(
-    graph: UnitGraph, exporter: WorkingExporter, watch: Stopwatch, original_ms: float = 5.0
+    graph: UnitGraph,
+    exporter: WorkingExporter,
+    watch: Stopwatch,
+    original_ms: float = 5.0,
+    **target: Any,
 ) -> OperatorComparison | None:
     removed = graph.removed_mask({graph.groups[0].name: (0, 1, 2)})
     return time_operators(
         FILES, (), graph, removed, race(original_ms),
-        profiler=profiler_of(GuardedExporter(exporter)), profile=profile(channel_multiple=4),
+        profiler=profiler_of(GuardedExporter(exporter)), profile=profile(channel_multiple=4, **target),
         held={}, watch=watch,
     )  # fmt: skip
 
@@ -80,6 +85,16 @@ def test_causes_know_the_target_s_multiple(graph: UnitGraph) -> None:
     assert (first.cause, first.detail) == (
         "misaligned", "5 channels, no multiple of 4"
     )  # fmt: skip
+
+
+def test_on_a_gpu_a_profile_only_knows_when_operators_are_started(graph: UnitGraph) -> None:
+    watch = Stopwatch(SilentProgress())
+    found = timed(graph, SlowSpells(), watch, runtime="onnx", providers=("CUDAExecutionProvider",))
+    assert found is not None
+    assert found.operators[0].cause == "launch-bound"
+    found = timed(graph, SlowSpells(), watch, runtime="onnx", providers=("CPUExecutionProvider",))
+    assert found is not None
+    assert found.operators[0].cause == "misaligned"
 
 
 @pytest.mark.parametrize(("original_ms", "num_runs"), [(5.0, 20), (125.0, 10), (5000.0, 3)])

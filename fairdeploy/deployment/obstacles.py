@@ -23,6 +23,9 @@ first cause that holds:
    included. A core with AVX-512 does 50 to 100 G MACs a second and reads 10 to 20 GB from memory.
 9. ``unexplained``: its MACs fell as promised, its time did not.
 
+On a GPU, ONNX Runtime's profile tells how long the host takes to start an operator, not how long it
+runs there (onnxruntime issue 7390). Then whatever is not as fast as promised is ``launch-bound``.
+
 What is within a tenth of its share (MACs fell by 0.9 P or more, time by 0.9 times its MACs) has no
 cause.
 
@@ -57,6 +60,8 @@ class Conditions:
     channel_multiple: int = 1
     held: Mapping[int, str] = field(default_factory=dict)
     """By index of a group that stays whole: the option that says so."""
+    knows_starts_only: bool = False
+    """The profile tells when operators are started, and they run elsewhere meanwhile."""
 
 
 def cause_of(
@@ -72,6 +77,8 @@ def cause_of(
     """
     if facts is None:
         return "reformatting", "the runtime moves values into the layout that the next one wants"
+    if conditions.knows_starts_only:
+        return "launch-bound", "this is how long the host takes to start it; the GPU runs it later"
     if row.shrunk_ms < LAUNCH_MS * row.num_runs:
         return "launch-bound", f"less than {1000 * LAUNCH_MS:.0f} µs each, most of it to start it"
     if not facts.macs[0]:

@@ -152,6 +152,10 @@ BUSY = {"elements": (2.0, 1.0)}
             Conditions(), "memory-bound", "only 10 MACs for each number read or written",
         ),
         (row(4, 3), facts("a"), Conditions(), "unexplained", "fell 2 times, its time 1.3 times"),
+        (
+            row(4, 3), facts("a"), Conditions(knows_starts_only=True),
+            "launch-bound", "how long the host takes to start it",
+        ),
         (row(0, 0.3), None, Conditions(), "reformatting", "the layout that the next one wants"),
     ],
 )  # fmt: skip
