@@ -45,7 +45,7 @@ class TrainingFlags:
     learning_rate: Annotated[
         float | None,
         typer.Option(
-            help="At its highest; 0.01 if not given, 0.0005 without batch norms.",
+            help="At its highest; 0.01 if not given, 0.0002 without batch norms.",
             rich_help_panel=_TRAINING,
         ),
     ] = None

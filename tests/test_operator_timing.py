@@ -64,8 +64,8 @@ def timed(
     removed = graph.removed_mask({graph.groups[0].name: (0, 1, 2)})
     return time_operators(
         FILES, (), graph, removed, race(original_ms),
-        profiler=profiler_of(GuardedExporter(exporter)), profile=profile(channel_multiple=4, **target),
-        held={}, watch=watch,
+        profiler=profiler_of(GuardedExporter(exporter)),
+        profile=profile(channel_multiple=4, **target), held={}, watch=watch,
     )  # fmt: skip
 
 

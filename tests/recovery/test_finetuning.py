@@ -103,7 +103,7 @@ def test_the_optimiser_and_its_rate_suit_the_kind_of_network() -> None:
         assert losses[0] is not None
         assert losses[-1] is not None
         assert losses[-1] < losses[0]
-    assert found == {"SmallResidual": ("SGD", 0.01), "Normless": ("AdamW", 0.0005)}
+    assert found == {"SmallResidual": ("SGD", 0.01), "Normless": ("AdamW", 0.0002)}
     assert tune(pair, labelled(20, 1), labelled(20, 2), learning_rate=0.02).learning_rate == 0.02
 
 
