@@ -43,7 +43,8 @@ Progress = Callable[[int, int], None]
 
 MAX_BATCH = 128
 BATCH_VALUE_BYTES = 64_000_000
-BATCH_VALUE_BYTES_ON_GPU = 2_000_000_000
+SHARE_OF_GPU = 0.4
+"""Of its free memory, for what the layers give and the gradients with respect to it."""
 MIN_NORM_BATCH = 16
 """Of fewer images batch norms keep their statistics."""
 BLOCK_STEPS = 100
@@ -177,7 +178,7 @@ class _Distilling:
             for networks, count, loss_of in phases:
                 with trainable(self._shrunk) as parameters:
                     optimizer, rate = self._optimizer(parameters, count)
-                    self._set_training(networks, True)
+                    self._set_training(networks, count > 0)
                     for step in range(count):
                         set_rate(optimizer, rate * rate_factor(step, count))
                         optimizer.zero_grad(set_to_none=True)
@@ -245,12 +246,15 @@ class _Distilling:
 
 
 def _batch_size(graph: UnitGraph, num_images: int, device: torch.device) -> int:
-    """Images of a step: the largest value keeps to a limit; 0 if there are too few."""
+    """Images of a step that there is memory for; 0 if there are too few."""
     if not graph.has_dynamic_batch:
         return graph.inputs.batch if num_images >= graph.inputs.batch else 0
-    largest = max(math.prod(graph.shape_of(name)) for name in graph.value_units)
-    limit = BATCH_VALUE_BYTES if device.type == "cpu" else BATCH_VALUE_BYTES_ON_GPU
-    affordable = limit * graph.inputs.batch // (4 * largest)
+    sizes = [4 * math.prod(graph.shape_of(name)) for name in graph.value_units]
+    if device.type == "cpu":
+        affordable = BATCH_VALUE_BYTES * graph.inputs.batch // max(sizes)
+    else:
+        free, _ = torch.cuda.mem_get_info(device)
+        affordable = int(SHARE_OF_GPU * free) * graph.inputs.batch // (2 * sum(sizes))
     return min(MAX_BATCH, max(1, affordable), num_images)
 
 

@@ -54,14 +54,18 @@ def test_each_phase_alone_helps_a_network_that_was_not_repaired(blocks: int, ans
     assert summary.num_steps == 80
 
 
+@pytest.mark.parametrize("answer_steps", [0, 3])
+@pytest.mark.parametrize("rate", ["LOW_RATE", "SGD_RATE"])
 def test_a_result_that_is_worse_on_held_out_images_is_not_kept(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, rate: str, answer_steps: int
 ) -> None:
     pair = repaired()
     before = {name: tensor.clone() for name, tensor in pair.shrunk.state_dict().items()}
-    monkeypatch.setattr(distillation, "LOW_RATE", 100.0)
+    monkeypatch.setattr(distillation, rate, 100.0)
+    if rate == "SGD_RATE":  # norms learn too
+        monkeypatch.setattr(distillation, "ENOUGH_IMAGES", 1)
     summary = distil(
-        pair.graph, pair.shrunk, pair.removed, noise(64), block_steps=3, answer_steps=3
+        pair.graph, pair.shrunk, pair.removed, noise(64), block_steps=3, answer_steps=answer_steps
     )
     assert summary is not None
     assert summary.outcome == "kept"
