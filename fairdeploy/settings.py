@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from fairdeploy.errors import UsageError
 from fairdeploy.input_specs import InputSpec, parse_inputs
 from fairdeploy.inputs.project_file import ProjectFile, load_project_file
 from fairdeploy.inputs.target_profiles import load_profile
+from fairdeploy.method_settings import resolve_method
 from fairdeploy.options import (
     RECOVERY_METHODS,
     SWEEP_METRICS,
@@ -33,8 +34,6 @@ DEFAULT_CALIBRATION_IMAGES = 512
 DEFAULT_TEST_IMAGES = 2000
 DEFAULT_SELECTION_IMAGES = 4000
 DEFAULT_TARGET = "cpu"
-DEFAULT_RECOVERY: RecoveryMethod = "least_squares"
-REFITTING: tuple[RecoveryMethod, ...] = ("least_squares", "distil")
 DEFAULT_POINTS = 8
 MIN_POINTS, MAX_POINTS = 2, 100
 
@@ -268,25 +267,6 @@ def _resolve_run(options: RunOptions, project: ProjectFile, output: Path) -> Run
         )
         or 0,
         tuning=resolve_tuning(options.training, project),
-    )
-
-
-def resolve_method(
-    options: RunOptions, project: ProjectFile, recover: RecoveryMethod | None
-) -> PruningMethod:
-    """What decides which units go.
-
-    Where every layer is refitted afterwards, that is what the others can make up for: more accurate
-    than the U-Score on every network tried (tests/benchmarks/RESULTS.md).
-    """
-    default = PruningMethod()
-    has_images = first_given(options.data, project.data) is not None
-    if has_images and (recover or DEFAULT_RECOVERY) in REFITTING:
-        default = replace(default, signal="reconstruction")
-    return PruningMethod(
-        signal=first_given(options.signal, project.signal) or default.signal,
-        protect=first_given(options.protect, project.protect) or default.protect,
-        allocation=first_given(options.allocation, project.allocation) or default.allocation,
     )
 
 

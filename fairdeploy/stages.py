@@ -28,6 +28,7 @@ from fairdeploy.inputs.calibration import check_labels_fit, load_data, with_pred
 from fairdeploy.inputs.model_loading import load_model
 from fairdeploy.inputs.other_inputs import with_noise_for_others
 from fairdeploy.method_notes import fitting_warning, method_warnings
+from fairdeploy.method_settings import DEFAULT_RECOVERY
 from fairdeploy.options import RecoveryMethod
 from fairdeploy.records import (
     KNOBS,
@@ -46,7 +47,7 @@ from fairdeploy.recovery.unlabelled_images import not_held_out
 from fairdeploy.scored_groups import unscored_groups
 from fairdeploy.scoring.cache import cached_scores, scores_key
 from fairdeploy.scoring.unit_scores import score_units
-from fairdeploy.settings import DEFAULT_RECOVERY, ModelSettings, RunSettings
+from fairdeploy.settings import ModelSettings, RunSettings
 from fairdeploy.stopwatch import Stopwatch
 from fairdeploy.surgery.plan import Plan
 
