@@ -17,7 +17,7 @@ def training_lines(document: Document) -> Iterator[tuple[str, str]]:
     """One line for each of: distillation, training, changed answers, ``--max-drop``."""
     yield from _distillation_lines(document.get("distillation"))
     yield from _tuning_lines(document.get("tuning"))
-    yield from _change_lines(document.get("changes"))
+    yield from _change_lines(document)
     yield from _advice_lines(document)
     yield from _gate_lines(document.get("max_drop"))
 
@@ -49,11 +49,18 @@ def _tuning_lines(row: Document | None) -> Iterator[tuple[str, str]]:
     )
 
 
-def _change_lines(changes: Document | None) -> Iterator[tuple[str, str]]:
-    if not changes or not changes["by_step"]:
+def _last_change(document: Document) -> Document | None:
+    """What the network that is delivered answers otherwise; None if that was not measured."""
+    changes = document.get("changes")
+    steps: list[Document] = list(changes["by_step"].values()) if changes else []
+    return steps[-1] if steps else None
+
+
+def _change_lines(document: Document) -> Iterator[tuple[str, str]]:
+    last = _last_change(document)
+    if last is None:
         return
-    last = list(changes["by_step"].values())[-1]
-    worst = min(changes["by_class"], key=lambda row: row["after"] - row["before"])
+    worst = min(document["changes"]["by_class"], key=lambda row: row["after"] - row["before"])
     yield (
         "answers",
         f"{100 * last['value']:+.2f} points [dim]({100 * last['low']:+.2f} to "
@@ -65,12 +72,9 @@ def _change_lines(changes: Document | None) -> Iterator[tuple[str, str]]:
 
 def _advice_lines(document: Document) -> Iterator[tuple[str, str]]:
     """What gets more accuracy back, where nothing was trained and some was surely lost."""
-    changes = document.get("changes")
-    if not changes or not changes["by_step"]:
-        return
-    last = list(changes["by_step"].values())[-1]
+    last = _last_change(document)
     was_trained = document.get("distillation") or document.get("tuning")
-    if last["value"] <= -WORTH_MORE and last["high"] < 0 and not was_trained:
+    if last is not None and last["value"] <= -WORTH_MORE and last["high"] < 0 and not was_trained:
         yield (
             "",
             "to get more of it back: [bold]--recover distil[/] imitates the original on all images "

@@ -107,9 +107,13 @@ def _state(module: fx.GraphModule) -> list[Tensor]:
 
 def _factors(shrunk: fx.GraphModule, layer: FittableLayer) -> Tensor | None:
     """What each output channel is multiplied with on its way to the sum, float64."""
-    if layer.sum_after is None or layer.sum_after.scale is None:
-        return None
-    return _as_written(shrunk, layer.sum_after.scale)
+    name = _scale_of(layer)
+    return None if name is None else _as_written(shrunk, name)
+
+
+def _scale_of(layer: FittableLayer) -> str | None:
+    """Name of these factors."""
+    return None if layer.sum_after is None else layer.sum_after.scale
 
 
 def _as_written(shrunk: fx.GraphModule, name: str) -> Tensor:
@@ -122,17 +126,14 @@ def _before_factors(shrunk: fx.GraphModule, layer: FittableLayer, flat: Tensor) 
 
     Where the factors cannot change, a channel that its factor wipes out stays as it is.
     """
-    factors = _factors(shrunk, layer)
-    if factors is None:
+    name = _scale_of(layer)
+    if name is None:
         return flat
-    old = _layer_rows(shrunk, layer)
+    factors, old = _as_written(shrunk, name), _layer_rows(shrunk, layer)
     if len(factors) == len(flat) and not layer.is_norm:
-        assert layer.sum_after is not None
-        assert layer.sum_after.scale is not None
-        resize = _resize(flat, old)
         signs = torch.where(factors < 0, -1.0, 1.0)
-        _set(shrunk, layer.sum_after.scale, signs / resize)
-        return flat / _as_written(shrunk, layer.sum_after.scale)[:, None]
+        _set(shrunk, name, signs / _resize(flat, old))
+        return flat / _as_written(shrunk, name)[:, None]
     is_usable = factors.abs() > MIN_FACTOR * factors.abs().max()
     safe = torch.where(is_usable, factors, torch.ones_like(factors))
     return torch.where(is_usable[:, None], flat / safe[:, None], old)

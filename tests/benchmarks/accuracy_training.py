@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from fairdeploy.recovery.processes import move
+from fairdeploy.recovery.processes import on_device
 from tests.benchmarks.cifar_networks import as_it_takes_them
 
 BATCH = 128
@@ -28,13 +28,9 @@ Step = Callable[[Tensor, Tensor], None]
 
 def placed(module: nn.Module, device: torch.device) -> nn.Module:
     """The module itself on the CPU, or a copy elsewhere."""
-    if device.type == "cpu":
-        return module
-    module = copy.deepcopy(module)
     if isinstance(module, fx.GraphModule):
-        move(module, device)  # also what its calls make new tensors on
-        return module
-    return module.to(device)
+        return on_device(module, device)  # also what its calls make new tensors on
+    return module if device.type == "cpu" else copy.deepcopy(module).to(device)
 
 
 @dataclass(frozen=True, slots=True)
