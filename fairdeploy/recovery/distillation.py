@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -50,11 +50,11 @@ MIN_NORM_BATCH = 16
 BLOCK_STEPS = 100
 ANSWER_STEPS = 600
 MIN_STEPS = 20
-# Of both networks together, forward and backward; a quarter to half an hour on two cores.
+# Of both networks together, forward and backward; about half an hour on two cores.
 MAX_MACS = 3e13
 MAX_MACS_ON_GPU = 2e15
-# With many images a network with batch norms is trained as it would be from scratch; the norms make
-# up for the size of the weights. Of few images they would learn too much, and so would the weights.
+# With many images a network with batch norms is trained as it would be from scratch. With few, Adam
+# and norms that keep their statistics do as well (ResNet-20, 448 images: 84.0 %, and 83.6 % so).
 SGD_RATE = 0.03
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
@@ -88,8 +88,8 @@ def distil(
         shrunk: The network without the removed units, in eval mode; least squares comes first.
         removed: Which units went, bool [num_units].
         images: Calibration images, float32 [N, C, H, W], or one tensor per input. No labels needed.
-        more: Further images; their labels are not looked at. They make the difference (ResNet-56
-            on CIFAR-10, half of its MACs: 500 images change little, 20,000 bring three points).
+        more: Further images; their labels are not looked at. ResNet-20 on CIFAR-10 at half of its
+            MACs: 448 images bring 2.7 points, 18,936 bring 4.7.
         seed: Of the order of the images, and how they are moved.
         progress: Called with (steps done, steps in all).
         block_steps: Steps block by block; fewer if the network is large.
@@ -169,32 +169,42 @@ class _Distilling:
         wanted = self._answers(self._original)
         before = compared(self._answers(self._whole), wanted)
         best = BestWeights(self._shrunk, before.error)
-        phases = (
-            ([block.network for block in self._blocks], steps[0], self._block_loss),
-            ([self._whole], steps[1], self._answer_loss),
-        )
-        done = 0
+
+        def look(done: int) -> None:
+            best.offer(self._shrunk, compared(self._answers(self._whole), wanted).error)
+            if progress is not None:
+                progress(done, sum(steps))
+
+        blocks = [block.network for block in self._blocks]
         with closing(self._images.batches()) as batches:
-            for networks, count, loss_of in phases:
-                with trainable(self._shrunk) as parameters:
-                    optimizer, rate = self._optimizer(parameters, count)
-                    self._set_training(networks, count > 0)
-                    for step in range(count):
-                        set_rate(optimizer, rate * rate_factor(step, count))
-                        optimizer.zero_grad(set_to_none=True)
-                        loss = loss_of(self._moved(next(batches)))
-                        loss.backward()  # type: ignore[no-untyped-call]
-                        optimizer.step()
-                        done += 1
-                        if (step + 1) % max(count // LOOKS, 1) == 0 or step + 1 == count:
-                            self._set_training(networks, False)
-                            answers = self._answers(self._whole)
-                            best.offer(self._shrunk, compared(answers, wanted).error)
-                            self._set_training(networks, step + 1 < count)
-                            if progress is not None:
-                                progress(done, sum(steps))
+            for done in self._phase(blocks, steps[0], self._block_loss, batches):
+                look(done)
+            for done in self._phase([self._whole], steps[1], self._answer_loss, batches):
+                look(steps[0] + done)
         best.restore(self._shrunk)
         return before, compared(self._answers(self._whole), wanted)
+
+    def _phase(
+        self,
+        networks: Sequence[SwitchableGraph],
+        count: int,
+        loss_of: Callable[[Inputs], Tensor],
+        batches: Iterator[Inputs],
+    ) -> Iterator[int]:
+        """Train; whenever it is time for a look, in eval mode, the steps that are done."""
+        with trainable(self._shrunk) as parameters:
+            optimizer, rate = self._optimizer(parameters, count)
+            self._set_training(networks, count > 0)
+            for step in range(count):
+                set_rate(optimizer, rate * rate_factor(step, count))
+                optimizer.zero_grad(set_to_none=True)
+                loss = loss_of(self._moved(next(batches)))
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                if (step + 1) % max(count // LOOKS, 1) == 0 or step + 1 == count:
+                    self._set_training(networks, False)
+                    yield step + 1
+                    self._set_training(networks, step + 1 < count)
 
     def _optimizer(
         self, parameters: list[torch.nn.Parameter], count: int
