@@ -63,6 +63,7 @@ def load_network(settings: ModelSettings, watch: Stopwatch) -> LoadedModel:
             input_shape=settings.input_shape,
             mean=settings.mean,
             std=settings.std,
+            fitting=settings.fitting,
             seed=settings.seed,
             inputs=settings.inputs,
         )
@@ -127,6 +128,7 @@ def load_images(
             with_rest=settings.recover == "distil",
             seed=settings.model.seed,
             class_names=settings.class_names,
+            class_order=settings.class_order,
             others=graph.inputs.others,
             image_name=graph.inputs.names[graph.inputs.image],
         )

@@ -46,7 +46,22 @@ from fairdeploy.records.deployment import (
     TensorNames,
     default_multiple,
 )
-from fairdeploy.records.inputs import DataSplits, ImageSet, LabelSource, LoadedModel, Preprocessing
+from fairdeploy.records.inputs import (
+    CHANNEL_ORDERS,
+    CLASS_ORDERS,
+    CROP_MODES,
+    INTERPOLATIONS,
+    ChannelOrder,
+    ClassOrder,
+    CropMode,
+    DataSplits,
+    ImageFitting,
+    ImageSet,
+    Interpolation,
+    LabelSource,
+    LoadedModel,
+    Preprocessing,
+)
 from fairdeploy.records.method import (
     ALLOCATION_RULES,
     KNOBS,
@@ -92,6 +107,10 @@ from fairdeploy.records.variants import Divergence, OnnxChanges, Tolerance, Vari
 
 __all__ = [
     "ALLOCATION_RULES",
+    "CHANNEL_ORDERS",
+    "CLASS_ORDERS",
+    "CROP_MODES",
+    "INTERPOLATIONS",
     "KNOBS",
     "PROTECTIONS",
     "SIGNALS",
@@ -107,7 +126,10 @@ __all__ = [
     "Budget",
     "CallTimes",
     "Cause",
+    "ChannelOrder",
     "ClassChange",
+    "ClassOrder",
+    "CropMode",
     "DataSplits",
     "DeviceRecord",
     "DistillationSummary",
@@ -120,8 +142,10 @@ __all__ = [
     "GroupRounding",
     "GroupScores",
     "IdleGapComparison",
+    "ImageFitting",
     "ImageSet",
     "InputSignature",
+    "Interpolation",
     "LabelSource",
     "LatencyCandidate",
     "LatencyComparison",
