@@ -62,6 +62,7 @@ from fairdeploy.records.inputs import (
     LoadedModel,
     Preprocessing,
 )
+from fairdeploy.records.judgement import NotJudged, PreparationTrial
 from fairdeploy.records.method import (
     ALLOCATION_RULES,
     KNOBS,
@@ -160,6 +161,7 @@ __all__ = [
     "MultipleChoice",
     "MultipleCost",
     "NetworkDims",
+    "NotJudged",
     "Obstacle",
     "OnnxChanges",
     "OperatorComparison",
@@ -168,6 +170,7 @@ __all__ = [
     "PairedDifference",
     "ParityResult",
     "PlannedPoint",
+    "PreparationTrial",
     "Preprocessing",
     "ProofResult",
     "ProtectName",
