@@ -14,7 +14,7 @@ from typing import Any
 from fairdeploy.deployment.conversion import RunsAlone, plug_in_of
 from fairdeploy.deployment.exporter_api import get_exporter, guarded
 from fairdeploy.errors import ModelError, OutputError
-from fairdeploy.manifest import write_manifest, write_whole
+from fairdeploy.manifest import is_own_file, read_regular_text, write_manifest, write_whole
 from fairdeploy.output_folder import folder_built_aside
 from fairdeploy.reload import PLAN_FILE
 from fairdeploy.reporting.model_card import model_card
@@ -81,9 +81,9 @@ def open_folder(path: Path) -> ArtifactFolder:
             "fairdeploy shrink wrote"
         )
     try:
-        document = json.loads((path / REPORT_FILE).read_text(encoding="utf-8"))
+        document = json.loads(read_regular_text(path / REPORT_FILE))
         assert isinstance(document, dict)
-    except (OSError, ValueError, AssertionError) as error:
+    except (OSError, ValueError, AssertionError, RecursionError) as error:
         raise ModelError(f"'{path / REPORT_FILE}' is damaged: {error}") from error
     return ArtifactFolder(path, read_plan(path / PLAN_FILE), document)
 
@@ -97,6 +97,11 @@ def added_to(folder: Path) -> Iterator[Path]:
     Raises:
         OutputError: The disk refused; then the folder is as it was.
     """
+    odd = next(
+        (p for p in folder.rglob("*") if not p.is_dir() and not is_own_file(folder, p)), None
+    )
+    if odd is not None:
+        raise OutputError(f"'{odd}' is a link, pipe or device; put the file itself there")
     with folder_built_aside(folder, "make space there") as scratch:
         try:
             shutil.copytree(folder, scratch, copy_function=_link, dirs_exist_ok=True)

@@ -11,17 +11,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from fairdeploy.errors import DataError
 from fairdeploy.inputs.image_pool import Fetched, ImagePool, Indices, PooledData, normalize
+from fairdeploy.manifest import open_regular
 from fairdeploy.records import Preprocessing
 
 _SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
     | {".ppm", ".pgm", ".pbm", ".pnm", ".tga"}
 )
+# Pillow goes by content, and gives PostScript to an interpreter.
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM", "TGA", "MPO")
 _TRAIN_NAMES = ("train", "training")
 _TEST_NAMES = ("test", "val", "valid", "validation")
 _MAX_THREADS = 8
@@ -185,13 +188,15 @@ def _decode(path: Path, preprocessing: Preprocessing) -> Tensor | None:
     """One image as uint8 [C, H, W], or None if the file is not a whole image."""
     limit = Image.MAX_IMAGE_PIXELS
     try:
-        with Image.open(path) as image:
+        with open_regular(path) as file, Image.open(file, formats=_FORMATS) as image:
             if limit is not None and image.width * image.height > limit:
                 raise _too_large(path, f"{image.width}x{image.height} pixels")
             fitted = _fit(_as_8_bit(image), preprocessing)
     except Image.DecompressionBombError as error:
         raise _too_large(path, "hundreds of millions of pixels") from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError):
+    except DataError:
+        raise
+    except Exception:  # decoders of damaged files raise anything
         return None
     pixels = torch.from_numpy(np.array(fitted, dtype=np.uint8))
     return pixels.unsqueeze(0) if pixels.ndim == 2 else pixels.permute(2, 0, 1)

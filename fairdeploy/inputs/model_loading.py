@@ -23,6 +23,7 @@ from fairdeploy.inputs.input_format import (
     find_preprocessing,
     image_size_from_option,
 )
+from fairdeploy.inputs.names import check_module_names, check_weight_names
 from fairdeploy.inputs.pickle_safety import damaged, load_checkpoint
 from fairdeploy.inputs.state_dicts import (
     Weights,
@@ -31,6 +32,7 @@ from fairdeploy.inputs.state_dicts import (
     infer_num_classes,
     strip_wrappers,
 )
+from fairdeploy.manifest import open_regular
 from fairdeploy.records import LoadedModel
 
 _FOREIGN_KINDS = {
@@ -125,6 +127,7 @@ def _load_state_dict(
             f"'{source}' holds weights only; name their network with --arch timm:NAME, "
             "--arch torchvision:NAME or --arch package.module:factory"
         )
+    check_weight_names(source, weights)
     architecture = parse_architecture(arch)
     network = build_network(
         architecture, num_classes=num_classes, seed=seed, state_keys=weights.keys()
@@ -200,7 +203,7 @@ def _check_file(path: Path) -> None:
             f"no model file '{path}'; give a path to one, timm:NAME or torchvision:NAME"
         )
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             head = file.read(64)
     except OSError as error:
         raise ModelError(f"'{path}' cannot be read: {error.strerror}") from error
@@ -221,6 +224,8 @@ def _read_content(path: Path, trust_pickle: bool) -> nn.Module | Weights:
         return _read_safetensors(path)
     _reject_torchscript_and_strangers(path)
     content = find_network(load_checkpoint(path, trust_pickle=trust_pickle))
+    if isinstance(content, nn.Module):
+        check_module_names(str(path), content)
     if content is None:
         raise ModelError(
             f"'{path}' holds neither a module nor a dictionary of tensors; "
@@ -254,5 +259,5 @@ def _read_safetensors(path: Path) -> Weights:
         raise ModelError(f"'{path}' needs safetensors; run pip install safetensors") from error
     try:
         return cast("Weights", reader.load_file(path))
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise damaged(path, error) from error

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fairdeploy.errors import ProjectFileError
+from fairdeploy.manifest import read_regular_text
 
 _Value = TypeVar("_Value")
 
@@ -25,7 +26,9 @@ def read_toml_table(text: str, path: Path | str, readers: Mapping[str, Reader]) 
     """
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError as error:
+        raise ProjectFileError(f"'{path}' nests its values too deep; write them flat") from error
+    except ValueError as error:  # also numbers of thousands of digits
         raise ProjectFileError(f"'{path}' is not valid TOML: {error}") from error
     for key in table:
         if key not in readers:
@@ -40,7 +43,7 @@ def read_text(path: Path) -> str:
         ProjectFileError: The file cannot be read or is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return read_regular_text(path)
     except UnicodeDecodeError as error:
         raise ProjectFileError(f"'{path}' is not UTF-8 text; save it as UTF-8") from error
     except OSError as error:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fairdeploy.errors import PlanError, UsageError
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.input_specs import InputSpec, parse_inputs
+from fairdeploy.manifest import read_regular_text
 from fairdeploy.options import ATTENTION_OPTIONS, AttentionOption, choice_of
 
 SCHEMA_VERSION = 1
@@ -107,10 +108,10 @@ def read_plan(path: Path) -> Plan:
         PlanError: The file is missing, not JSON, or not a plan of this version.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(read_regular_text(path))
     except OSError as error:
         raise PlanError(f"cannot read plan '{path}': {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PlanError(f"'{path}' is not JSON: {error}") from error
     return _plan_from(document, path)
 

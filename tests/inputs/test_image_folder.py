@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,12 +52,12 @@ def test_test_folder_with_an_unknown_class_is_refused(tmp_path: Path) -> None:
 
 def test_only_chosen_files_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_class_folders(tmp_path, {"ant": 20, "bee": 20})
-    opened: list[Path] = []
+    opened: list[object] = []
     real_open = Image.open
 
-    def counting_open(path: Path) -> Image.Image:
-        opened.append(path)
-        return real_open(path)
+    def counting_open(file: Any, **options: Any) -> Image.Image:
+        opened.append(file)
+        return real_open(file, **options)
 
     monkeypatch.setattr(Image, "open", counting_open)
     load_data(str(tmp_path), TINY, num_calibration=4, max_test=2)
