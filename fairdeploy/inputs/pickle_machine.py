@@ -33,7 +33,7 @@ from fairdeploy.inputs.pickled_values import (
 )
 
 # A tensor takes about 30, so these are more than 100,000 tensors.
-_MAX_OPERATIONS = 4_000_000
+_MAX_OPERATIONS = 3_000_000
 # Items of what is copied by calls; an honest file has each copied once.
 _MAX_COPIED = 2**26
 _DICTIONARIES = (dict, OrderedDict, Counter, defaultdict)
@@ -61,6 +61,7 @@ class PickleMachine:
         self._memo: dict[int, Any] = {}
         self._plain = PlainValues()
         self._copied = 0
+        self._modules: list[nn.Module] = []
 
     def run(self) -> object:
         """What the pickle describes.
@@ -77,10 +78,16 @@ class PickleMachine:
             elif opcode.name in _OPERATIONS:
                 _OPERATIONS[opcode.name](self, argument)
             elif opcode.name == "STOP":
-                return self._stack.pop()
+                return self._finished(self._stack.pop())
             elif opcode.name not in _SKIPPED:
                 raise Refused(f"has the instruction {opcode.name}, which torch.save never writes")
         raise EOFError("the pickle breaks off")
+
+    def _finished(self, found: object) -> object:
+        empty = [module for module in self._modules if not module.__dict__]
+        if empty:
+            raise Refused(f"makes a {type(empty[0]).__name__} without a state")
+        return found
 
     def _pop_mark(self) -> list[Any]:
         start = self._marks.pop()
@@ -146,7 +153,8 @@ class PickleMachine:
             self._count_copied(arguments)
             self._stack.append(call(kind, arguments))
         else:
-            self._stack.append(object.__new__(found))
+            self._modules.append(object.__new__(found))
+            self._stack.append(self._modules[-1])
 
     def _build(self, _: object) -> None:
         state, target = self._stack.pop(), self._stack[-1]
