@@ -58,17 +58,13 @@ def zeroed_original(
             take_statistics_over_kept(module, nodes[name], masks)
     for branch in graph.branches_gone(removed):
         _add_zeros(module, nodes[branch.total], nodes[branch.value])
-    masked: dict[tuple[str, int], fx.Node] = {}
     for (consumer, argument), dims in summed.items():
         value = nodes[argument]
         for dim in sorted(dims):
             mask = stays.mask(graph.value_units[argument][dim])
-            if mask.all():
-                continue
-            key = (value.name, dim)
-            if key not in masked:
-                masked[key] = _insert_mask(module, value, dim, mask)
-            value = masked[key]
+            if not mask.all():
+                # at the reader: what is written into the value before then must not come back
+                value = _insert_mask(module, value, dim, mask, nodes[consumer])
         nodes[consumer].replace_input_with(nodes[argument], value)
     module.graph.lint()
     module.recompile()
@@ -76,20 +72,20 @@ def zeroed_original(
 
 
 def _insert_mask(
-    module: fx.GraphModule, value: fx.Node, dim: int, mask: NDArray[np.bool_]
+    module: fx.GraphModule, value: fx.Node, dim: int, mask: NDArray[np.bool_], reader: fx.Node
 ) -> fx.Node:
-    rank = value.meta["val"].dim()
-    dtype = value.meta["val"].dtype
+    example = value.meta["val"]
     shape = mask.shape
     if mask.ndim == 1:
-        shape = tuple(len(mask) if axis == dim else 1 for axis in range(rank))
+        shape = tuple(len(mask) if axis == dim else 1 for axis in range(example.dim()))
     name = f"_mask_of_{value.name}_{dim}"
-    module.register_buffer(name, torch.from_numpy(mask.copy()).to(dtype).reshape(shape))
-    with module.graph.inserting_after(value):
+    zeros = torch.from_numpy(mask.copy()).to(example.dtype).reshape(shape)
+    if not hasattr(module, name):
+        module.register_buffer(name, zeros)
+    with module.graph.inserting_before(reader):
         constant = module.graph.get_attr(name)
-    with module.graph.inserting_after(constant):
         masked = module.graph.call_function(torch.ops.aten.mul.Tensor, (value, constant))
-    masked.meta["val"] = value.meta["val"]
+    masked.meta["val"] = example
     return masked
 
 
