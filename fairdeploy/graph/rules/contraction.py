@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from torch import fx
 
-from fairdeploy.graph.call_facts import argument, result_shape
+from fairdeploy.graph.call_facts import argument, number_at_capture, result_shape
 from fairdeploy.graph.label_grids import depends_on, is_grid
 from fairdeploy.graph.labels import Labels
 from fairdeploy.graph.propagation import KERNEL, READS_FIXED, Dims, Propagation, Value
@@ -168,7 +168,7 @@ def convolution(walk: Propagation, node: fx.Node) -> Value:
 
 def convolve(walk: Propagation, node: fx.Node, *, groups: object) -> Dims:
     """Labels of a plain convolution's result."""
-    assert isinstance(groups, int)
+    groups = number_at_capture(groups)
     data, weight = walk.dims(node.args[0]), walk.dims(node.args[1])
     channel = len(data) - len(weight) + 1
     into = data[channel]
