@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import operator
 from collections import defaultdict
 
 import numpy as np
@@ -26,6 +27,7 @@ from fairdeploy.surgery.coupled_norms import norms_that_lose_channels, take_stat
 from fairdeploy.surgery.double_precision import double_by_default, double_inputs, in_double
 from fairdeploy.surgery.removal import StayingIndices
 
+aten = torch.ops.aten
 PROOF_LIMIT = 1e-5
 BATCH_SIZES = (1, 3)
 
@@ -64,7 +66,9 @@ def zeroed_original(
             mask = stays.mask(graph.value_units[argument][dim])
             if not mask.all():
                 # at the reader: what is written into the value before then must not come back
-                value = _insert_mask(module, value, dim, mask, nodes[consumer])
+                value = _insert_mask(
+                    module, value, dim, mask, batch=graph.inputs.batch, reader=nodes[consumer]
+                )
         nodes[consumer].replace_input_with(nodes[argument], value)
     module.graph.lint()
     module.recompile()
@@ -72,19 +76,34 @@ def zeroed_original(
 
 
 def _insert_mask(
-    module: fx.GraphModule, value: fx.Node, dim: int, mask: NDArray[np.bool_], reader: fx.Node
+    module: fx.GraphModule,
+    value: fx.Node,
+    dim: int,
+    mask: NDArray[np.bool_],
+    *,
+    batch: int,
+    reader: fx.Node,
 ) -> fx.Node:
+    """Zeros where the mask says so, for ``reader`` alone; ``batch``: images at capture."""
     example = value.meta["val"]
     shape = mask.shape
     if mask.ndim == 1:
         shape = tuple(len(mask) if axis == dim else 1 for axis in range(example.dim()))
     name = f"_mask_of_{value.name}_{dim}"
     zeros = torch.from_numpy(mask.copy()).to(example.dtype).reshape(shape)
+    counts_with_batch = mask.ndim == 1 and not isinstance(example.shape[dim], int)
+    if counts_with_batch:
+        zeros = zeros.reshape(batch, -1).select(0, 0).reshape([-1 if n > 1 else 1 for n in shape])
     if not hasattr(module, name):
         module.register_buffer(name, zeros)
     with module.graph.inserting_before(reader):
         constant = module.graph.get_attr(name)
-        masked = module.graph.call_function(torch.ops.aten.mul.Tensor, (value, constant))
+        if counts_with_batch:
+            length = module.graph.call_function(aten.sym_size.int, (value, dim))
+            times = module.graph.call_function(operator.floordiv, (length, zeros.shape[dim]))
+            repeats = [times if axis == dim else 1 for axis in range(example.dim())]
+            constant = module.graph.call_function(aten.repeat.default, (constant, repeats))
+        masked = module.graph.call_function(aten.mul.Tensor, (value, constant))
     masked.meta["val"] = example
     return masked
 
@@ -92,7 +111,7 @@ def _insert_mask(
 def _add_zeros(module: fx.GraphModule, total: fx.Node, value: fx.Node) -> None:
     """Let the sum read zeros for one operand (changes both)."""
     with module.graph.inserting_before(total):
-        zeros = module.graph.call_function(torch.ops.aten.zeros_like.default, (value,))
+        zeros = module.graph.call_function(aten.zeros_like.default, (value,))
     total.replace_input_with(value, zeros)
 
 

@@ -120,12 +120,12 @@ class Rewriter:
         sizes = list(given)
         for dim, (size, computed) in enumerate(zip(given, before, strict=True)):
             if isinstance(computed, fx.Node):
-                sizes[dim] = self._scaled(node, size, computed, self.kept(original, dim))
+                sizes[dim] = self.scaled(node, size, computed, self.kept(original, dim))
             elif size != -1 and self.changes(original, dim):
                 sizes[dim] = self.kept(original, dim)
         node.update_arg(index, sizes)
 
-    def _scaled(self, node: fx.Node, size: Any, computed: fx.Node, new: int) -> Any:
+    def scaled(self, node: fx.Node, size: Any, computed: fx.Node, new: int) -> Any:
         """A size that the graph computes, times what it lacks to be right for the kept indices."""
         found = self._after(computed)
         if found == new or found == 0:
@@ -165,7 +165,11 @@ def _conv(rewriter: Rewriter, original: fx.Node, node: fx.Node) -> None:
         return
     data, weight = rewriter.units(original.args[0]), rewriter.units(original.args[1])
     inputs = rewriter.kept(original.args[0], len(data) - len(weight) + 1)
-    rewriter.set_argument(node, index, "groups", inputs // rewriter.kept(original.args[1], 1))
+    new = inputs // rewriter.kept(original.args[1], 1)
+    before = argument(original, index, "groups", 1)
+    if isinstance(before, fx.Node):  # it counts with the batch
+        new = rewriter.scaled(node, groups, before, new)
+    rewriter.set_argument(node, index, "groups", new)
 
 
 def _transposed(rewriter: Rewriter, original: fx.Node, node: fx.Node) -> None:
