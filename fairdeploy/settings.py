@@ -79,7 +79,17 @@ class RunSettings:
     @property
     def selects(self) -> bool:
         """Whether held-out images are needed to choose something with."""
-        return self.tuning is not None
+        return self.tuning is not None or self.recover == "distil" or self.searches_size
+
+    @property
+    def searches_size(self) -> bool:
+        """Whether the smallest network within a drop is wanted."""
+        return False
+
+    @property
+    def is_repair_judged(self) -> bool:
+        """Whether images that nothing else wants shall judge the repair, and nothing else."""
+        return not self.selects and self.recover != "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,9 +103,9 @@ class ShrinkSettings(RunSettings):
     steps: int = 1
 
     @property
-    def selects(self) -> bool:
-        """Whether held-out images are needed to choose something with."""
-        return self.tuning is not None or not self.budgets
+    def searches_size(self) -> bool:
+        """Whether the smallest network within a drop is wanted."""
+        return not self.budgets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,10 @@ from fairdeploy.records.accuracy import (
     DropGate,
     DropSearch,
     DropTrial,
+    Measure,
     PairedDifference,
+    Verdict,
+    paired_interval,
 )
 from fairdeploy.records.allocation import (
     Allocation,
@@ -130,6 +133,7 @@ __all__ = [
     "LatencyStats",
     "LayerFit",
     "LoadedModel",
+    "Measure",
     "Mending",
     "MetricName",
     "ModuleTime",
@@ -168,6 +172,8 @@ __all__ = [
     "TuningSummary",
     "UnitScores",
     "VariantCheck",
+    "Verdict",
     "WidthTime",
     "default_multiple",
+    "paired_interval",
 ]
