@@ -10,7 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from fairdeploy.records import AllocationRule, MetricName, ProtectName, SignalName
+from fairdeploy.records import (
+    AllocationRule,
+    ClassOrder,
+    ImageFitting,
+    MetricName,
+    ProtectName,
+    SignalName,
+)
 
 RecoveryMethod = Literal["least_squares", "distil", "batchnorm", "none"]
 """``distil``: least squares, then a short training without labels."""
@@ -64,6 +71,8 @@ class ModelOptions:
     """The only number of images that the network shall take at a time."""
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    fitting: ImageFitting = field(default_factory=ImageFitting)
+    """How images are resized, cut and scaled."""
     seed: int | None = None
     trust_pickle: bool = False
     attention: AttentionOption | None = None
@@ -134,6 +143,10 @@ class RunOptions(ControlOptions):
 
     data: str | None = None
     """An image folder, an ``.npz`` file or ``package.module:factory``."""
+    class_names: tuple[str, ...] | None = None
+    """In the order in which the model numbers its classes."""
+    class_order: ClassOrder | None = None
+    """How class folders are sorted where nobody names the classes."""
     output: Path | None = None
     recover: RecoveryMethod | None = None
     signal: SignalName | None = None

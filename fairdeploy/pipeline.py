@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,7 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
         ))  # fmt: skip
         channels = planner.multiple if planner else channels
         data = load_images(settings, model, graph, watch)
+        model = replace(model, preprocessing=data.preprocessing or model.preprocessing)
         if budgets and settings.max_drop is not None:
             require_testable(data)
         scores = score(graph, model, data, settings, watch)

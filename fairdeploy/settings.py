@@ -27,7 +27,14 @@ from fairdeploy.options import (
     choice_of,
     first_given,
 )
-from fairdeploy.records import MetricName, PruningMethod, Restrictions, TargetProfile
+from fairdeploy.records import (
+    ClassOrder,
+    ImageFitting,
+    MetricName,
+    PruningMethod,
+    Restrictions,
+    TargetProfile,
+)
 from fairdeploy.training_settings import resolve_tuning
 
 DEFAULT_CALIBRATION_IMAGES = 512
@@ -51,6 +58,7 @@ class ModelSettings:
     fixed_batch: int | None
     mean: Sequence[float] | None
     std: Sequence[float] | None
+    fitting: ImageFitting
     seed: int
     trust_pickle: bool
     attention: AttentionOption
@@ -65,6 +73,7 @@ class RunSettings:
     model: ModelSettings
     data: str | None
     class_names: tuple[str, ...] | None
+    class_order: ClassOrder
     num_calibration: int
     max_test: int
     output: Path
@@ -137,11 +146,22 @@ def resolve_model(options: ControlOptions, project: ProjectFile) -> ModelSetting
         fixed_batch=first_given(options.fixed_batch, project.fixed_batch),
         mean=first_given(options.mean, project.mean),
         std=first_given(options.std, project.std),
+        fitting=_fitting(options.fitting, project),
         seed=first_given(options.seed, project.seed) or 0,
         trust_pickle=options.trust_pickle,
         attention=first_given(options.attention, project.attention) or "heads",
         allow_norm_coupled=options.allow_norm_coupled or bool(project.allow_norm_coupled),
         blocks=bool(first_given(options.blocks, project.blocks)),
+    )
+
+
+def _fitting(typed: ImageFitting, project: ProjectFile) -> ImageFitting:
+    return ImageFitting(
+        crop_pct=first_given(typed.crop_pct, project.crop_pct),
+        crop_mode=first_given(typed.crop_mode, project.crop_mode),
+        interpolation=first_given(typed.interpolation, project.interpolation),
+        channel_order=first_given(typed.channel_order, project.channel_order),
+        white=first_given(typed.white, project.white),
     )
 
 
@@ -264,7 +284,8 @@ def _resolve_run(options: RunOptions, project: ProjectFile, output: Path) -> Run
     return RunSettings(
         model=resolve_model(options, project),
         data=first_given(options.data, project.data),
-        class_names=project.class_names,
+        class_names=first_given(options.class_names, project.class_names),
+        class_order=first_given(options.class_order, project.class_order) or "natural",
         num_calibration=num_calibration,
         max_test=project.max_test or DEFAULT_TEST_IMAGES,
         output=options.output or output,
