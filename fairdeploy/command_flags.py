@@ -41,6 +41,7 @@ from fairdeploy.cli_options import (
     Std,
     Target,
     TrustPickle,
+    TrustProject,
 )
 from fairdeploy.option_values import (
     chosen,
@@ -76,6 +77,7 @@ class ControlFlags:
     fixed_batch: FixedBatch = None
     seed: Seed = None
     trust_pickle: TrustPickle = False
+    trust_project: TrustProject = False
     as_json: Json = False
 
     def values(self) -> dict[str, Any]:
@@ -102,6 +104,7 @@ class ControlFlags:
             "fixed_batch": self.fixed_batch,
             "seed": self.seed,
             "trust_pickle": self.trust_pickle,
+            "trust_project": self.trust_project,
         }
 
 
