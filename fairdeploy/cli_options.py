@@ -220,6 +220,14 @@ Seed = Annotated[int | None, typer.Option(help="Of every random choice; 0 if not
 TrustPickle = Annotated[
     bool, typer.Option("--trust-pickle", help="Let the checkpoint run its own code.")
 ]
+TrustProject = Annotated[
+    bool,
+    typer.Option(
+        "--trust-project",
+        help="Let a fairdeploy.toml or report.json that is not in the current folder name code to "
+        "run.",
+    ),
+]
 Sizes = Annotated[
     list[str] | None,
     typer.Option("--size", metavar="NAME=N", help="A size that varies beside the batch."),

@@ -47,6 +47,7 @@ from fairdeploy.cli_options import (
     Std,
     Target,
     TrustPickle,
+    TrustProject,
     White,
 )
 from fairdeploy.option_values import (
@@ -93,6 +94,7 @@ class ControlFlags:
     fixed_batch: FixedBatch = None
     seed: Seed = None
     trust_pickle: TrustPickle = False
+    trust_project: TrustProject = False
     as_json: Json = False
 
     def values(self) -> dict[str, Any]:
@@ -119,6 +121,7 @@ class ControlFlags:
             "fixed_batch": self.fixed_batch,
             "seed": self.seed,
             "trust_pickle": self.trust_pickle,
+            "trust_project": self.trust_project,
         }
 
 

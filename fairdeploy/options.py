@@ -75,6 +75,8 @@ class ModelOptions:
     """How images are resized, cut and scaled."""
     seed: int | None = None
     trust_pickle: bool = False
+    trust_project: bool = False
+    """Let a ``fairdeploy.toml`` that lies outside the working folder name code to run."""
     attention: AttentionOption | None = None
     """What may go from attention."""
     allow_norm_coupled: bool = False
@@ -261,5 +263,7 @@ class ExportOptions:
     opset: int | None = None
     embed_preprocess: bool = False
     probabilities: bool = False
+    trust_project: bool = False
+    """Let the folder's report name code to run: a factory of the images of the run."""
     target: str | None = None
     """Name or path of the target profile that files are opened with; None: cpu."""

@@ -10,7 +10,12 @@ from typing import Any
 
 from fairdeploy.errors import UsageError
 from fairdeploy.input_specs import InputSpec, parse_inputs
-from fairdeploy.inputs.project_file import ProjectFile, load_project_file
+from fairdeploy.inputs.project_file import (
+    PROJECT_FILE_NAME,
+    ProjectFile,
+    load_project_file,
+    refuse_foreign_code,
+)
 from fairdeploy.inputs.target_profiles import load_profile
 from fairdeploy.method_settings import resolve_method
 from fairdeploy.options import (
@@ -127,10 +132,22 @@ class SweepSettings(RunSettings):
     """Per cent of the original's cost, falling; None: spread over what can be reached."""
 
 
-def project_of(model: str) -> ProjectFile:
-    """``fairdeploy.toml`` beside the model, or in the working folder for a model given by name."""
-    path = Path(model)
-    return load_project_file(path.parent if path.is_file() else Path())
+def project_of(options: ControlOptions) -> ProjectFile:
+    """``fairdeploy.toml`` beside the model, or in the working folder for a model given by name.
+
+    Raises:
+        ProjectFileError: It is malformed, or lies elsewhere and names code that would run.
+    """
+    path = Path(options.model)
+    folder = path.parent if path.is_file() else Path()
+    project = load_project_file(folder)
+    if not options.trust_project:
+        typed = {"arch": options.arch}
+        if isinstance(options, RunOptions):
+            typed["data"] = options.data
+        used = {key: getattr(project, key) for key, given in typed.items() if given is None}
+        refuse_foreign_code(folder / PROJECT_FILE_NAME, used)
+    return project
 
 
 def resolve_model(options: ControlOptions, project: ProjectFile) -> ModelSettings:
@@ -206,7 +223,7 @@ def resolve_shrink(options: ShrinkOptions) -> ShrinkSettings:
         UsageError: No budget is given anywhere, or a value can't be.
         ProjectFileError: The project file is malformed.
     """
-    project = project_of(options.model)
+    project = project_of(options)
     budgets = first_given(options.budgets, project.budget) or ()
     max_drop = first_given(options.max_drop, project.max_drop)
     steps = first_given(options.steps, project.steps) or 1
@@ -265,7 +282,7 @@ def resolve_sweep(options: SweepOptions) -> SweepSettings:
             "for a single one use fairdeploy shrink"
         )
     output = default_output(options.model, "sweep")
-    run = _resolve_run(options, project_of(options.model), output)
+    run = _resolve_run(options, project_of(options), output)
     percents = None if options.at is None else tuple(sorted(set(options.at), reverse=True))
     return SweepSettings(**_values(run), metric=metric, num_points=num_points, percents=percents)
 

@@ -78,6 +78,8 @@ def _words(options: SweepOptions) -> Iterator[str]:
         yield "--blocks" if options.blocks else "--no-blocks"
     if options.trust_pickle:
         yield "--trust-pickle"
+    if options.trust_project:
+        yield "--trust-project"
 
 
 def _training_words(training: TrainingOptions) -> Iterator[str]:
