@@ -41,6 +41,7 @@ from fairdeploy.cli_options import (
     Std,
     Target,
     TrustPickle,
+    WeightsKey,
 )
 from fairdeploy.option_values import (
     chosen,
@@ -60,6 +61,7 @@ class ControlFlags:
     """Which network, and what may go from it."""
 
     arch: Arch = None
+    weights: WeightsKey = None
     target: Target = None
     include: Include = None
     exclude: Exclude = None
@@ -86,6 +88,7 @@ class ControlFlags:
         """
         return {
             "arch": self.arch,
+            "weights": self.weights,
             "target": self.target,
             "include": given(self.include),
             "exclude": given(self.exclude),

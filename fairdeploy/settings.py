@@ -11,6 +11,7 @@ from typing import Any
 from fairdeploy.errors import UsageError
 from fairdeploy.input_specs import InputSpec, parse_inputs
 from fairdeploy.inputs.project_file import ProjectFile, load_project_file
+from fairdeploy.inputs.sharded_weights import model_name
 from fairdeploy.inputs.target_profiles import load_profile
 from fairdeploy.method_settings import resolve_method
 from fairdeploy.options import (
@@ -44,6 +45,7 @@ class ModelSettings:
 
     source: str
     arch: str | None
+    weights: str | None
     num_classes: int | None
     input_shape: InputShape | None
     inputs: tuple[InputSpec, ...]
@@ -111,6 +113,8 @@ class SweepSettings(RunSettings):
 def project_of(model: str) -> ProjectFile:
     """``fairdeploy.toml`` beside the model, or in the working folder for a model given by name."""
     path = Path(model)
+    if path.is_dir():
+        return load_project_file(path)
     return load_project_file(path.parent if path.is_file() else Path())
 
 
@@ -120,6 +124,7 @@ def resolve_model(options: ControlOptions, project: ProjectFile) -> ModelSetting
     return ModelSettings(
         source=options.model,
         arch=first_given(options.arch, project.arch),
+        weights=first_given(options.weights, project.weights),
         num_classes=first_given(options.num_classes, project.num_classes),
         input_shape=_input_shape(options, project, profile),
         inputs=parse_inputs(first_given(options.inputs, project.inputs) or ()),
@@ -277,7 +282,9 @@ def _values(run: RunSettings) -> dict[str, Any]:
 def default_output(model: str, ending: str = "shrunk") -> Path:
     """``model-shrunk`` beside ``model.pt``; ``resnet18-shrunk`` here for ``timm:resnet18``."""
     path = Path(model)
+    if path.is_dir():
+        return path / f"model-{ending}"
     if path.is_file():
-        return path.with_name(f"{path.stem}-{ending}")
+        return path.with_name(f"{model_name(path)}-{ending}")
     name = re.sub(r"[^\w.-]+", "-", model.partition(":")[2].partition(",")[0]).strip("-")
     return Path(f"{name or 'model'}-{ending}")

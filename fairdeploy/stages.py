@@ -65,8 +65,9 @@ def load_network(settings: ModelSettings, watch: Stopwatch) -> LoadedModel:
             std=settings.std,
             seed=settings.seed,
             inputs=settings.inputs,
+            weights=settings.weights,
         )
-        stage.note(model.name)
+        stage.note(f"{model.name}, weights: {model.weights}" if model.weights else model.name)
     for text in model.warnings:
         watch.warn(text)
     return model
