@@ -27,6 +27,7 @@ from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.inputs.calibration import check_labels_fit, load_data, with_predicted_labels
 from fairdeploy.inputs.model_loading import load_model
 from fairdeploy.inputs.other_inputs import with_noise_for_others
+from fairdeploy.inputs.splits import with_spare_selection
 from fairdeploy.method_notes import fitting_warning, method_warnings
 from fairdeploy.method_settings import DEFAULT_RECOVERY
 from fairdeploy.options import RecoveryMethod
@@ -42,8 +43,11 @@ from fairdeploy.records import (
     UnitScores,
 )
 from fairdeploy.recovery.batchnorm import reestimate_batchnorm
+from fairdeploy.recovery.fitted_weights import own_tensors
+from fairdeploy.recovery.judgement import Judge, kept_if_better
 from fairdeploy.recovery.least_squares import fit_least_squares
-from fairdeploy.recovery.unlabelled_images import not_held_out
+from fairdeploy.reporting.accuracy_rows import verdict_row
+from fairdeploy.reporting.quantities import verdict_text
 from fairdeploy.scored_groups import unscored_groups
 from fairdeploy.scoring.cache import cached_scores, scores_key
 from fairdeploy.scoring.unit_scores import score_units
@@ -63,6 +67,7 @@ def load_network(settings: ModelSettings, watch: Stopwatch) -> LoadedModel:
             input_shape=settings.input_shape,
             mean=settings.mean,
             std=settings.std,
+            fitting=settings.fitting,
             seed=settings.seed,
             inputs=settings.inputs,
             weights=settings.weights,
@@ -125,14 +130,17 @@ def load_images(
             max_test=settings.max_test,
             num_selection=settings.num_selection if settings.selects else 0,
             with_training=settings.tuning is not None,
-            with_rest=settings.recover == "distil",
+            with_rest=settings.recover == "distil" or settings.is_repair_judged,
             seed=settings.model.seed,
             class_names=settings.class_names,
+            class_order=settings.class_order,
             others=graph.inputs.others,
             image_name=graph.inputs.names[graph.inputs.image],
         )
+        if settings.is_repair_judged:
+            data = with_spare_selection(data, settings.num_selection)
         if data.training is not None and settings.tuning is None:
-            # Distillation alone: whatever labels there are, nothing looks at them.
+            # Distillation alone: whatever labels there are, nothing learns from them.
             data = replace(data, training=replace(data.training, has_labels=False))
         data = with_noise_for_others(data, graph.inputs, settings.model.seed)
         main = graph.outputs.main_tensor(graph.module(*graph.example_inputs))
@@ -216,22 +224,33 @@ def recover(
     data: DataSplits,
     settings: RunSettings,
     watch: Stopwatch,
+    judge: Judge | None = None,
 ) -> RecoverySummary | None:
-    """Repair ``shrunk`` (changes it); noise teaches it nothing, so without images it stays."""
+    """Repair ``shrunk`` (changes it); noise teaches it nothing, so without images it stays.
+
+    What the repair did to it is undone if ``judge`` finds no gain.
+    """
     method = recovery_method(data, settings)
     if method == "none" or not removed.any():
         return None
     images = graph.inputs.arranged(data.calibration)
     name = "batchnorm" if method == "batchnorm" else "least squares"
+    own_tensors(shrunk, graph.module)
     with watch.stage(f"recover ({name})") as stage:
-        if method == "batchnorm":
-            return reestimate_batchnorm(shrunk, images)
-        if method == "distil":
-            images = not_held_out(images)
-        return fit_least_squares(
-            graph, shrunk, removed, images, seed=settings.model.seed,
-            progress=lambda done, total: stage.note(f"layer {done} of {total}"),
-        )  # fmt: skip
+
+        def repair() -> RecoverySummary:
+            if method == "batchnorm":
+                return reestimate_batchnorm(shrunk, images)
+            return fit_least_squares(
+                graph, shrunk, removed, images, seed=settings.model.seed,
+                progress=lambda done, total: stage.note(f"layer {done} of {total}"),
+            )  # fmt: skip
+
+        summary, verdict = kept_if_better(judge, shrunk, repair)
+        if verdict is not None:
+            verdict = replace(verdict, are_fitted=data.selection is None)
+            stage.note(verdict_text(verdict_row(verdict)))
+    return replace(summary, verdict=verdict)
 
 
 def recovery_method(data: DataSplits, settings: RunSettings) -> RecoveryMethod:

@@ -7,6 +7,8 @@ from typing import Any
 
 from rich.markup import escape
 
+from fairdeploy.reporting.quantities import verdict_text
+
 Document = Mapping[str, Any]
 
 WORTH_MORE = 0.01
@@ -15,6 +17,7 @@ WORTH_MORE = 0.01
 
 def training_lines(document: Document) -> Iterator[tuple[str, str]]:
     """One line for each of: distillation, training, changed answers, ``--max-drop``."""
+    yield from _recovery_lines(document.get("recovery"))
     yield from _distillation_lines(document.get("distillation"))
     yield from _tuning_lines(document.get("tuning"))
     yield from _change_lines(document)
@@ -22,31 +25,28 @@ def training_lines(document: Document) -> Iterator[tuple[str, str]]:
     yield from _gate_lines(document.get("max_drop"))
 
 
+def _recovery_lines(row: Document | None) -> Iterator[tuple[str, str]]:
+    """Only where the repair was undone."""
+    if row is not None and row["verdict"] and row["verdict"]["outcome"] == "kept":
+        yield "repaired", f"[yellow]no[/]: {verdict_text(row['verdict'])}"
+
+
 def _distillation_lines(row: Document | None) -> Iterator[tuple[str, str]]:
-    if row is None:
-        return
-    if row["outcome"] == "kept":
-        yield "distilled", "nothing helped on held-out images; the weights stayed as they were"
-    elif row["agreement_before"] is not None:
+    if row is not None:
         yield (
             "distilled",
-            f"without labels, {row['num_steps']:,} steps on {row['num_images']:,} images: agrees "
-            f"with the original on {row['agreement_before']:.1%} of {row['num_held_out']:,} "
-            f"held-out images, now {row['agreement_after']:.1%}",
+            f"without labels, {row['num_steps']:,} steps on {row['num_images']:,} images: "
+            f"{verdict_text(row['verdict'])}",
         )
 
 
 def _tuning_lines(row: Document | None) -> Iterator[tuple[str, str]]:
-    if row is None:
-        return
-    scores = {epoch["epoch"]: epoch["score"] for epoch in row["epochs"]}
-    best = row["best_epoch"]
-    yield (
-        "trained",
-        f"{len(scores) - 1} epochs on {row['num_images']:,} images, best after epoch "
-        f"{best}: {row['measure']} {scores[0]:.1%}, now {scores[best]:.1%} "
-        f"on {row['num_selection']:,} selection images",
-    )
+    if row is not None:
+        yield (
+            "trained",
+            f"{len(row['epochs']) - 1} epochs on {row['num_images']:,} images, best after epoch "
+            f"{row['best_epoch']}: {verdict_text(row['verdict'])}",
+        )
 
 
 def _last_change(document: Document) -> Document | None:

@@ -26,10 +26,11 @@ from fairdeploy.inputs.input_format import (
     image_size_from_option,
 )
 from fairdeploy.inputs.pickle_safety import damaged, load_checkpoint
+from fairdeploy.inputs.published_preprocessing import Published, published_preprocessing
 from fairdeploy.inputs.sharded_weights import is_index, model_name, read_shards, weights_file
 from fairdeploy.inputs.state_dicts import fill_network, infer_num_classes, quantised_name
 from fairdeploy.inputs.weight_choice import choose_module, choose_weights, quantised
-from fairdeploy.records import LoadedModel
+from fairdeploy.records import ImageFitting, LoadedModel
 
 _FOREIGN_KINDS = {
     ".onnx": "an ONNX file",
@@ -54,6 +55,7 @@ def load_model(
     seed: int = 0,
     inputs: tuple[InputSpec, ...] = (),
     weights: str | None = None,
+    fitting: ImageFitting | None = None,
 ) -> LoadedModel:
     """Load a network in eval mode, in float32, on the CPU.
 
@@ -70,13 +72,16 @@ def load_model(
         seed: Of random weights. The caller's random state stays as it was.
         inputs: What the network takes, if not one image and nothing else.
         weights: Key or prefix of the weights to take where a file holds several.
+        fitting: How images are resized and cut; overrides the model's own configuration.
 
     Raises:
         ModelError: The file or the weights cannot be used; ``UnsafePickleError`` if it would run
             code.
         UsageError: An option is missing or impossible.
     """
-    hints = InputHints(shape=input_shape, mean=mean, std=std, inputs=inputs)
+    hints = InputHints(
+        shape=input_shape, mean=mean, std=std, inputs=inputs, fitting=fitting or ImageFitting()
+    )
     if source.startswith(_DIRECT_PREFIXES):
         _refuse_weights(source, weights)
         return _load_by_name(source, arch, num_classes, hints, seed)
@@ -113,7 +118,7 @@ def _load_by_name(
             f"'{source}' has random weights, so its accuracy means nothing; write "
             f"{source},pretrained=true or give a checkpoint with --arch {source}",
         )
-    hints = _with_option_size(hints, architecture)
+    hints = _with_architecture(hints, architecture, network, source)
     return _finished(source, architecture.name, network, hints, warnings=warnings)
 
 
@@ -149,7 +154,7 @@ def _load_state_dict(
     if inferred is not None:
         network = build(inferred)
     fill_network(network, chosen.weights, source=source, arch=arch)
-    hints = _with_option_size(hints, architecture)
+    hints = _with_architecture(hints, architecture, network, source)
     warnings = chosen.notes + _half_note(chosen.weights.values())
     name = model_name(weights_file(Path(source)))
     return _finished(source, name, network, hints, warnings=warnings, weights=chosen.text)
@@ -180,6 +185,8 @@ def _finished(
     half = _half_note(module.parameters())
     if half:
         module = module.float()
+    if hints.published == Published():
+        hints = replace(hints, published=published_preprocessing(module, None, source))
     preprocessing, assumed = find_preprocessing(module, hints)
     return LoadedModel(
         name=name,
@@ -201,9 +208,16 @@ def _half_note(values: Iterable[object]) -> tuple[str, ...]:
     return (f"weights in {names} became float32",) if names else ()
 
 
-def _with_option_size(hints: InputHints, architecture: Architecture) -> InputHints:
-    size = image_size_from_option(architecture.options.get("img_size"))
-    return replace(hints, image_size=size)
+def _with_architecture(
+    hints: InputHints, architecture: Architecture, network: nn.Module, source: str
+) -> InputHints:
+    """With what the architecture's options and its library tell."""
+    return replace(
+        hints,
+        image_size=image_size_from_option(architecture.options.get("img_size")),
+        published=published_preprocessing(network, architecture, source),
+        may_be_other=not architecture.is_pretrained,
+    )
 
 
 def _check_weights(source: str, module: nn.Module) -> None:

@@ -12,7 +12,10 @@ from fairdeploy.records.accuracy import (
     DropGate,
     DropSearch,
     DropTrial,
+    Measure,
     PairedDifference,
+    Verdict,
+    paired_interval,
 )
 from fairdeploy.records.allocation import (
     Allocation,
@@ -46,7 +49,22 @@ from fairdeploy.records.deployment import (
     TensorNames,
     default_multiple,
 )
-from fairdeploy.records.inputs import DataSplits, ImageSet, LabelSource, LoadedModel, Preprocessing
+from fairdeploy.records.inputs import (
+    CHANNEL_ORDERS,
+    CLASS_ORDERS,
+    CROP_MODES,
+    INTERPOLATIONS,
+    ChannelOrder,
+    ClassOrder,
+    CropMode,
+    DataSplits,
+    ImageFitting,
+    ImageSet,
+    Interpolation,
+    LabelSource,
+    LoadedModel,
+    Preprocessing,
+)
 from fairdeploy.records.method import (
     ALLOCATION_RULES,
     KNOBS,
@@ -92,6 +110,10 @@ from fairdeploy.records.variants import Divergence, OnnxChanges, Tolerance, Vari
 
 __all__ = [
     "ALLOCATION_RULES",
+    "CHANNEL_ORDERS",
+    "CLASS_ORDERS",
+    "CROP_MODES",
+    "INTERPOLATIONS",
     "KNOBS",
     "PROTECTIONS",
     "SIGNALS",
@@ -107,7 +129,10 @@ __all__ = [
     "Budget",
     "CallTimes",
     "Cause",
+    "ChannelOrder",
     "ClassChange",
+    "ClassOrder",
+    "CropMode",
     "DataSplits",
     "DeviceRecord",
     "DistillationSummary",
@@ -120,8 +145,10 @@ __all__ = [
     "GroupRounding",
     "GroupScores",
     "IdleGapComparison",
+    "ImageFitting",
     "ImageSet",
     "InputSignature",
+    "Interpolation",
     "LabelSource",
     "LatencyCandidate",
     "LatencyComparison",
@@ -130,6 +157,7 @@ __all__ = [
     "LatencyStats",
     "LayerFit",
     "LoadedModel",
+    "Measure",
     "Mending",
     "MetricName",
     "ModuleTime",
@@ -168,6 +196,8 @@ __all__ = [
     "TuningSummary",
     "UnitScores",
     "VariantCheck",
+    "Verdict",
     "WidthTime",
     "default_multiple",
+    "paired_interval",
 ]

@@ -17,6 +17,9 @@ from fairdeploy.records import (
     ImageSet,
     Mending,
     PairedDifference,
+    RecoverySummary,
+    TuningSummary,
+    Verdict,
 )
 
 ORDER = ("original", "pruned", "recovered", "distilled", "tuned", "exported")
@@ -95,16 +98,25 @@ def gate_problem(gate: DropGate) -> str:
 
 def mending_rows(mending: Mending) -> dict[str, Any]:
     """What repair, distillation and training did."""
-    tuning, distillation = mending.tuning, mending.distillation
     return {
-        "recovery": asdict(mending.recovery) if mending.recovery else None,
-        "distillation": _distillation_row(distillation) if distillation else None,
-        "tuning": asdict(tuning) if tuning else None,
+        "recovery": _judged_row(mending.recovery),
+        "distillation": _judged_row(mending.distillation),
+        "tuning": _judged_row(mending.tuning),
     }
 
 
-def _distillation_row(summary: DistillationSummary) -> dict[str, Any]:
-    return asdict(summary) | {"outcome": summary.outcome}
+def _judged_row(
+    summary: RecoverySummary | DistillationSummary | TuningSummary | None,
+) -> dict[str, Any] | None:
+    if summary is None:
+        return None
+    verdict = None if summary.verdict is None else verdict_row(summary.verdict)
+    return asdict(summary) | {"verdict": verdict}
+
+
+def verdict_row(verdict: Verdict) -> dict[str, Any]:
+    """Whether a step's weights stay, and by which figure."""
+    return asdict(verdict) | {"outcome": verdict.outcome}
 
 
 def purposes(data: DataSplits) -> list[dict[str, Any]]:

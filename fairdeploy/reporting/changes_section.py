@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fairdeploy.reporting.markup import NOTHING, Html, details, join, pill, section, table, tag
-from fairdeploy.reporting.quantities import MISSING, percent, plural, points, seconds
+from fairdeploy.reporting.quantities import MISSING, percent, plural, points, seconds, verdict_text
 
 Row = Mapping[str, Any]
 _STEPS = {
@@ -34,6 +34,7 @@ def changed_answers(document: Row) -> Html:
         _gate(document["max_drop"]),
         _by_step(document["changes"]),
         _by_class(document["changes"]),
+        _recovery(document["recovery"]),
         _distillation(document["distillation"]),
         _tuning(document["tuning"]),
         _purposes(document["data"]),
@@ -123,26 +124,21 @@ def _by_class(changes: Row | None) -> Html:
     return details("By class, the largest loss first", table(headers, cells))
 
 
+def _recovery(row: Row | None) -> Html:
+    if row is None or row["verdict"] is None:
+        return NOTHING
+    fitted = ", which it is fitted to" if row["verdict"]["are_fitted"] else ""
+    return tag("p", f"Repaired: {verdict_text(row['verdict'])}{fitted}.")
+
+
 def _distillation(row: Row | None) -> Html:
     if row is None:
         return NOTHING
-    agreement = ""
-    if row["agreement_before"] is not None:
-        agreement = (
-            f"; the same class as the original for {percent(row['agreement_before'])} of them, "
-            f"then {percent(row['agreement_after'])}"
-        )
-    outcome = (
-        f"error against the original's answers on {row['num_held_out']:,} held-out images "
-        f"{row['error_before']:.3g}, then {row['error_after']:.3g}{agreement}"
-        if row["outcome"] == "improved"
-        else "nothing helped on held-out images, so the weights stayed as they were"
-    )
     return tag(
         "p",
         f"Distilled without labels: {plural(row['num_blocks'], 'block')}, "
         f"{row['num_steps']:,} steps on {row['num_images']:,} images in "
-        f"{seconds(row['seconds'])}; {outcome}.",
+        f"{seconds(row['seconds'])}; {verdict_text(row['verdict'])}.",
     )
 
 
@@ -157,8 +153,8 @@ def _tuning(row: Row | None) -> Html:
         f"on {row['num_images']:,} images ({how}) with {row['optimizer']} at a rate of "
         f"{row['learning_rate']:g} on {row['device']} in "
         f"{seconds(row['seconds'])}; the weights are those of epoch {row['best_epoch']}, best of "
-        f"all on {row['num_selection']:,} selection images. Ended because "
-        f"{row['ended_because']}."
+        f"all on {row['num_selection']:,} selection images: {verdict_text(row['verdict'])}. Ended "
+        f"because {row['ended_because']}."
     )
     cells = (
         (

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 MISSING = "\N{EN DASH}"
 TIMES = "\N{MULTIPLICATION SIGN}"
 _MINUS = "\N{MINUS SIGN}"
@@ -112,3 +115,41 @@ def seconds(value: float | None) -> str:
 def plural(number: int, noun: str) -> str:
     """``1 group``, ``3 groups``."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def verdict_text(row: Mapping[str, Any]) -> str:
+    """``accuracy 62.5 %, now 64.0 % on 500 selection images (+1.5 points, +0.3 to +2.7)``."""
+    name, shown = _MEASURES[row["measure"]]
+    images = f"{row['num_images']:,} {'calibration' if row['are_fitted'] else 'selection'} images"
+    if row["outcome"] == "kept":
+        return (
+            f"nothing was better on {images} ({name} {shown(row['before'])}); the weights stay as "
+            "they were"
+        )
+    gain = ""
+    if row["measure"] != "error":
+        gain = f" ({points(row['after'] - row['before'])}{_interval(row)})"
+    chance = "" if row["outcome"] == "improved" else ", which may be chance"
+    return f"{name} {shown(row['before'])}, now {shown(row['after'])} on {images}{gain}{chance}"
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    return f", interval {points(row['low'])} to {points(row['high'])}"
+
+
+def change_text(row: Mapping[str, Any]) -> str:
+    """``fell by 2.30 points``: a paired difference of accuracies in a word and with its sign."""
+    value = row["value"]
+    word = "fell" if value < 0 else "rose" if value > 0 else "stayed"
+    chance = "" if row["low"] > 0 or row["high"] < 0 or not value else ", which may be chance"
+    return (
+        f"{word}: {100 * value:+.2f} points ({100 * row['low']:+.2f} to {100 * row['high']:+.2f})"
+        f"{chance}"
+    )
+
+
+_MEASURES: Mapping[str, tuple[str, Callable[[float], str]]] = {
+    "accuracy": ("accuracy", percent),
+    "agreement": ("same class as the original", percent),
+    "error": ("error against the original", error_text),
+}
