@@ -70,8 +70,9 @@ def load_network(settings: ModelSettings, watch: Stopwatch) -> LoadedModel:
             fitting=settings.fitting,
             seed=settings.seed,
             inputs=settings.inputs,
+            weights=settings.weights,
         )
-        stage.note(model.name)
+        stage.note(f"{model.name}, weights: {model.weights}" if model.weights else model.name)
     for text in model.warnings:
         watch.warn(text)
     return model

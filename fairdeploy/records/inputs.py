@@ -84,6 +84,8 @@ class LoadedModel:
     """What was assumed in loading and should be told: random weights, unknown mean and std, …"""
     inputs: tuple[InputSpec, ...] = ()
     """As the user described them; empty for one image and nothing else."""
+    weights: str = ""
+    """Which of the file's weights these are; empty for the only ones at its top."""
 
 
 @dataclass(frozen=True, slots=True)

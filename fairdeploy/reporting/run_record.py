@@ -212,6 +212,7 @@ def model_row(model: LoadedModel, graph: UnitGraph) -> dict[str, Any]:
         "name": model.name,
         "source": model.source,
         "sha256": model.sha256,
+        "weights": model.weights,
         "input_shape": list(model.preprocessing.shape),
         "inputs": [str(spec) for spec in graph.inputs.specs],
         "outputs": list(graph.outputs.names),
