@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from fairdeploy.allocation.restrictions import (
 )
 from fairdeploy.allocation.search import check_reachable, search
 from fairdeploy.cache_folder import cache_folder
-from fairdeploy.deployment.parity import predict
+from fairdeploy.deployment.parity import predict, repeated
 from fairdeploy.graph.model_inputs import model_inputs
 from fairdeploy.graph.model_outputs import class_scores
 from fairdeploy.graph.residual_branches import blocks_hint
@@ -26,7 +27,9 @@ from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.inputs.calibration import check_labels_fit, load_data, with_predicted_labels
 from fairdeploy.inputs.model_loading import load_model
+from fairdeploy.inputs.original_check import check_original
 from fairdeploy.inputs.other_inputs import with_noise_for_others
+from fairdeploy.inputs.preparation_trials import NUM_TRIED, Original, norm_distance
 from fairdeploy.inputs.splits import with_spare_selection
 from fairdeploy.method_notes import fitting_warning, method_warnings
 from fairdeploy.method_settings import DEFAULT_RECOVERY
@@ -38,7 +41,9 @@ from fairdeploy.records import (
     Budget,
     DataSplits,
     GroupScores,
+    ImageSet,
     LoadedModel,
+    Preprocessing,
     RecoverySummary,
     UnitScores,
 )
@@ -145,6 +150,12 @@ def load_images(
         data = with_noise_for_others(data, graph.inputs, settings.model.seed)
         main = graph.outputs.main_tensor(graph.module(*graph.example_inputs))
         check_labels_fit(data, class_scores(main).shape[1])
+        if main.dim() == 2:
+            data = check_original(
+                data,
+                _original(data, settings, model, graph),
+                names_are_given=settings.class_names is not None or not _is_folder(settings),
+            )
         data = with_predicted_labels(data, scores_by_class(graph), graph.inputs.arranged)
         if main.dim() != 2 and data.test is not None:
             text = "the model gives a map, not one score per class; accuracy is not measured"
@@ -156,6 +167,45 @@ def load_images(
     return data
 
 
+def _original(
+    data: DataSplits, settings: RunSettings, model: LoadedModel, graph: UnitGraph
+) -> Original:
+    """What the check of the labels asks the network, and how it gets a few images otherwise."""
+
+    def reread(preprocessing: Preprocessing) -> ImageSet:
+        again = load_data(
+            settings.data,
+            preprocessing,
+            num_calibration=NUM_TRIED,
+            max_test=0,
+            seed=settings.model.seed,
+            class_names=settings.class_names,
+            class_order=settings.class_order,
+            others=graph.inputs.others,
+            image_name=graph.inputs.names[graph.inputs.image],
+        )
+        return with_noise_for_others(again, graph.inputs, settings.model.seed).calibration
+
+    def distance(images: ImageSet) -> float | None:
+        count = NUM_TRIED if graph.has_dynamic_batch else graph.inputs.batch
+        some = repeated(graph.inputs.arranged(images), 0, count)
+        return norm_distance(model.module, lambda: model.module(*some))
+
+    by_class = scores_by_class(graph)
+    is_file = settings.data is not None and Path(settings.data).exists()
+    return Original(
+        lambda images: by_class(*graph.inputs.arranged(images)),
+        distance,
+        reread if is_file else None,
+        data.preprocessing or model.preprocessing,
+        class_scores(graph.outputs.main_tensor(graph.module(*graph.example_inputs))).shape[1],
+    )
+
+
+def _is_folder(settings: RunSettings) -> bool:
+    return settings.data is not None and Path(settings.data).is_dir()
+
+
 def scores_by_class(graph: UnitGraph) -> Callable[..., Tensor]:
     """The network as a function of one tensor per input to scores [N, classes], any N."""
 
@@ -164,7 +214,7 @@ def scores_by_class(graph: UnitGraph) -> Callable[..., Tensor]:
 
     def scores(*inputs: Tensor) -> Tensor:
         is_fixed = not graph.has_dynamic_batch
-        batch = graph.inputs.batch if is_fixed else len(inputs[0])
+        batch = graph.inputs.batch if is_fixed else min(NUM_TRIED, len(inputs[0]))
         return predict(reduced, inputs, batch, is_batch_fixed=is_fixed)
 
     return scores

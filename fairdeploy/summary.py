@@ -40,6 +40,7 @@ def shrink_summary(document: Document, folder: Path) -> RenderableType:
             *_block_lines(document.get("blocks", ())),
             *_check_lines(document),
             *_chain_lines(document.get("chain")),
+            *not_judged_lines(document),
             *_accuracy_lines(document["accuracy"]),
             *training_lines(document),
             *_latency_lines(document["latency"]),
@@ -195,6 +196,14 @@ def _accuracy_lines(accuracy: Document) -> Iterator[tuple[str, str]]:
     ]
     if steps:
         yield "accuracy", f"{', '.join(steps)} on {accuracy['num_images']:,} test images"
+
+
+def not_judged_lines(document: Document) -> Iterator[tuple[str, str]]:
+    """Why nothing is said about accuracy."""
+    found = document.get("not_judged")
+    if found:
+        yield "accuracy", f"[bold red]not judged[/]: {escape(found['reason'])}"
+        yield "", escape(found["remedy"])
 
 
 def _latency_lines(latency: Document | None) -> Iterator[tuple[str, str]]:

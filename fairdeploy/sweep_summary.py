@@ -16,7 +16,7 @@ from rich.text import Text
 
 from fairdeploy.reporting.multiples import multiple_text
 from fairdeploy.reporting.quantities import repaired
-from fairdeploy.summary import method_lines, short
+from fairdeploy.summary import method_lines, not_judged_lines, short
 from fairdeploy.summary_tables import two_columns
 
 Document = Mapping[str, Any]
@@ -113,6 +113,7 @@ def _fact_lines(document: Document, folder: Path) -> Iterator[tuple[str, str]]:
         f"{len(proofs)} removals exact: relative error at most {largest:.1e}"
         + (f"; in {apart} of them layer norms apart, as allowed" if apart else ""),
     )
+    yield from not_judged_lines(document)
     if document["num_test_images"]:
         how = repaired(document["recovery"])
         yield "accuracy", f"{how}, on {document['num_test_images']:,} test images"

@@ -38,10 +38,14 @@ def accuracy(document: Row) -> Html:
         stage: document["accuracy"][stage] for stage in _STAGES if document["accuracy"].get(stage)
     }
     if not estimates:
+        found = document.get("not_judged")
         return section(
             "Accuracy",
+            _not_judged(found) if found else NOTHING,
             _recovery_line(document["recovery"]),
-            lead="Not measured: it needs labelled images that were not used for calibration.",
+            lead=f"Not judged: {found['reason']}."
+            if found
+            else "Not measured: it needs labelled images that were not used for calibration.",
         )
     low = min(row["low"] for row in estimates.values())
     high = max(row["high"] for row in estimates.values())
@@ -60,6 +64,22 @@ def accuracy(document: Row) -> Html:
         lead=f"Share of right answers on {document['accuracy']['num_images']:,} test images that "
         "were used for nothing else; the bar is the 95 % Wilson interval.",
     )
+
+
+def _not_judged(found: Row) -> Html:
+    """The remedy, and how the original did on images that were prepared in other ways."""
+    rows = [
+        (row["options"] or "as in this run", percent(row["accuracy"]), _deviations(row))
+        for row in found["trials"]
+    ]
+    headers = ("prepared with", "images right", "first norm off by")
+    advice = tag("p", f"What to do: {found['remedy']}.")
+    return join([advice, table(headers, rows)]) if rows else advice
+
+
+def _deviations(row: Row) -> str:
+    distance = row["norm_distance"]
+    return "" if distance is None else f"{distance:.2g} deviations"
 
 
 def latency(comparison: LatencyComparison | None) -> Html:

@@ -61,7 +61,9 @@ def _budget_lines(document: Document) -> Iterator[str]:
 def _accuracy_lines(document: Document) -> Iterator[str]:
     accuracy = document["accuracy"]
     steps = [name for name in ("original", "pruned", "recovered", "exported") if accuracy[name]]
-    if not steps:
+    if document.get("not_judged"):
+        yield f"Not judged: {document['not_judged']['text']}."
+    elif not steps:
         yield "Not measured: no labelled test images were given."
     for name in steps:
         row = accuracy[name]

@@ -126,6 +126,9 @@ def _accuracy_tile(document: Document) -> Html:
     before = accuracy["original"]
     steps = ("exported", "tuned", "distilled", "recovered", "pruned")
     after = next((accuracy[step] for step in steps if accuracy.get(step)), None)
+    found = document.get("not_judged")
+    if found:
+        return tile("Accuracy", "not judged", f"{found['reason']}.")
     if not before or not after:
         return tile("Accuracy", "not measured", "No labelled test images were given.")
     return tile(

@@ -23,7 +23,7 @@ from fairdeploy.records import (
     TargetProfile,
     TimedPlan,
 )
-from fairdeploy.reporting.accuracy_rows import estimate_row
+from fairdeploy.reporting.accuracy_rows import estimate_row, not_judged_row
 from fairdeploy.reporting.json_tree import circumstance_rows, heading_rows, json_tree
 from fairdeploy.reporting.run_record import (
     costs_row,
@@ -107,6 +107,7 @@ def build_sweep_document(
         "method": method_row(method),
         "channel_multiple": dict(channel_multiple),
         "notes": list(result.notes),
+        "not_judged": not_judged_row(data),
         "num_test_images": original.accuracy.num_images if original.accuracy else 0,
         "data": data_row(data),
         **circumstance_rows(profile, warnings, stage_seconds),
