@@ -15,6 +15,7 @@ import torch
 from fairdeploy import stages
 from fairdeploy.options import ShrinkOptions
 from fairdeploy.progress import SilentProgress
+from fairdeploy.scoring.unit_scores import score_units
 from fairdeploy.settings import resolve_shrink
 from fairdeploy.stopwatch import Stopwatch
 
@@ -84,14 +85,14 @@ class Project:
     def is_scored_anew(self, monkeypatch: pytest.MonkeyPatch) -> bool:
         """Run up to the scores; whether they were computed."""
         calls: list[object] = []
-        plain = stages.score_units
+        plain = score_units
 
         def counted(*arguments: Any, **options: Any) -> Any:
             calls.append(arguments)
             return plain(*arguments, **options)
 
         with monkeypatch.context() as patch:
-            patch.setattr(stages, "score_units", counted)
+            patch.setattr("fairdeploy.stages.score_units", counted)
             settings = resolve_shrink(
                 ShrinkOptions(model="net.pt", budgets=("60%",), output=Path("out"), **self.options)
             )

@@ -19,6 +19,8 @@ Step = Callable[[Tensor], Tensor]
 class Net(nn.Module):
     """One layer and what follows it."""
 
+    scale: Tensor
+
     def __init__(self, step: Step, scale: float = 2.0) -> None:
         super().__init__()
         torch.manual_seed(0)
