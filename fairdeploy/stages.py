@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,12 +21,14 @@ from fairdeploy.allocation.restrictions import (
 from fairdeploy.allocation.search import check_reachable, search
 from fairdeploy.cache_folder import cache_folder
 from fairdeploy.deployment.parity import predict, repeated
+from fairdeploy.graph.graph_text import graph_tensors, graph_text
 from fairdeploy.graph.model_inputs import model_inputs
 from fairdeploy.graph.model_outputs import class_scores
 from fairdeploy.graph.residual_branches import blocks_hint
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.inputs.calibration import check_labels_fit, load_data, with_predicted_labels
+from fairdeploy.inputs.fingerprint import sha256_of_images, sha256_of_tensors
 from fairdeploy.inputs.model_loading import load_model
 from fairdeploy.inputs.original_check import check_original
 from fairdeploy.inputs.other_inputs import with_noise_for_others
@@ -229,11 +232,7 @@ def score(
 ) -> UnitScores:
     """U and R of all units, or what takes their places: from the cache, or in one pass."""
     seed, method = settings.model.seed, settings.method
-    key = scores_key(
-        model.sha256, data.sha256, seed=seed, units=graph.num_units,
-        inputs=" ".join(map(str, graph.inputs.specs)), output=graph.outputs.main,
-        signal=method.signal, protect=method.protect,
-    )  # fmt: skip
+    key = _scores_key(graph, data, settings)
     for text in method_warnings(method):
         watch.warn(text)
     with watch.stage("score units", total=len(data.calibration)) as stage:
@@ -250,6 +249,22 @@ def score(
             ),
             tell_found=lambda: stage.note("from the cache"),
         )
+
+
+def _scores_key(graph: UnitGraph, data: DataSplits, settings: RunSettings) -> str:
+    """Everything that scores hang on: what is computed, on what, and what may go."""
+    units = [(group.name, group.blocks.tolist()) for group in graph.groups]
+    return scores_key(
+        sha256_of_tensors(graph_tensors(graph.module)),
+        sha256_of_images(data.calibration),
+        graph=graph_text(graph.module), units=json.dumps(units), attention=graph.attention,
+        norms=graph.allow_norm_coupled, branches=" ".join(b.name for b in graph.branches),
+        inputs=" ".join(map(str, graph.inputs.specs)), output=graph.outputs.main,
+        batch=graph.inputs.batch if graph.inputs.is_batch_fixed else 0,
+        signal=settings.method.signal, protect=settings.method.protect,
+        seed=settings.model.seed, device=graph.device.type,
+        versions=f"torch {torch.__version__}, numpy {np.__version__}",
+    )  # fmt: skip
 
 
 def allocate(
