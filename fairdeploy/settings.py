@@ -11,7 +11,12 @@ from typing import Any
 
 from fairdeploy.errors import UsageError
 from fairdeploy.input_specs import InputSpec, parse_inputs
-from fairdeploy.inputs.project_file import ProjectFile, load_project_file
+from fairdeploy.inputs.project_file import (
+    PROJECT_FILE_NAME,
+    ProjectFile,
+    load_project_file,
+    refuse_foreign_code,
+)
 from fairdeploy.inputs.target_profiles import load_profile
 from fairdeploy.method_settings import resolve_method
 from fairdeploy.options import (
@@ -28,7 +33,14 @@ from fairdeploy.options import (
     choice_of,
     first_given,
 )
-from fairdeploy.records import MetricName, PruningMethod, Restrictions, TargetProfile
+from fairdeploy.records import (
+    ClassOrder,
+    ImageFitting,
+    MetricName,
+    PruningMethod,
+    Restrictions,
+    TargetProfile,
+)
 from fairdeploy.training_settings import resolve_tuning
 
 DEFAULT_CALIBRATION_IMAGES = 512
@@ -54,6 +66,7 @@ class ModelSettings:
     fixed_batch: int | None
     mean: Sequence[float] | None
     std: Sequence[float] | None
+    fitting: ImageFitting
     seed: int
     trust_pickle: bool
     attention: AttentionOption
@@ -68,6 +81,7 @@ class RunSettings:
     model: ModelSettings
     data: str | None
     class_names: tuple[str, ...] | None
+    class_order: ClassOrder
     num_calibration: int
     max_test: int
     output: Path
@@ -121,10 +135,22 @@ class SweepSettings(RunSettings):
     """Per cent of the original's cost, falling; None: spread over what can be reached."""
 
 
-def project_of(model: str) -> ProjectFile:
-    """``fairdeploy.toml`` beside the model, or in the working folder for a model given by name."""
-    path = Path(model)
-    return load_project_file(path.parent if path.is_file() else Path())
+def project_of(options: ControlOptions) -> ProjectFile:
+    """``fairdeploy.toml`` beside the model, or in the working folder for a model given by name.
+
+    Raises:
+        ProjectFileError: It is malformed, or lies elsewhere and names code that would run.
+    """
+    path = Path(options.model)
+    folder = path.parent if path.is_file() else Path()
+    project = load_project_file(folder)
+    if not options.trust_project:
+        typed = {"arch": options.arch}
+        if isinstance(options, RunOptions):
+            typed["data"] = options.data
+        used = {key: getattr(project, key) for key, given in typed.items() if given is None}
+        refuse_foreign_code(folder / PROJECT_FILE_NAME, used)
+    return project
 
 
 def resolve_model(options: ControlOptions, project: ProjectFile) -> ModelSettings:
@@ -140,11 +166,22 @@ def resolve_model(options: ControlOptions, project: ProjectFile) -> ModelSetting
         fixed_batch=first_given(options.fixed_batch, project.fixed_batch),
         mean=first_given(options.mean, project.mean),
         std=first_given(options.std, project.std),
+        fitting=_fitting(options.fitting, project),
         seed=first_given(options.seed, project.seed) or 0,
         trust_pickle=options.trust_pickle,
         attention=first_given(options.attention, project.attention) or "heads",
         allow_norm_coupled=options.allow_norm_coupled or bool(project.allow_norm_coupled),
         blocks=bool(first_given(options.blocks, project.blocks)),
+    )
+
+
+def _fitting(typed: ImageFitting, project: ProjectFile) -> ImageFitting:
+    return ImageFitting(
+        crop_pct=first_given(typed.crop_pct, project.crop_pct),
+        crop_mode=first_given(typed.crop_mode, project.crop_mode),
+        interpolation=first_given(typed.interpolation, project.interpolation),
+        channel_order=first_given(typed.channel_order, project.channel_order),
+        white=first_given(typed.white, project.white),
     )
 
 
@@ -189,7 +226,7 @@ def resolve_shrink(options: ShrinkOptions) -> ShrinkSettings:
         UsageError: No budget is given anywhere, or a value can't be.
         ProjectFileError: The project file is malformed.
     """
-    project = project_of(options.model)
+    project = project_of(options)
     budgets = first_given(options.budgets, project.budget) or ()
     max_drop = first_given(options.max_drop, project.max_drop)
     steps = first_given(options.steps, project.steps) or 1
@@ -249,7 +286,7 @@ def resolve_sweep(options: SweepOptions) -> SweepSettings:
             "for a single one use fairdeploy shrink"
         )
     output = default_output(options.model, "sweep")
-    run = _resolve_run(options, project_of(options.model), output)
+    run = _resolve_run(options, project_of(options), output)
     percents = None if options.at is None else tuple(sorted(set(options.at), reverse=True))
     return SweepSettings(**_values(run), metric=metric, num_points=num_points, percents=percents)
 
@@ -273,7 +310,8 @@ def _resolve_run(
     return RunSettings(
         model=resolve_model(options, project),
         data=first_given(options.data, project.data),
-        class_names=project.class_names,
+        class_names=first_given(options.class_names, project.class_names),
+        class_order=first_given(options.class_order, project.class_order) or "natural",
         num_calibration=num_calibration,
         max_test=project.max_test or DEFAULT_TEST_IMAGES,
         output=options.output or output,

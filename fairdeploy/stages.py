@@ -67,6 +67,7 @@ def load_network(settings: ModelSettings, watch: Stopwatch) -> LoadedModel:
             input_shape=settings.input_shape,
             mean=settings.mean,
             std=settings.std,
+            fitting=settings.fitting,
             seed=settings.seed,
             inputs=settings.inputs,
         )
@@ -131,6 +132,7 @@ def load_images(
             with_rest=settings.recover == "distil" or settings.is_repair_judged,
             seed=settings.model.seed,
             class_names=settings.class_names,
+            class_order=settings.class_order,
             others=graph.inputs.others,
             image_name=graph.inputs.names[graph.inputs.image],
         )

@@ -24,6 +24,7 @@ from fairdeploy.inputs.input_format import (
     image_size_from_option,
 )
 from fairdeploy.inputs.pickle_safety import damaged, load_checkpoint
+from fairdeploy.inputs.published_preprocessing import Published, published_preprocessing
 from fairdeploy.inputs.state_dicts import (
     Weights,
     fill_network,
@@ -31,7 +32,7 @@ from fairdeploy.inputs.state_dicts import (
     infer_num_classes,
     strip_wrappers,
 )
-from fairdeploy.records import LoadedModel
+from fairdeploy.records import ImageFitting, LoadedModel
 
 _FOREIGN_KINDS = {
     ".onnx": "an ONNX file",
@@ -55,6 +56,7 @@ def load_model(
     std: Sequence[float] | None = None,
     seed: int = 0,
     inputs: tuple[InputSpec, ...] = (),
+    fitting: ImageFitting | None = None,
 ) -> LoadedModel:
     """Load a network in eval mode, in float32, on the CPU.
 
@@ -70,13 +72,16 @@ def load_model(
         std: The same.
         seed: Of random weights. The caller's random state stays as it was.
         inputs: What the network takes, if not one image and nothing else.
+        fitting: How images are resized and cut; overrides the model's own configuration.
 
     Raises:
         ModelError: The file or the weights cannot be used; ``UnsafePickleError`` if it would run
             code.
         UsageError: An option is missing or impossible.
     """
-    hints = InputHints(shape=input_shape, mean=mean, std=std, inputs=inputs)
+    hints = InputHints(
+        shape=input_shape, mean=mean, std=std, inputs=inputs, fitting=fitting or ImageFitting()
+    )
     if source.startswith(_DIRECT_PREFIXES):
         return _load_by_name(source, arch, num_classes, hints, seed)
     path = Path(source)
@@ -107,7 +112,7 @@ def _load_by_name(
             f"'{source}' has random weights, so its accuracy means nothing; write "
             f"{source},pretrained=true or give a checkpoint with --arch {source}",
         )
-    hints = _with_option_size(hints, architecture)
+    hints = _with_architecture(hints, architecture, network, source)
     return _finished(source, architecture.name, network, hints, warnings=warnings)
 
 
@@ -137,7 +142,7 @@ def _load_state_dict(
                 architecture, num_classes=inferred, seed=seed, state_keys=weights.keys()
             )
     fill_network(network, weights, source=source, arch=arch)
-    hints = _with_option_size(hints, architecture)
+    hints = _with_architecture(hints, architecture, network, source)
     return _finished(source, Path(source).stem, network, hints)
 
 
@@ -155,6 +160,8 @@ def _finished(
     if half:
         module = module.float()
         warnings += (f"weights in {', '.join(map(str, sorted(half, key=str)))} became float32",)
+    if hints.published == Published():
+        hints = replace(hints, published=published_preprocessing(module, None, source))
     preprocessing, assumed = find_preprocessing(module, hints)
     return LoadedModel(
         name=name,
@@ -168,9 +175,16 @@ def _finished(
     )
 
 
-def _with_option_size(hints: InputHints, architecture: Architecture) -> InputHints:
-    size = image_size_from_option(architecture.options.get("img_size"))
-    return replace(hints, image_size=size)
+def _with_architecture(
+    hints: InputHints, architecture: Architecture, network: nn.Module, source: str
+) -> InputHints:
+    """With what the architecture's options and its library tell."""
+    return replace(
+        hints,
+        image_size=image_size_from_option(architecture.options.get("img_size")),
+        published=published_preprocessing(network, architecture, source),
+        may_be_other=not architecture.is_pretrained,
+    )
 
 
 def _check_weights(source: str, module: nn.Module) -> None:

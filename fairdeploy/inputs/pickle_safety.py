@@ -230,8 +230,8 @@ def _unpickling_reason(error: pickle.UnpicklingError) -> str:
 
 def _load_trusted(path: Path) -> object:
     try:
-        folders = importable_folders(Path.cwd(), path.resolve().parent)
-        with folders, warnings.catch_warnings():
+        beside = importable_folders(path.resolve().parent, come_last=True)
+        with importable_folders(Path.cwd()), beside, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=False)
     except (AttributeError, ModuleNotFoundError) as error:

@@ -66,6 +66,7 @@ def read_choice(spec: str, data: PooledData, choice: Choice) -> DataSplits:
         warnings=data.warnings + warnings + more,
         selection=selection,
         training=training,
+        preprocessing=data.preprocessing,
     )
 
 

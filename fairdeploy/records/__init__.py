@@ -49,7 +49,22 @@ from fairdeploy.records.deployment import (
     TensorNames,
     default_multiple,
 )
-from fairdeploy.records.inputs import DataSplits, ImageSet, LabelSource, LoadedModel, Preprocessing
+from fairdeploy.records.inputs import (
+    CHANNEL_ORDERS,
+    CLASS_ORDERS,
+    CROP_MODES,
+    INTERPOLATIONS,
+    ChannelOrder,
+    ClassOrder,
+    CropMode,
+    DataSplits,
+    ImageFitting,
+    ImageSet,
+    Interpolation,
+    LabelSource,
+    LoadedModel,
+    Preprocessing,
+)
 from fairdeploy.records.method import (
     ALLOCATION_RULES,
     KNOBS,
@@ -95,6 +110,10 @@ from fairdeploy.records.variants import Divergence, OnnxChanges, Tolerance, Vari
 
 __all__ = [
     "ALLOCATION_RULES",
+    "CHANNEL_ORDERS",
+    "CLASS_ORDERS",
+    "CROP_MODES",
+    "INTERPOLATIONS",
     "KNOBS",
     "PROTECTIONS",
     "SIGNALS",
@@ -110,7 +129,10 @@ __all__ = [
     "Budget",
     "CallTimes",
     "Cause",
+    "ChannelOrder",
     "ClassChange",
+    "ClassOrder",
+    "CropMode",
     "DataSplits",
     "DeviceRecord",
     "DistillationSummary",
@@ -123,8 +145,10 @@ __all__ = [
     "GroupRounding",
     "GroupScores",
     "IdleGapComparison",
+    "ImageFitting",
     "ImageSet",
     "InputSignature",
+    "Interpolation",
     "LabelSource",
     "LatencyCandidate",
     "LatencyComparison",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from fairdeploy.file_metadata import fit_in_words, pixels_in_words
 from fairdeploy.reporting.chain import verdict
 from fairdeploy.reporting.quantities import amount, count, error_text, percent, share_of, size
 
@@ -105,12 +106,7 @@ def _use_lines(document: Document) -> Iterator[str]:
     yield f"takes {inputs} (sizes without the batch)"
     told = document.get("preprocessing")
     if told:
-        channels = "RGB" if told["channels"] == 3 else f"{told['channels']}-channel"
-        yield (
-            f"images: {channels}, the shorter side scaled to just cover {told['height']}x"
-            f"{told['width']} (bicubic), the centre cut out, pixels divided by 255, minus "
-            f"{told['mean']}, divided by {told['std']}"
-        )
+        yield f"images: {fit_in_words(told)}; pixels: {pixels_in_words(told)}"
     yield "`python run.py IMAGE` classifies an image; it needs numpy, onnxruntime and Pillow"
     yield "`fairdeploy verify .` checks every file of this folder"
 

@@ -36,7 +36,8 @@ def run_facts(document: Row) -> Html:
         _restrictions(document["restrictions"]),
         stage_times(document["stage_seconds"]),
         _layers(document["recovery"]),
-        lead="The same command with the same files and seed gives the same plan, byte for byte.",
+        lead="The same command with the same files and seed gives the same plan, byte for byte, on "
+        "the same machine with the same versions; elsewhere up to ties.",
     )
 
 

@@ -212,7 +212,8 @@ def _run(document: Row) -> Html:
             },
         ),
         stage_times(document["stage_seconds"]),
-        lead="The same command with the same files and seed gives the same plans, byte for byte.",
+        lead="The same command with the same files and seed gives the same plans, byte for byte, "
+        "on the same machine with the same versions; elsewhere up to ties.",
     )
 
 

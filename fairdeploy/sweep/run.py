@@ -38,6 +38,7 @@ from fairdeploy.records import (
     SweepTarget,
     TradeOff,
 )
+from fairdeploy.removal_stage import check_answers
 from fairdeploy.reporting.sweep_record import build_sweep_document, write_sweep
 from fairdeploy.rounding import multiple_row, resolve_multiple, with_multiple
 from fairdeploy.scored_groups import group_scores, group_sizes, unscored_groups
@@ -84,6 +85,7 @@ def sweep(options: SweepOptions, progress: Progress | None = None) -> SweepResul
 
     model = load_network(settings.model, watch)
     graph = capture_network(model, settings.model, watch)
+    check_answers(model, graph, settings.model.seed, watch)
     costs = CostModel(graph.cost_terms, len(graph.groups))
     rules = rules_of(graph, settings.restrictions)
     channels = resolve_multiple(
