@@ -56,6 +56,7 @@ def changes_row(
         return None
     return {
         "by_step": {step: difference_row(paired) for step, paired in changes.by_step.items()},
+        "since_last": {step: difference_row(row) for step, row in changes.since_last.items()},
         "by_class": [_class_row(change, class_names) for change in changes.by_class],
     }
 
@@ -86,6 +87,8 @@ def gate_row(gate: DropGate | None) -> dict[str, Any] | None:
         "passed": gate.passed,
         "problem": None if gate.passed else gate_problem(gate),
         "search": asdict(search) if search else None,
+        "images_needed": gate.images_needed,
+        "undecided": asdict(gate.undecided) if gate.undecided else None,
     }
 
 

@@ -148,6 +148,22 @@ def change_text(row: Mapping[str, Any]) -> str:
     )
 
 
+def needed_text(gate: Mapping[str, Any]) -> str:
+    """How many images the asked drop needs, and what was left open for want of them."""
+    needed, count = gate["images_needed"], gate["difference"]["num_images"]
+    if needed is None:
+        return "no number of images shows that nothing at all is lost"
+    enough = "there are" if count >= needed else "there are only"
+    text = f"to tell a drop of {100 * gate['max_drop']:g} % takes about {needed:,} images here; "
+    text += f"{enough} {count:,}"
+    if (open_one := gate["undecided"]) is not None:
+        text += (
+            f", which leaves open whether {open_one['budget']} would do: "
+            f"accuracy {change_text(open_one['difference'])}"
+        )
+    return text
+
+
 _MEASURES: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "accuracy": ("accuracy", percent),
     "agreement": ("same class as the original", percent),
