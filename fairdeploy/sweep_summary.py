@@ -86,7 +86,7 @@ def _speed(point: Document) -> str:
     if row is None:
         return ""
     interval = f"[dim]({row['speedup_low']:.2f} to {row['speedup_high']:.2f})[/]"
-    return f"{row['speedup']:.2f}x {interval}"
+    return f"{'no claim' if row['is_too_busy'] else format(row['speedup'], '.2f') + 'x'} {interval}"
 
 
 def _mark(point: Document) -> str:

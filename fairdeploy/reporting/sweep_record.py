@@ -166,5 +166,6 @@ def _race_row(timed: TimedPlan | None) -> dict[str, Any] | None:
         "speedup_high": 1 / timed.ratio_low,
         "original_ms": timed.original_ms,
         "shrunk_ms": timed.shrunk_ms,
+        "is_too_busy": timed.is_too_busy,
         "is_wide": timed.ratio_high - timed.ratio_low > WIDE_INTERVAL * timed.ratio,
     }
