@@ -47,6 +47,8 @@ from fairdeploy.cli_options import (
     Std,
     Target,
     TrustPickle,
+    TrustProject,
+    WeightsKey,
     White,
 )
 from fairdeploy.option_values import (
@@ -77,6 +79,7 @@ class ControlFlags:
     """Which network, and what may go from it."""
 
     arch: Arch = None
+    weights: WeightsKey = None
     target: Target = None
     include: Include = None
     exclude: Exclude = None
@@ -93,6 +96,7 @@ class ControlFlags:
     fixed_batch: FixedBatch = None
     seed: Seed = None
     trust_pickle: TrustPickle = False
+    trust_project: TrustProject = False
     as_json: Json = False
 
     def values(self) -> dict[str, Any]:
@@ -103,6 +107,7 @@ class ControlFlags:
         """
         return {
             "arch": self.arch,
+            "weights": self.weights,
             "target": self.target,
             "include": given(self.include),
             "exclude": given(self.exclude),
@@ -119,6 +124,7 @@ class ControlFlags:
             "fixed_batch": self.fixed_batch,
             "seed": self.seed,
             "trust_pickle": self.trust_pickle,
+            "trust_project": self.trust_project,
         }
 
 

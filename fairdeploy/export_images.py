@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fairdeploy.artifact_folder import ArtifactFolder
+from fairdeploy.artifact_folder import REPORT_FILE, ArtifactFolder
 from fairdeploy.deployment.parity import repeated
 from fairdeploy.deployment.variant_checks import Examples, make_examples
 from fairdeploy.errors import ExportError
@@ -21,6 +21,7 @@ from fairdeploy.graph.model_inputs import ModelInputs, model_inputs
 from fairdeploy.inputs.calibration import load_data
 from fairdeploy.inputs.factories import is_factory_spec
 from fairdeploy.inputs.other_inputs import with_noise_for_others
+from fairdeploy.inputs.project_file import refuse_foreign_code
 from fairdeploy.options import ExportOptions
 from fairdeploy.records import DataSplits, ImageSet, Preprocessing
 from fairdeploy.records.image_preparation import WHITE, cropped, prepared, scale_size
@@ -139,6 +140,8 @@ def _source(options: ExportOptions, folder: ArtifactFolder) -> str | None:
     if not told or told["is_synthetic"]:
         return None
     source = str(told["source"])
+    if not options.trust_project:
+        refuse_foreign_code(folder.path / REPORT_FILE, {"data": source})
     return source if Path(source).exists() or is_factory_spec(source) else None
 
 

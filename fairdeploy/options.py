@@ -61,6 +61,8 @@ class ModelOptions:
     model: str
     """A path, ``timm:NAME`` or ``torchvision:NAME``."""
     arch: str | None = None
+    weights: str | None = None
+    """Key or prefix of the weights to take where a checkpoint holds several."""
     num_classes: int | None = None
     input_shape: InputShape | None = None
     inputs: tuple[str, ...] | None = None
@@ -75,6 +77,8 @@ class ModelOptions:
     """How images are resized, cut and scaled."""
     seed: int | None = None
     trust_pickle: bool = False
+    trust_project: bool = False
+    """Let a ``fairdeploy.toml`` that lies outside the working folder name code to run."""
     attention: AttentionOption | None = None
     """What may go from attention."""
     allow_norm_coupled: bool = False
@@ -261,5 +265,7 @@ class ExportOptions:
     opset: int | None = None
     embed_preprocess: bool = False
     probabilities: bool = False
+    trust_project: bool = False
+    """Let the folder's report name code to run: a factory of the images of the run."""
     target: str | None = None
     """Name or path of the target profile that files are opened with; None: cpu."""

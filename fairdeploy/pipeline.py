@@ -40,7 +40,7 @@ from fairdeploy.pruning_steps import prune_in_steps
 from fairdeploy.records import AccuracyByStage, GroupScores, RunRecord, UnitScores
 from fairdeploy.recovery.best_weights import load_state
 from fairdeploy.recovery.processes import launched_rank
-from fairdeploy.removal_stage import remove
+from fairdeploy.removal_stage import check_answers, remove
 from fairdeploy.reporting.run_record import build_document, write_report
 from fairdeploy.rounding import resolve_multiple, rounding_outcome, with_multiple
 from fairdeploy.saving import write_network
@@ -99,6 +99,7 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
 
     model = load_network(settings.model, watch)
     graph = capture_network(model, settings.model, watch)
+    check_answers(model, graph, settings.model.seed, watch)
     costs = CostModel(graph.cost_terms, len(graph.groups))
     rules = rules_of(graph, settings.restrictions)
     refuse_unreachable(graph, costs, counted, 1, rules)

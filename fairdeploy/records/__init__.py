@@ -12,7 +12,10 @@ from fairdeploy.records.accuracy import (
     DropGate,
     DropSearch,
     DropTrial,
+    Measure,
     PairedDifference,
+    Verdict,
+    paired_interval,
 )
 from fairdeploy.records.allocation import (
     Allocation,
@@ -155,6 +158,7 @@ __all__ = [
     "LatencyStats",
     "LayerFit",
     "LoadedModel",
+    "Measure",
     "Mending",
     "MetricName",
     "ModuleTime",
@@ -195,6 +199,8 @@ __all__ = [
     "TuningSummary",
     "UnitScores",
     "VariantCheck",
+    "Verdict",
     "WidthTime",
     "default_multiple",
+    "paired_interval",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -85,6 +85,8 @@ class LoadedModel:
     """What was assumed in loading and should be told: random weights, unknown mean and std, …"""
     inputs: tuple[InputSpec, ...] = ()
     """As the user described them; empty for one image and nothing else."""
+    weights: str = ""
+    """Which of the file's weights these are; empty for the only ones at its top."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,15 @@ class ImageSet:
 
     def __len__(self) -> int:
         return int(self.images.shape[0])
+
+    def part(self, chosen: Tensor) -> ImageSet:
+        """Some of them, by place or by a mask [N]."""
+        return replace(
+            self,
+            images=self.images[chosen],
+            labels=None if self.labels is None else self.labels[chosen],
+            others={name: tensor[chosen] for name, tensor in self.others.items()},
+        )
 
 
 @dataclass(frozen=True, slots=True)

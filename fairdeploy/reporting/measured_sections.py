@@ -11,6 +11,7 @@ from fairdeploy.records import DeviceRecord, LatencyComparison, LatencyStats
 from fairdeploy.reporting.charts import axis_labels, interval_bar, latency_histogram
 from fairdeploy.reporting.markup import NOTHING, Html, join, pill, section, table, tag
 from fairdeploy.reporting.quantities import (
+    NO_CLAIM,
     error_text,
     factor,
     milliseconds,
@@ -99,7 +100,8 @@ def latency(comparison: LatencyComparison | None) -> Html:
         ),
         _latency_table(comparison),
         _latency_facts(comparison),
-        lead=f"{factor(comparison.speedup)} as fast (95 % interval "
+        lead=f"{NO_CLAIM if comparison.is_too_busy else factor(comparison.speedup) + ' as fast'} "
+        "(95 % interval "
         f"{factor(comparison.speedup_low)} to {factor(comparison.speedup_high)}), from "
         f"{len(comparison.original.raw_ms):,} pairs of calls in turn, batch {comparison.batch}."
         + (" The machine was not quiet: take this with care." if comparison.is_noisy else ""),
@@ -195,11 +197,10 @@ def _latency_table(comparison: LatencyComparison) -> Html:
             label,
             milliseconds(before),
             milliseconds(after),
-            factor(before / after if after else None),
         )
         for label, before, after in pairs
     )
-    return table(("per call", "original", "shrunk", "ratio"), rows)
+    return table(("per call", "original", "shrunk"), rows)
 
 
 def _latency_facts(comparison: LatencyComparison) -> Html:

@@ -42,6 +42,7 @@ def _words(options: SweepOptions) -> Iterator[str]:
         "--num-calibration": options.num_calibration,
         "--round-to": options.round_to,
         "--attention": options.attention,
+        "--weights": options.weights,
         "--num-classes": options.num_classes,
         "--input-size": _size(options.input_shape),
         "--main-output": options.main_output,
@@ -78,6 +79,8 @@ def _words(options: SweepOptions) -> Iterator[str]:
         yield "--blocks" if options.blocks else "--no-blocks"
     if options.trust_pickle:
         yield "--trust-pickle"
+    if options.trust_project:
+        yield "--trust-project"
 
 
 def _training_words(training: TrainingOptions) -> Iterator[str]:
