@@ -32,6 +32,15 @@ Arch = Annotated[
         help="The network of a state dict: timm:NAME, torchvision:NAME or package.module:factory."
     ),
 ]
+WeightsKey = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="KEY",
+        help="Which weights of a checkpoint that holds several: a key or prefix of names, such as "
+        "model_ema or student; if not given, averaged ones are taken where they are there.",
+    ),
+]
 NumClasses = Annotated[int | None, typer.Option(help="Length of the classifier.", min=1)]
 InputSize = Annotated[
     str | None, typer.Option(metavar="H or C,H,W", help="Image size that the network takes.")

@@ -48,6 +48,7 @@ from fairdeploy.cli_options import (
     Target,
     TrustPickle,
     TrustProject,
+    WeightsKey,
     White,
 )
 from fairdeploy.option_values import (
@@ -78,6 +79,7 @@ class ControlFlags:
     """Which network, and what may go from it."""
 
     arch: Arch = None
+    weights: WeightsKey = None
     target: Target = None
     include: Include = None
     exclude: Exclude = None
@@ -105,6 +107,7 @@ class ControlFlags:
         """
         return {
             "arch": self.arch,
+            "weights": self.weights,
             "target": self.target,
             "include": given(self.include),
             "exclude": given(self.exclude),

@@ -61,6 +61,8 @@ class ModelOptions:
     model: str
     """A path, ``timm:NAME`` or ``torchvision:NAME``."""
     arch: str | None = None
+    weights: str | None = None
+    """Key or prefix of the weights to take where a checkpoint holds several."""
     num_classes: int | None = None
     input_shape: InputShape | None = None
     inputs: tuple[str, ...] | None = None

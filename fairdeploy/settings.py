@@ -17,6 +17,7 @@ from fairdeploy.inputs.project_file import (
     load_project_file,
     refuse_foreign_code,
 )
+from fairdeploy.inputs.sharded_weights import model_name
 from fairdeploy.inputs.target_profiles import load_profile
 from fairdeploy.method_settings import resolve_method
 from fairdeploy.options import (
@@ -59,6 +60,7 @@ class ModelSettings:
 
     source: str
     arch: str | None
+    weights: str | None
     num_classes: int | None
     input_shape: InputShape | None
     inputs: tuple[InputSpec, ...]
@@ -142,7 +144,7 @@ def project_of(options: ControlOptions) -> ProjectFile:
         ProjectFileError: It is malformed, or lies elsewhere and names code that would run.
     """
     path = Path(options.model)
-    folder = path.parent if path.is_file() else Path()
+    folder = path if path.is_dir() else path.parent if path.is_file() else Path()
     project = load_project_file(folder)
     if not options.trust_project:
         typed = {"arch": options.arch}
@@ -159,6 +161,7 @@ def resolve_model(options: ControlOptions, project: ProjectFile) -> ModelSetting
     return ModelSettings(
         source=options.model,
         arch=first_given(options.arch, project.arch),
+        weights=first_given(options.weights, project.weights),
         num_classes=first_given(options.num_classes, project.num_classes),
         input_shape=_input_shape(options, project, profile),
         inputs=parse_inputs(first_given(options.inputs, project.inputs) or ()),
@@ -331,7 +334,9 @@ def _values(run: RunSettings) -> dict[str, Any]:
 def default_output(model: str, ending: str = "shrunk") -> Path:
     """``model-shrunk`` beside ``model.pt``; ``resnet18-shrunk`` here for ``timm:resnet18``."""
     path = Path(model)
+    if path.is_dir():
+        return path / f"model-{ending}"
     if path.is_file():
-        return path.with_name(f"{path.stem}-{ending}")
+        return path.with_name(f"{model_name(path)}-{ending}")
     name = re.sub(r"[^\w.-]+", "-", model.partition(":")[2].partition(",")[0]).strip("-")
     return Path(f"{name or 'model'}-{ending}")

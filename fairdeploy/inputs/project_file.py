@@ -60,6 +60,7 @@ class ProjectFile:
     """
 
     arch: str | None = None
+    weights: str | None = None
     num_classes: int | None = None
     input_size: int | tuple[int, int, int] | None = None
     """Height = width, or [C, H, W]."""
@@ -214,6 +215,7 @@ def _one_of(choices: tuple[_Choice, ...]) -> Callable[[object], _Choice]:
 
 _READERS: dict[str, Reader] = {
     "arch": text,
+    "weights": text,
     "num_classes": whole_number(1),
     "input_size": _input_size,
     "inputs": text_or_texts,

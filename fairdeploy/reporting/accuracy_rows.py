@@ -26,6 +26,12 @@ ORDER = ("original", "pruned", "recovered", "distilled", "tuned", "exported")
 """Steps that are reported first, in this order; any others follow."""
 
 
+def not_judged_row(data: DataSplits | None) -> dict[str, Any] | None:
+    """Why no accuracy is claimed, and what was tried; None where accuracy is what it is."""
+    found = None if data is None else data.not_judged
+    return None if found is None else asdict(found) | {"text": found.text}
+
+
 def accuracy_row(accuracy: AccuracyByStage) -> dict[str, Any]:
     """The estimate after each step; None where it was not measured."""
     found = {field.name: getattr(accuracy, field.name) for field in fields(accuracy)}

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 MISSING = "\N{EN DASH}"
+NO_CLAIM = "no claim: machine too busy"
+"""Of the speed, where the interval is so wide that it says little."""
 TIMES = "\N{MULTIPLICATION SIGN}"
 _MINUS = "\N{MINUS SIGN}"
 _SPACE = "\N{NO-BREAK SPACE}"
@@ -89,6 +91,11 @@ def milliseconds(value: float | None) -> str:
 def factor(value: float | None) -> str:
     """A ratio: 1.42 and the sign for "times"."""
     return MISSING if value is None else f"{value:.2f}{TIMES}"
+
+
+def as_fast(latency: Mapping[str, Any]) -> str:
+    """``1.42x as fast``, or that the race allows no claim; from a row of any of our documents."""
+    return NO_CLAIM if latency["is_too_busy"] else f"{factor(latency['speedup'])} as fast"
 
 
 def error_text(value: float | None) -> str:

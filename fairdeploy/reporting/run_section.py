@@ -46,6 +46,7 @@ def facts(document: Row, more: Mapping[str, str]) -> Html:
     environment, target, model = document["environment"], document["target"], document["model"]
     pairs = {
         "Model": f"{model['name']} from {model['source']}, {_inputs(model)}",
+        **({"Weights": model["weights"]} if model.get("weights") else {}),
         "Weights SHA-256": tag("span", model["sha256"], class_="hash mono"),
         **more,
         "Data": _data(document["data"]),

@@ -10,9 +10,9 @@ from fairdeploy.reporting.multiples import multiple_text
 from fairdeploy.reporting.page import render_page
 from fairdeploy.reporting.quantities import (
     MISSING,
+    as_fast,
     count,
     error_text,
-    factor,
     metric_name,
     percent,
     plural,
@@ -84,12 +84,12 @@ def _tiles(document: Row) -> Iterator[Html]:
             f"of the {metric}, the smallest network whose answers on the same images show no loss, "
             f"and at most one of {percent(-lossless['difference']['low'])}: {_found(lossless)}",
         )
-    raced = [point for point in networks if point["latency"]]
+    raced = [p for p in networks if p["latency"] and not p["latency"]["is_too_busy"]]
     if raced:
         fastest = max(raced, key=lambda point: float(point["latency"]["speedup"]))
         yield tile(
             "Fastest",
-            f"{factor(fastest['latency']['speedup'])} as fast",
+            as_fast(fastest["latency"]),
             f"with {percent(fastest['left'][key])} of the {metric}: "
             f"{_found(fastest, with_speed=False)}",
         )
@@ -128,7 +128,7 @@ def _found(point: Row, *, with_speed: bool = True) -> str:
     else:
         parts.append(f"{percent(point['r_mass_removed_share'])} of the R-Scores gone")
     if point["latency"] and with_speed:
-        parts.append(f"{factor(point['latency']['speedup'])} as fast")
+        parts.append(as_fast(point["latency"]))
     return ", ".join(parts)
 
 

@@ -42,6 +42,7 @@ def _words(options: SweepOptions) -> Iterator[str]:
         "--num-calibration": options.num_calibration,
         "--round-to": options.round_to,
         "--attention": options.attention,
+        "--weights": options.weights,
         "--num-classes": options.num_classes,
         "--input-size": _size(options.input_shape),
         "--main-output": options.main_output,

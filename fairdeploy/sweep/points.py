@@ -25,6 +25,7 @@ from fairdeploy.records import (
     TimedPlan,
 )
 from fairdeploy.removal_stage import remove_and_prove
+from fairdeploy.reporting.quantities import NO_CLAIM
 from fairdeploy.scored_groups import removed_units
 from fairdeploy.settings import RunSettings
 from fairdeploy.stopwatch import Stopwatch
@@ -131,5 +132,6 @@ def _in_short(point: SweepPoint) -> str:
     if point.accuracy is not None:
         parts.append(f"{point.accuracy.value:.2%}")
     if point.latency is not None:
-        parts.append(f"{1 / point.latency.ratio:.2f}x")
+        timed = point.latency
+        parts.append(NO_CLAIM if timed.is_too_busy else f"{1 / timed.ratio:.2f}x")
     return "  ".join(parts)

@@ -23,6 +23,7 @@ from fairdeploy.deployment.paired_accuracy import paired_difference
 from fairdeploy.deployment.precision import exporter_for
 from fairdeploy.errors import OutputError
 from fairdeploy.graph.unit_graph import UnitGraph
+from fairdeploy.inputs.original_check import require_judged
 from fairdeploy.inputs.target_profiles import load_profile
 from fairdeploy.options import SweepOptions
 from fairdeploy.output_folder import appearing_folder, check_output_folder
@@ -99,6 +100,11 @@ def sweep(options: SweepOptions, progress: Progress | None = None) -> SweepResul
     smallest, original = reachable_range(unscored, costs.costs)[settings.metric]
     targets = _targets(settings, smallest, original)
     data = load_images(settings, model, graph, watch)
+    require_judged(
+        data,
+        max_drop=None,
+        learns_labels=settings.tuning is not None and not settings.tuning.distill,
+    )
     scores = score(graph, model, data, settings, watch)
     groups = group_scores(graph, scores, channels.number, rules, settings.method.allocation)
     with watch.stage("plan points") as stage:

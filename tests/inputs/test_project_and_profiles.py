@@ -14,6 +14,7 @@ from fairdeploy.records import default_multiple
 
 WHOLE = """
 arch = "nets.py:make"
+weights = "model_ema"
 num_classes = 10
 input_size = [1, 28, 28]
 mean = [0.5]
@@ -68,6 +69,7 @@ def test_folder_without_a_file_has_no_defaults(tmp_path: Path) -> None:
 def test_every_key_is_read_and_paths_lie_beside_the_file(tmp_path: Path) -> None:
     assert project_of(tmp_path, WHOLE) == ProjectFile(
         arch=f"{tmp_path}/nets.py:make",
+        weights="model_ema",
         num_classes=10,
         input_size=(1, 28, 28),
         mean=(0.5,),

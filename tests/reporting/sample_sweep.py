@@ -106,5 +106,6 @@ def _latency(speedup: float) -> dict[str, Any]:
     return {
         "speedup": speedup, "speedup_low": low, "speedup_high": high, "left": 1 / speedup,
         "left_low": 1 / high, "left_high": 1 / low, "is_wide": speedup == 4.0,
+        "is_too_busy": False,
         "original_ms": 2.0, "shrunk_ms": 2.0 / speedup,
     }  # fmt: skip
