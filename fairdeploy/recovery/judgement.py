@@ -94,9 +94,10 @@ class Judge:
         )
         errors, means, squares = [], [], []
         for ours, theirs in both:
-            errors.append((ours - theirs).double().square().flatten(1).mean(dim=1))
-            means.append(theirs.double().flatten(1).mean(dim=1))
-            squares.append(theirs.double().square().flatten(1).mean(dim=1))
+            wanted = _rows(theirs)
+            errors.append((_rows(ours) - wanted).square().mean(dim=1))
+            means.append(wanted.mean(dim=1))
+            squares.append(wanted.square().mean(dim=1))
         variance = torch.cat(squares).mean() - torch.cat(means).mean().square()
         return torch.cat(errors) / variance.clamp_min(_TINY)
 
@@ -169,6 +170,11 @@ class Contest:
             num_images=self._judge.num_images,
             is_taken=after is not self._before,
         )
+
+
+def _rows(values: Tensor) -> Tensor:
+    """float64 [N, values of an image]."""
+    return values.double().reshape(len(values), -1)
 
 
 def kept_if_better(

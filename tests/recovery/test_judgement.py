@@ -136,6 +136,23 @@ class Maps(SmallResidual):
         return (x + self.norm2(self.conv2(self.norm1(self.conv1(x)).relu()))).relu()
 
 
+class OneNumber(SmallResidual):
+    """One number for each image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Numbers, [N]."""
+        return super().forward(x)[:, 0]
+
+
+def test_networks_that_give_single_numbers_are_judged_too() -> None:
+    network = shrink(randomise(OneNumber(), 0), 0.3)
+    judge = Judge(network.graph, ImageSet(noise(70), torch.arange(70) % 5, "given"))
+    _, verdict = kept_if_better(judge, network.shrunk, lambda: None)
+    assert verdict is not None
+    assert (verdict.measure, verdict.outcome) == ("error", "kept")
+    assert verdict.before > 0
+
+
 def test_maps_are_judged_by_their_error_as_a_share_of_the_variance() -> None:
     network = shrink(randomise(Maps(), 0), 0.3)
     images = noise(70)  # more than one batch
