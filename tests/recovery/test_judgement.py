@@ -17,7 +17,14 @@ from fairdeploy.recovery.judgement import (
     kept_if_better,
 )
 from tests.random_networks import randomise
-from tests.recovery.shrunk_networks import Pair, SmallResidual, noise, shrink, small_residual
+from tests.recovery.shrunk_networks import (
+    Pair,
+    SmallResidual,
+    noise,
+    shrink,
+    small_residual,
+    with_varied_answers,
+)
 
 COUNT = 300
 
@@ -75,6 +82,15 @@ def test_equally_many_right_answers_bring_the_old_weights_back() -> None:
     assert torch.equal(bias(network), before)
 
 
+def test_numbers_of_which_one_is_always_the_largest_are_no_classes_unless_it_is_known() -> None:
+    network = shrink(small_residual(), 0.3)  # the same one of five for all noise
+    unlabelled = ImageSet(noise(40), None, "none")
+    assert Judge(network.graph, unlabelled).measure == "error"
+    assert Judge(network.graph, unlabelled, has_classes=True).measure == "agreement"
+    labelled = ImageSet(noise(40), torch.arange(40) % 5, "given")
+    assert Judge(network.graph, labelled).measure == "accuracy"
+
+
 class Scripted(Judge):
     """Gives prepared answers, whatever the network is; the last ones again and again."""
 
@@ -118,7 +134,7 @@ def test_the_best_of_many_looks_has_to_be_further_ahead_to_be_called_improved() 
 
 
 def test_without_labels_agreement_with_the_original_decides() -> None:
-    network = shrink(small_residual(), 0.5)
+    network = shrink(with_varied_answers(), 0.5)
     predicted = ImageSet(noise(40), torch.zeros(40, dtype=torch.int64), "predicted")
     judge = Judge(network.graph, predicted)
     assert judge.measure == "agreement"
