@@ -28,6 +28,7 @@ from fairdeploy.inputs.calibration import check_labels_fit, load_data, with_pred
 from fairdeploy.inputs.model_loading import load_model
 from fairdeploy.inputs.other_inputs import with_noise_for_others
 from fairdeploy.inputs.splits import with_spare_selection
+from fairdeploy.inputs.unclassified import checked_output, refuse_classes
 from fairdeploy.method_notes import fitting_warning, method_warnings
 from fairdeploy.method_settings import DEFAULT_RECOVERY
 from fairdeploy.options import RecoveryMethod
@@ -43,7 +44,9 @@ from fairdeploy.records import (
     UnitScores,
 )
 from fairdeploy.recovery.batchnorm import reestimate_batchnorm
+from fairdeploy.recovery.finetuning import no_scores
 from fairdeploy.recovery.fitted_weights import own_tensors
+from fairdeploy.recovery.imitation import are_scores
 from fairdeploy.recovery.judgement import Judge, kept_if_better
 from fairdeploy.recovery.least_squares import fit_least_squares
 from fairdeploy.reporting.accuracy_rows import verdict_row
@@ -144,8 +147,14 @@ def load_images(
             data = replace(data, training=replace(data.training, has_labels=False))
         data = with_noise_for_others(data, graph.inputs, settings.model.seed)
         main = graph.outputs.main_tensor(graph.module(*graph.example_inputs))
-        check_labels_fit(data, class_scores(main).shape[1])
-        data = with_predicted_labels(data, scores_by_class(graph), graph.inputs.arranged)
+        if settings.tuning is not None and not are_scores(main):
+            raise no_scores()
+        num_scores = class_scores(checked_output(main, graph.inputs.batch)).shape[1]
+        if num_scores == 1:
+            refuse_classes(data, settings.method)
+        else:
+            check_labels_fit(data, num_scores)
+            data = with_predicted_labels(data, scores_by_class(graph), graph.inputs.arranged)
         if main.dim() != 2 and data.test is not None:
             text = "the model gives a map, not one score per class; accuracy is not measured"
             data = replace(data, test=None, warnings=(*data.warnings, text))

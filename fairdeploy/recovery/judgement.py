@@ -93,10 +93,11 @@ class Judge:
             self._parts(network, device), self._parts(self._original, self._device), strict=True
         )
         errors, means, squares = [], [], []
-        for ours, theirs in both:
-            errors.append((ours - theirs).double().square().flatten(1).mean(dim=1))
-            means.append(theirs.double().flatten(1).mean(dim=1))
-            squares.append(theirs.double().square().flatten(1).mean(dim=1))
+        for pair in both:
+            ours, theirs = (part.double().reshape(len(part), -1) for part in pair)
+            errors.append((ours - theirs).square().mean(dim=1))
+            means.append(theirs.mean(dim=1))
+            squares.append(theirs.square().mean(dim=1))
         variance = torch.cat(squares).mean() - torch.cat(means).mean().square()
         return torch.cat(errors) / variance.clamp_min(_TINY)
 
