@@ -7,15 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import fx
 
 from fairdeploy.cache_folder import cache_folder
+from fairdeploy.graph.graph_text import graph_tensors, graph_text
 from fairdeploy.graph.unit_graph import UnitGraph
-from fairdeploy.inputs.fingerprint import sha256_of_tensors
+from fairdeploy.inputs.fingerprint import sha256_of_images, sha256_of_tensors
 from fairdeploy.options import TuningOptions
 from fairdeploy.records import DataSplits, DistillationSummary, Mending, TuningSummary
-from fairdeploy.recovery.best_weights import named_tensors
 from fairdeploy.recovery.distillation import distil
 from fairdeploy.recovery.finetuning import Pupil, finetune
 from fairdeploy.recovery.judgement import Judge, held_apart
@@ -101,7 +102,7 @@ def _finetune(
         summary = finetune(
             Pupil(graph, shrunk, removed), data.training, data.selection, options,
             seed=settings.model.seed,
-            checkpoint=_checkpoint(shrunk, data, settings, options),
+            checkpoint=_checkpoint(graph, shrunk, data, settings, options),
             progress=lambda done, total, score: stage.note(
                 f"epoch {done} of {total}, {score:.2%} of the selection images"
             ),
@@ -115,10 +116,18 @@ def _finetune(
 
 
 def _checkpoint(
-    shrunk: fx.GraphModule, data: DataSplits, settings: RunSettings, options: TuningOptions
+    graph: UnitGraph,
+    shrunk: fx.GraphModule,
+    data: DataSplits,
+    settings: RunSettings,
+    options: TuningOptions,
 ) -> Path:
     """Where the state of just this training is kept: another start or option has another file."""
-    start = sha256_of_tensors(dict(named_tensors(shrunk)))
-    facts = f"{start} {data.sha256} {settings.model.seed} {settings.num_selection} {options}"
-    name = hashlib.sha256(facts.encode()).hexdigest()[:32]
+    facts = [sha256_of_images(images) for images in data.image_sets().values()]
+    for network in (graph.module, shrunk):  # the teacher, and what learns from it
+        facts += [graph_text(network), sha256_of_tensors(graph_tensors(network))]
+    if data.training is not None:
+        facts.append(f"{data.source} {data.training.num_images} {data.training.has_labels}")
+    facts += [str(settings.model.seed), str(options), torch.__version__]
+    name = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]
     return cache_folder() / "training" / f"{name}.pt"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -46,6 +47,8 @@ from fairdeploy.training_settings import resolve_tuning
 DEFAULT_CALIBRATION_IMAGES = 512
 DEFAULT_TEST_IMAGES = 2000
 DEFAULT_SELECTION_IMAGES = 4000
+ALL_IMAGES = sys.maxsize
+"""For the smallest network within a drop: as many as there are, and as fit in memory."""
 DEFAULT_TARGET = "cpu"
 DEFAULT_POINTS = 8
 MIN_POINTS, MAX_POINTS = 2, 100
@@ -237,7 +240,8 @@ def resolve_shrink(options: ShrinkOptions) -> ShrinkSettings:
         )
     _check_smallest(options, bool(budgets), max_drop, steps)
     output = Path(project.output) if project.output else default_output(options.model)
-    run = _resolve_run(options, project, output)
+    most = DEFAULT_SELECTION_IMAGES if budgets else ALL_IMAGES
+    run = _resolve_run(options, project, output, most)
     if run.model.blocks and steps > 1:
         raise UsageError("--steps does not go with --blocks; drop one of them")
     return ShrinkSettings(
@@ -290,8 +294,13 @@ def resolve_sweep(options: SweepOptions) -> SweepSettings:
     return SweepSettings(**_values(run), metric=metric, num_points=num_points, percents=percents)
 
 
-def _resolve_run(options: RunOptions, project: ProjectFile, output: Path) -> RunSettings:
-    """What all runs share; ``output`` is where the results go unless an option says otherwise."""
+def _resolve_run(
+    options: RunOptions,
+    project: ProjectFile,
+    output: Path,
+    num_selection: int = DEFAULT_SELECTION_IMAGES,
+) -> RunSettings:
+    """What all runs share; the last two hold unless an option says otherwise."""
     recover = first_given(options.recover, project.recover)
     if recover is not None and recover not in RECOVERY_METHODS:
         raise UsageError(f"no recovery '{recover}'; use one of {', '.join(RECOVERY_METHODS)}")
@@ -313,10 +322,7 @@ def _resolve_run(options: RunOptions, project: ProjectFile, output: Path) -> Run
         restrictions=resolve_restrictions(options, project),
         recover=recover,
         method=resolve_method(options, project, recover),
-        num_selection=first_given(
-            options.num_selection, project.num_selection, DEFAULT_SELECTION_IMAGES
-        )
-        or 0,
+        num_selection=first_given(options.num_selection, project.num_selection, num_selection) or 0,
         tuning=resolve_tuning(options.training, project),
     )
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,15 +20,19 @@ from fairdeploy.allocation.restrictions import (
 )
 from fairdeploy.allocation.search import check_reachable, search
 from fairdeploy.cache_folder import cache_folder
-from fairdeploy.deployment.parity import predict
+from fairdeploy.deployment.parity import predict, repeated
+from fairdeploy.graph.graph_text import graph_tensors, graph_text
 from fairdeploy.graph.model_inputs import model_inputs
 from fairdeploy.graph.model_outputs import class_scores
 from fairdeploy.graph.residual_branches import blocks_hint
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.inputs.calibration import check_labels_fit, load_data, with_predicted_labels
+from fairdeploy.inputs.fingerprint import sha256_of_images, sha256_of_tensors
 from fairdeploy.inputs.model_loading import load_model
+from fairdeploy.inputs.original_check import check_original
 from fairdeploy.inputs.other_inputs import with_noise_for_others
+from fairdeploy.inputs.preparation_trials import NUM_TRIED, Original, norm_distance
 from fairdeploy.inputs.splits import with_spare_selection
 from fairdeploy.inputs.unclassified import checked_output, refuse_classes
 from fairdeploy.method_notes import fitting_warning, method_warnings
@@ -39,7 +45,9 @@ from fairdeploy.records import (
     Budget,
     DataSplits,
     GroupScores,
+    ImageSet,
     LoadedModel,
+    Preprocessing,
     RecoverySummary,
     UnitScores,
 )
@@ -149,12 +157,10 @@ def load_images(
         main = graph.outputs.main_tensor(graph.module(*graph.example_inputs))
         if settings.tuning is not None and not are_scores(main):
             raise no_scores()
-        num_scores = class_scores(checked_output(main, graph.inputs.batch)).shape[1]
-        if num_scores == 1:
+        if class_scores(checked_output(main, graph.inputs.batch)).shape[1] == 1:
             refuse_classes(data, settings.method)
         else:
-            check_labels_fit(data, num_scores)
-            data = with_predicted_labels(data, scores_by_class(graph), graph.inputs.arranged)
+            data = _classified(data, main, settings, model, graph)
         if main.dim() != 2 and data.test is not None:
             text = "the model gives a map, not one score per class; accuracy is not measured"
             data = replace(data, test=None, warnings=(*data.warnings, text))
@@ -165,6 +171,59 @@ def load_images(
     return data
 
 
+def _original(
+    data: DataSplits, settings: RunSettings, model: LoadedModel, graph: UnitGraph
+) -> Original:
+    """What the check of the labels asks the network, and how it gets a few images otherwise."""
+
+    def reread(preprocessing: Preprocessing) -> ImageSet:
+        again = load_data(
+            settings.data,
+            preprocessing,
+            num_calibration=NUM_TRIED,
+            max_test=0,
+            seed=settings.model.seed,
+            class_names=settings.class_names,
+            class_order=settings.class_order,
+            others=graph.inputs.others,
+            image_name=graph.inputs.names[graph.inputs.image],
+        )
+        return with_noise_for_others(again, graph.inputs, settings.model.seed).calibration
+
+    def distance(images: ImageSet) -> float | None:
+        count = NUM_TRIED if graph.has_dynamic_batch else graph.inputs.batch
+        some = repeated(graph.inputs.arranged(images), 0, count)
+        return norm_distance(model.module, lambda: model.module(*some))
+
+    by_class = scores_by_class(graph)
+    is_file = settings.data is not None and Path(settings.data).exists()
+    return Original(
+        lambda images: by_class(*graph.inputs.arranged(images)),
+        distance,
+        reread if is_file else None,
+        data.preprocessing or model.preprocessing,
+        class_scores(graph.outputs.main_tensor(graph.module(*graph.example_inputs))).shape[1],
+    )
+
+
+def _is_folder(settings: RunSettings) -> bool:
+    return settings.data is not None and Path(settings.data).is_dir()
+
+
+def _classified(
+    data: DataSplits, main: Tensor, settings: RunSettings, model: LoadedModel, graph: UnitGraph
+) -> DataSplits:
+    """With labels that fit the classes: checked, judged with the original, or predicted."""
+    check_labels_fit(data, class_scores(main).shape[1])
+    if main.dim() == 2:
+        data = check_original(
+            data,
+            _original(data, settings, model, graph),
+            names_are_given=settings.class_names is not None or not _is_folder(settings),
+        )
+    return with_predicted_labels(data, scores_by_class(graph), graph.inputs.arranged)
+
+
 def scores_by_class(graph: UnitGraph) -> Callable[..., Tensor]:
     """The network as a function of one tensor per input to scores [N, classes], any N."""
 
@@ -173,7 +232,7 @@ def scores_by_class(graph: UnitGraph) -> Callable[..., Tensor]:
 
     def scores(*inputs: Tensor) -> Tensor:
         is_fixed = not graph.has_dynamic_batch
-        batch = graph.inputs.batch if is_fixed else len(inputs[0])
+        batch = graph.inputs.batch if is_fixed else min(NUM_TRIED, len(inputs[0]))
         return predict(reduced, inputs, batch, is_batch_fixed=is_fixed)
 
     return scores
@@ -188,11 +247,7 @@ def score(
 ) -> UnitScores:
     """U and R of all units, or what takes their places: from the cache, or in one pass."""
     seed, method = settings.model.seed, settings.method
-    key = scores_key(
-        model.sha256, data.sha256, seed=seed, units=graph.num_units,
-        inputs=" ".join(map(str, graph.inputs.specs)), output=graph.outputs.main,
-        signal=method.signal, protect=method.protect,
-    )  # fmt: skip
+    key = _scores_key(graph, data, settings)
     for text in method_warnings(method):
         watch.warn(text)
     with watch.stage("score units", total=len(data.calibration)) as stage:
@@ -209,6 +264,22 @@ def score(
             ),
             tell_found=lambda: stage.note("from the cache"),
         )
+
+
+def _scores_key(graph: UnitGraph, data: DataSplits, settings: RunSettings) -> str:
+    """Everything that scores hang on: what is computed, on what, and what may go."""
+    units = [(group.name, group.blocks.tolist()) for group in graph.groups]
+    return scores_key(
+        sha256_of_tensors(graph_tensors(graph.module)),
+        sha256_of_images(data.calibration),
+        graph=graph_text(graph.module), units=json.dumps(units), attention=graph.attention,
+        norms=graph.allow_norm_coupled, branches=" ".join(b.name for b in graph.branches),
+        inputs=" ".join(map(str, graph.inputs.specs)), output=graph.outputs.main,
+        batch=graph.inputs.batch if graph.inputs.is_batch_fixed else 0,
+        signal=settings.method.signal, protect=settings.method.protect,
+        seed=settings.model.seed, device=graph.device.type,
+        versions=f"torch {torch.__version__}, numpy {np.__version__}",
+    )  # fmt: skip
 
 
 def allocate(

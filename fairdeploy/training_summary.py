@@ -7,10 +7,11 @@ from typing import Any
 
 from rich.markup import escape
 
-from fairdeploy.reporting.quantities import verdict_text
+from fairdeploy.reporting.quantities import change_text, needed_text, verdict_text
 
 Document = Mapping[str, Any]
 
+_REPAIRS = ("recovered", "distilled", "tuned")
 WORTH_MORE = 0.01
 """Share of the answers that got wrong, of which more can be got back."""
 
@@ -63,11 +64,13 @@ def _change_lines(document: Document) -> Iterator[tuple[str, str]]:
     worst = min(document["changes"]["by_class"], key=lambda row: row["after"] - row["before"])
     yield (
         "answers",
-        f"{100 * last['value']:+.2f} points [dim]({100 * last['low']:+.2f} to "
-        f"{100 * last['high']:+.2f})[/]: {last['num_lost']} lost, {last['num_gained']} gained, "
+        f"accuracy {change_text(last)}; {last['num_lost']} lost, {last['num_gained']} gained, "
         f"{last['changed_share']:.1%} changed; worst class {escape(worst['class'])} "
         f"{worst['before']:.1%}, now {worst['after']:.1%}",
     )
+    for step, row in document["changes"].get("since_last", {}).items():
+        if step in _REPAIRS and row["value"] < 0:
+            yield "", f"[yellow]{step}: the accuracy {change_text(row)} with this step[/]"
 
 
 def _advice_lines(document: Document) -> Iterator[tuple[str, str]]:
@@ -93,6 +96,7 @@ def _gate_lines(gate: Document | None) -> Iterator[tuple[str, str]]:
         f"({100 * difference['low']:+.2f} to {100 * difference['high']:+.2f}) on "
         f"{difference['num_images']:,} {gate['images']} images, {verdict}",
     )
+    yield "", f"[dim]{escape(needed_text(gate))}[/]"
     search = gate["search"]
     if search:
         chosen = search["trials"][search["chosen"]]

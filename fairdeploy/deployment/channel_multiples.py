@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from fairdeploy.deployment.channel_sweep import COUNTS, FEW_COUNTS, sweep_widths
 from fairdeploy.deployment.exporter_api import Exporter
 from fairdeploy.device_facts import device_facts
+from fairdeploy.gpu_facts import survey_gpus
 from fairdeploy.records import (
     UNMEASURED_MULTIPLE,
     MultipleChoice,
@@ -185,7 +186,7 @@ def _cache_file(profile: TargetProfile, folder: Path) -> Path:
     facts = device_facts()
     key = {
         "format": _FORMAT,
-        "device": [facts["cpu"], facts["machine"], facts["cores"]],
+        "device": [facts["cpu"], facts["machine"], facts["cores"], *_gpus(profile)],
         "versions": _versions(profile.runtime),
         "profile": [
             profile.runtime, profile.providers, profile.precision, profile.batch, profile.threads,
@@ -194,6 +195,13 @@ def _cache_file(profile: TargetProfile, folder: Path) -> Path:
     }  # fmt: skip
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return folder / f"multiples-{name}.json"
+
+
+def _gpus(profile: TargetProfile) -> list[str]:
+    """Names of the GPUs, where the profile may run on one."""
+    if all("CPU" in provider for provider in profile.providers):
+        return []
+    return [gpu.name for gpu in survey_gpus().gpus]
 
 
 def _versions(runtime: str) -> list[str]:

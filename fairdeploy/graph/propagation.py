@@ -33,8 +33,9 @@ UNREMARKABLE = {KERNEL, READS_FIXED}
 """Reasons that nobody needs to be told: the inside of a kernel, the side of a weight that reads."""
 SIZE_FROM_DATA = "the data decide how many rows there are"
 Rule = Callable[["Propagation", fx.Node], Value]
-AttentionUnits = Literal["heads", "channels", "none"]
-"""What one walk makes of a split into attention heads: whole heads, channels within heads."""
+AttentionUnits = Literal["heads", "channels", "none", "unseen"]
+"""What one walk makes of a split into attention heads: whole heads, channels within heads; or it
+does not look for them."""
 
 
 @dataclass(slots=True)

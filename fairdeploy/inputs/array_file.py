@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fairdeploy.errors import DataError
+from fairdeploy.inputs.archives import ZIP_ERRORS, opened_archive
 from fairdeploy.inputs.image_pool import (
     Fetched,
     ImagePool,
@@ -94,16 +96,31 @@ def _class_names(path: Path, arrays: Mapping[str, Array]) -> tuple[str, ...] | N
 
 
 def _read_arrays(path: Path) -> dict[str, Array]:
-    if not zipfile.is_zipfile(path):
-        raise DataError(f"'{path}' is damaged or not an .npz file; save it with numpy.savez")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
-        raise DataError(f"'{path}' is damaged or not an .npz file; save it again") from error
-    except ValueError as error:
-        reason = "holds Python objects" if "allow_pickle" in str(error) else "cannot be read"
-        raise DataError(f"'{path}' {reason}; save plain arrays with numpy.savez") from error
+        with opened_archive(path, DataError) as archive:
+            names = [name for name in archive.namelist() if name.endswith(".npy")]
+            return {name.removesuffix(".npy"): _read_array(archive, name) for name in names}
+    except ZIP_ERRORS as error:
+        if "allow_pickle" in str(error):
+            reason = "holds Python objects; save plain arrays with numpy.savez"
+        else:
+            reason = "is damaged or not an .npz file; save it with numpy.savez"
+        raise DataError(f"'{path}' {reason}") from error
+
+
+def _read_array(archive: zipfile.ZipFile, name: str) -> Array:
+    """One array, if its header tells no more than its file holds: numpy takes the memory first."""
+    with archive.open(name) as file:
+        version = np.lib.format.read_magic(file)
+        read_header = np.lib.format.read_array_header_1_0
+        if version > (1, 0):
+            read_header = np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_header(file)
+    if math.prod(shape) * dtype.itemsize > archive.getinfo(name).file_size:
+        raise ValueError("an array is larger than its file")
+    with archive.open(name) as file:
+        array: Array = np.lib.format.read_array(file, allow_pickle=False)
+        return array
 
 
 def _pool_of(

@@ -76,13 +76,14 @@ def load_data(
         return _synthetic(preprocessing, num_calibration, seed)
     fitting = max(1, _MAX_TEST_BYTES // (4 * int(np.prod(preprocessing.shape))))
     limit = fitting if max_test is None else max_test
+    num_selection = min(num_selection, fitting)
     max_images = max(fitting, num_calibration + limit + num_selection)
     wanted = Wanted(image_name, others or {})
     data = _open(
         spec, preprocessing, class_names, wanted,
         max_images=max_images, seed=seed, class_order=class_order,
     )  # fmt: skip
-    wishes = Wishes(num_calibration, limit, min(num_selection, fitting), with_training, with_rest)
+    wishes = Wishes(num_calibration, limit, num_selection, with_training, with_rest)
     choice = choose(data.train, data.test, wishes, seed)
     return read_choice(spec, data, choice)
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from fairdeploy.records import ImageSet
+
 
 def sha256_of_tensors(tensors: Mapping[str, object]) -> str:
     """Hex SHA-256 over names, dtypes, shapes and bytes, in the order of the sorted names.
@@ -24,6 +26,15 @@ def sha256_of_tensors(tensors: Mapping[str, object]) -> str:
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         digest.update(_bytes_of(tensor))
     return digest.hexdigest()
+
+
+def sha256_of_images(images: ImageSet) -> str:
+    """Of everything that a set gives to a network and to a score: images, labels, other inputs."""
+    hashed = {"images": images.images}
+    hashed |= {f"input {name}": tensor for name, tensor in images.others.items()}
+    if images.labels is not None:
+        hashed["labels"] = images.labels
+    return sha256_of_tensors(hashed)
 
 
 def _bytes_of(tensor: Tensor) -> bytes:

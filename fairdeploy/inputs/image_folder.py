@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from fairdeploy.errors import DataError
 from fairdeploy.inputs.image_pool import Fetched, ImagePool, Indices, PooledData, with_white
+from fairdeploy.manifest import require_regular
 from fairdeploy.records import ClassOrder, Preprocessing
 from fairdeploy.records.image_preparation import decoded, deep_pixels, prepared
 
@@ -25,6 +26,8 @@ _SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
     | {".ppm", ".pgm", ".pbm", ".pnm", ".tga"}
 )
+# Pillow goes by content, and gives PostScript to an interpreter.
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM", "TGA", "MPO")
 _TRAIN_NAMES = ("train", "training")
 _TEST_NAMES = ("test", "val", "valid", "validation")
 _MAX_THREADS = 8
@@ -213,13 +216,16 @@ def _opened(path: Path, read: Callable[[Image.Image], Any]) -> Any:
     """What ``read`` makes of the opened file; None if it is not a whole image."""
     limit = Image.MAX_IMAGE_PIXELS
     try:
-        with Image.open(path) as image:
+        require_regular(path)
+        with Image.open(path, formats=_FORMATS) as image:
             if limit is not None and image.width * image.height > limit:
                 raise _too_large(path, f"{image.width}x{image.height} pixels")
             return read(image)
     except Image.DecompressionBombError as error:
         raise _too_large(path, "hundreds of millions of pixels") from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError):
+    except DataError:
+        raise
+    except Exception:  # decoders of damaged files raise anything
         return None
 
 

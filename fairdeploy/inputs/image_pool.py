@@ -14,7 +14,7 @@ from fairdeploy.records import Preprocessing
 from fairdeploy.records.image_preparation import DEEP_WHITE
 
 # Of 8, 10, 12, 14 and 16 bits.
-_WHITES = (255, 1023, 4095, 16383, DEEP_WHITE)
+WHITES = (255, 1023, 4095, 16383, DEEP_WHITE)
 
 Indices = NDArray[np.int64]
 
@@ -60,7 +60,7 @@ def with_white(
     """
     if not peaks or preprocessing.white is not None:
         return preprocessing, ()
-    white = next(white for white in _WHITES if max(peaks) <= white)
+    white = next(white for white in WHITES if max(peaks) <= white)
     return replace(preprocessing, white=white), (
         f"the images have 16 bits a colour and values up to {max(peaks)} (in {len(peaks)} of "
         f"them): {white} is taken for white; if the model was trained otherwise give --white",

@@ -25,11 +25,13 @@ from fairdeploy.inputs.input_format import (
     find_preprocessing,
     image_size_from_option,
 )
+from fairdeploy.inputs.names import check_module_names, check_weight_names
 from fairdeploy.inputs.pickle_safety import damaged, load_checkpoint
 from fairdeploy.inputs.published_preprocessing import Published, published_preprocessing
 from fairdeploy.inputs.sharded_weights import is_index, model_name, read_shards, weights_file
 from fairdeploy.inputs.state_dicts import fill_network, infer_num_classes, quantised_name
 from fairdeploy.inputs.weight_choice import choose_module, choose_weights, quantised
+from fairdeploy.manifest import open_regular
 from fairdeploy.records import ImageFitting, LoadedModel
 
 _FOREIGN_KINDS = {
@@ -95,6 +97,7 @@ def load_model(
     sets = _read_sets(path, trust_pickle)
     chosen = choose_module(sets, source=source, wanted=weights)
     if chosen is not None and chosen.module is not None:
+        check_module_names(source, chosen.module)
         ignored = (f"'{source}' holds a whole module; --arch {arch} is ignored",) if arch else ()
         notes = (*ignored, *chosen.notes)
         return _finished(
@@ -137,6 +140,8 @@ def _load_state_dict(
             f"'{source}' holds weights only; name their network with --arch timm:NAME, "
             "--arch torchvision:NAME or --arch package.module:factory"
         )
+    for item in sets:
+        check_weight_names(source, item.weights)
     architecture = parse_architecture(arch)
 
     @functools.cache
@@ -242,7 +247,7 @@ def _check_file(path: Path) -> None:
             f"no model file '{path}'; give a path to one, timm:NAME or torchvision:NAME"
         )
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             head = file.read(64)
     except OSError as error:
         raise ModelError(f"'{path}' cannot be read: {error.strerror}") from error
@@ -321,5 +326,5 @@ def _read_safetensors(path: Path) -> Weights:
         raise ModelError(f"'{path}' needs safetensors; run pip install safetensors") from error
     try:
         return cast("Weights", reader.load_file(path))
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise damaged(path, error) from error

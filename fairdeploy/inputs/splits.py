@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fairdeploy.errors import DataError
 from fairdeploy.inputs.copies import digests, without_copies
-from fairdeploy.inputs.fingerprint import sha256_of_tensors
+from fairdeploy.inputs.fingerprint import sha256_of_images
 from fairdeploy.inputs.image_pool import ImagePool, Indices, PooledData
 from fairdeploy.inputs.sampling import Choice
 from fairdeploy.records import DataSplits, ImageSet, TrainingImages
@@ -62,7 +62,7 @@ def read_choice(spec: str, data: PooledData, choice: Choice) -> DataSplits:
         test=test,
         class_names=data.class_names,
         source=spec,
-        sha256=_sha256(calibration),
+        sha256=sha256_of_images(calibration),
         warnings=data.warnings + warnings + more,
         selection=selection,
         training=training,
@@ -120,14 +120,6 @@ def _training(
         return without_copies(_read_set(spec, pool, indices[places])[0], held_out)
 
     return TrainingImages(len(indices), pool.labels is not None, fetch)
-
-
-def _sha256(calibration: ImageSet) -> str:
-    hashed = {"images": calibration.images}
-    hashed |= {f"input {name}": tensor for name, tensor in calibration.others.items()}
-    if calibration.labels is not None:
-        hashed["labels"] = calibration.labels
-    return sha256_of_tensors(hashed)
 
 
 def _read_set(spec: str, pool: ImagePool, indices: Indices) -> tuple[ImageSet, tuple[str, ...]]:

@@ -65,6 +65,7 @@ from fairdeploy.records.inputs import (
     LoadedModel,
     Preprocessing,
 )
+from fairdeploy.records.judgement import NotJudged, PreparationTrial
 from fairdeploy.records.method import (
     ALLOCATION_RULES,
     KNOBS,
@@ -164,6 +165,7 @@ __all__ = [
     "MultipleChoice",
     "MultipleCost",
     "NetworkDims",
+    "NotJudged",
     "Obstacle",
     "OnnxChanges",
     "OperatorComparison",
@@ -172,6 +174,7 @@ __all__ = [
     "PairedDifference",
     "ParityResult",
     "PlannedPoint",
+    "PreparationTrial",
     "Preprocessing",
     "ProofResult",
     "ProtectName",

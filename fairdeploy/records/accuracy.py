@@ -135,6 +135,8 @@ class AnswerChanges:
     """Against the original, after each step; by class for the exported file, else the last step."""
 
     by_step: dict[str, PairedDifference]
+    since_last: dict[str, PairedDifference]
+    """By step: against the step before it instead."""
     by_class: tuple[ClassChange, ...]
 
 
@@ -175,3 +177,19 @@ class DropGate:
     def passed(self) -> bool:
         """Whether even the low end of the interval is within the drop."""
         return self.difference.stays_within(self.max_drop)
+
+    @property
+    def undecided(self) -> DropTrial | None:
+        """The smallest network that was within by its figure alone, and smaller than the result."""
+        trials = self.search.trials if self.search else ()
+        within = [t for t in trials if not t.is_within and t.difference.value >= -self.max_drop]
+        smallest = min(within, key=lambda trial: trial.cost, default=None)
+        if self.search is None or smallest is None:
+            return None
+        return smallest if smallest.cost < trials[self.search.chosen].cost else None
+
+    @property
+    def images_needed(self) -> int | None:
+        """How many images would tell such a drop, for the network that is hardest to judge."""
+        hardest = self.difference if self.undecided is None else self.undecided.difference
+        return hardest.images_needed(self.max_drop)

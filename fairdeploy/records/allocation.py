@@ -140,6 +140,8 @@ class TimedPlan:
     seconds_to_make: float = 0.0
     """To make the file that was timed."""
     seconds_to_measure: float = 0.0
+    is_too_busy: bool = False
+    """Whether the interval is too wide for a claim."""
 
 
 @dataclass(frozen=True, slots=True)

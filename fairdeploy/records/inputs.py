@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fairdeploy.input_specs import InputSpec
+    from fairdeploy.records.judgement import NotJudged
     from fairdeploy.records.training import TrainingImages
 
 LabelSource = Literal["given", "predicted", "none"]
@@ -129,6 +130,8 @@ class DataSplits:
     """What is left to train on."""
     preprocessing: Preprocessing | None = None
     """With what the images themselves told of it; None: as it was given."""
+    not_judged: NotJudged | None = None
+    """Why nothing can be said about accuracy, where labels and answers do not belong together."""
 
     def image_sets(self) -> dict[str, ImageSet]:
         """The sets that were read, by what they are for."""

@@ -228,7 +228,7 @@ class _Distilling:
         source: Inputs = ()
         for block, value in zip(self._blocks, wanted[:-1], strict=True):
             (found,) = block.network(*inputs, *source)
-            total = total + value_error(found, block.cut.kept_part(value))
+            total = total + value_error(found, block.cut.kept_part(value), block.cut.batch_dim)
             source = (found.detach(),)
         return total
 
@@ -239,7 +239,7 @@ class _Distilling:
         *found, own_answer = self._whole(*inputs)
         loss = answer_error(own_answer, answer, TEMPERATURE)
         errors = [
-            value_error(value, cut.kept_part(goal))
+            value_error(value, cut.kept_part(goal), cut.batch_dim)
             for cut, value, goal in zip(self._cuts, found, wanted, strict=True)
         ]
         return loss + sum(errors, torch.zeros_like(loss)) / max(len(errors), 1)

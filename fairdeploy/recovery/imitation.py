@@ -9,10 +9,10 @@ _MATRIX = 2
 _TINY = 1e-12
 
 
-def value_error(value: Tensor, wanted: Tensor) -> Tensor:
+def value_error(value: Tensor, wanted: Tensor, batch_dim: int = 0) -> Tensor:
     """Mean squared error as a share of the wanted value's variance over images and positions."""
     assert value.shape == wanted.shape, f"{tuple(value.shape)} against {tuple(wanted.shape)}"
-    variance = (wanted - wanted.mean(dim=0, keepdim=True)).square().mean()
+    variance = (wanted - wanted.mean(dim=batch_dim, keepdim=True)).square().mean()
     return (value - wanted).square().mean() / variance.clamp_min(_TINY)
 
 

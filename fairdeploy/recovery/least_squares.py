@@ -21,7 +21,7 @@ from torch import Tensor, fx
 from fairdeploy.errors import DataError
 from fairdeploy.graph.layer_rows import (
     choose_positions,
-    position_shape,
+    positions_of,
     sample_rows,
     sample_targets,
 )
@@ -171,8 +171,8 @@ class _Fitting:
                 chosen = mask.nonzero().squeeze(1)
                 if len(chosen) == 0:
                     continue
-                shape = position_shape(target, layer.window)
-                at = choose_positions(chosen, shape, rows_per_image, generator)
+                positions = positions_of(target, layer.window, layer.batch, len(images))
+                at = choose_positions(chosen, positions, rows_per_image, generator)
                 rows = sample_rows(inputs, layer.window, at, has_bias(layer))
                 goals = sample_targets(target, layer.window, at, layer.kept_channels)
                 if shortcut is not None:

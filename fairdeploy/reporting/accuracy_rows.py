@@ -26,6 +26,12 @@ ORDER = ("original", "pruned", "recovered", "distilled", "tuned", "exported")
 """Steps that are reported first, in this order; any others follow."""
 
 
+def not_judged_row(data: DataSplits | None) -> dict[str, Any] | None:
+    """Why no accuracy is claimed, and what was tried; None where accuracy is what it is."""
+    found = None if data is None else data.not_judged
+    return None if found is None else asdict(found) | {"text": found.text}
+
+
 def accuracy_row(accuracy: AccuracyByStage) -> dict[str, Any]:
     """The estimate after each step; None where it was not measured."""
     found = {field.name: getattr(accuracy, field.name) for field in fields(accuracy)}
@@ -50,6 +56,7 @@ def changes_row(
         return None
     return {
         "by_step": {step: difference_row(paired) for step, paired in changes.by_step.items()},
+        "since_last": {step: difference_row(row) for step, row in changes.since_last.items()},
         "by_class": [_class_row(change, class_names) for change in changes.by_class],
     }
 
@@ -80,6 +87,8 @@ def gate_row(gate: DropGate | None) -> dict[str, Any] | None:
         "passed": gate.passed,
         "problem": None if gate.passed else gate_problem(gate),
         "search": asdict(search) if search else None,
+        "images_needed": gate.images_needed,
+        "undecided": asdict(gate.undecided) if gate.undecided else None,
     }
 
 

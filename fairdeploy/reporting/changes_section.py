@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fairdeploy.reporting.markup import NOTHING, Html, details, join, pill, section, table, tag
-from fairdeploy.reporting.quantities import MISSING, percent, plural, points, seconds, verdict_text
+from fairdeploy.reporting.quantities import (
+    MISSING,
+    change_text,
+    needed_text,
+    percent,
+    plural,
+    points,
+    seconds,
+    verdict_text,
+)
 
 Row = Mapping[str, Any]
 _STEPS = {
@@ -57,7 +66,8 @@ def _gate(gate: Row | None) -> Html:
     difference = gate["difference"]
     text = (
         f" --max-drop {percent(gate['max_drop'], 2)} on {difference['num_images']:,} "
-        f"{gate['images']} images: {_difference(difference)}."
+        f"{gate['images']} images: accuracy {change_text(difference)}. How many images it takes: "
+        f"{needed_text(gate)}."
     )
     return join((tag("p", verdict, text), _search(gate["search"])))
 
@@ -82,10 +92,6 @@ def _search(search: Row | None) -> Html:
                    table(headers, rows))  # fmt: skip
 
 
-def _difference(row: Row) -> str:
-    return f"{points(row['value'])}, interval {points(row['low'])} to {points(row['high'])}"
-
-
 def _by_step(changes: Row | None) -> Html:
     if changes is None:
         return NOTHING
@@ -97,10 +103,12 @@ def _by_step(changes: Row | None) -> Html:
             f"{row['num_lost']:,}",
             f"{row['num_gained']:,}",
             percent(row["changed_share"]),
+            change_text(changes["since_last"][step]),
         )
         for step, row in changes["by_step"].items()
     )
-    return table(("step", "accuracy", "interval", "lost", "gained", "changed"), rows)
+    headers = ("step", "accuracy", "interval", "lost", "gained", "changed", "with this step")
+    return table(headers, rows)
 
 
 def _by_class(changes: Row | None) -> Html:

@@ -7,7 +7,15 @@ from typing import Any
 
 from fairdeploy.file_metadata import fit_in_words, pixels_in_words
 from fairdeploy.reporting.chain import verdict
-from fairdeploy.reporting.quantities import amount, count, error_text, percent, share_of, size
+from fairdeploy.reporting.quantities import (
+    NO_CLAIM,
+    amount,
+    count,
+    error_text,
+    percent,
+    share_of,
+    size,
+)
 
 Document = Mapping[str, Any]
 
@@ -61,7 +69,9 @@ def _budget_lines(document: Document) -> Iterator[str]:
 def _accuracy_lines(document: Document) -> Iterator[str]:
     accuracy = document["accuracy"]
     steps = [name for name in ("original", "pruned", "recovered", "exported") if accuracy[name]]
-    if not steps:
+    if document.get("not_judged"):
+        yield f"Not judged: {document['not_judged']['text']}."
+    elif not steps:
         yield "Not measured: no labelled test images were given."
     for name in steps:
         row = accuracy[name]
@@ -73,10 +83,11 @@ def _latency_lines(latency: Document | None) -> Iterator[str]:
     if latency is None:
         yield "Not measured."
         return
+    claim = f"{latency['speedup']:.2f} times as fast as the original"
     yield (
-        f"{latency['speedup']:.2f} times as fast as the original (95 % interval "
+        f"{NO_CLAIM if latency['is_too_busy'] else claim} (95 % interval "
         f"{latency['speedup_low']:.2f} to {latency['speedup_high']:.2f}): "
-        f"{latency['original_median_ms']:.3g} ms, now {latency['shrunk_median_ms']:.3g} ms a call, "
+        f"{latency['original_ms']:.3g} ms, now {latency['shrunk_ms']:.3g} ms a call, "
         f"batch {latency['batch']}, target {latency['target']}"
     )
     device = latency["device"]
