@@ -213,8 +213,10 @@ def _relative_error(ours: Outputs, theirs: Outputs) -> float:
 
 
 def _top1_agreement(ours: Outputs, theirs: Outputs, main: int) -> float:
-    """Share of images whose largest logit is the same class; NaN if there are no logits."""
+    """Share of images whose largest logit is the same class; NaN if there are no classes."""
     if not ours or len(theirs) <= main or theirs[main].ndim != _MATRIX:
+        return float("nan")
+    if theirs[main].shape[1] == 1:
         return float("nan")
     if len(ours) <= main or ours[main].shape != theirs[main].shape:
         return 0.0

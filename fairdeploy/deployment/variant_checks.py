@@ -116,7 +116,7 @@ def _predicted(
 
 
 def _agreement(expected: Tensor, got: Tensor) -> float | None:
-    if expected.dim() != _MATRIX:
+    if expected.dim() != _MATRIX or expected.shape[1] == 1:
         return None
     if expected.shape != got.shape:
         return 0.0
