@@ -14,9 +14,11 @@ from typing import Any
 from fairdeploy.deployment.conversion import RunsAlone, plug_in_of
 from fairdeploy.deployment.exporter_api import get_exporter, guarded
 from fairdeploy.errors import ModelError, OutputError
-from fairdeploy.manifest import write_manifest, write_whole
+from fairdeploy.file_metadata import MAIN_OUTPUT_KEY
+from fairdeploy.manifest import is_own_file, read_regular_text, write_manifest, write_whole
 from fairdeploy.output_folder import folder_built_aside
 from fairdeploy.reload import PLAN_FILE
+from fairdeploy.reporting.chain import chain_of
 from fairdeploy.reporting.model_card import model_card
 from fairdeploy.surgery.plan import Plan, read_plan
 
@@ -25,6 +27,10 @@ PAGE_FILE = "report.html"
 ONNX = "onnx"
 """The format that all others are made of."""
 ONNX_FILE = "model.onnx"
+_MAX_BATCH = 65_536
+_NOT_AS_WRITTEN = (
+    KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError,
+)  # fmt: skip
 CARD_FILE = "MODEL_CARD.md"
 SCRIPT_FILE = "run.py"
 
@@ -49,6 +55,18 @@ class ArtifactFolder:
         """Of ``model.onnx``."""
         rows = {row["path"]: row["precision"] for row in self.document["artifacts"]}
         return str(rows.get(ONNX_FILE, "fp32"))
+
+    def require_whole_report(self) -> None:
+        """Refuse a report that the card and the chain of the folder cannot be written from.
+
+        Raises:
+            ModelError: Something in it is missing or of another kind.
+        """
+        try:
+            int(self.document["seed"])
+            model_card({**self.document, "chain": chain_of(self.document)})
+        except _NOT_AS_WRITTEN as error:
+            raise _damaged(self.path / REPORT_FILE, error) from error
 
     def require_full_onnx(self) -> None:
         """Refuse a folder that no other files can be made from.
@@ -81,11 +99,30 @@ def open_folder(path: Path) -> ArtifactFolder:
             "fairdeploy shrink wrote"
         )
     try:
-        document = json.loads((path / REPORT_FILE).read_text(encoding="utf-8"))
-        assert isinstance(document, dict)
-    except (OSError, ValueError, AssertionError) as error:
-        raise ModelError(f"'{path / REPORT_FILE}' is damaged: {error}") from error
+        document = json.loads(read_regular_text(path / REPORT_FILE))
+        _check_report(document)
+    except (OSError, RecursionError, *_NOT_AS_WRITTEN) as error:
+        raise _damaged(path / REPORT_FILE, error) from error
     return ArtifactFolder(path, read_plan(path / PLAN_FILE), document)
+
+
+def _check_report(document: Any) -> None:
+    """Look at what opening a folder needs; see ``require_whole_report`` for the rest."""
+    batch, metadata = document["model"]["fixed_batch"], document.get("file_metadata") or {}
+    if batch is not None and not (type(batch) is int and 0 < batch <= _MAX_BATCH):
+        raise ValueError(f"fixed_batch is {batch!r}")
+    if not all(isinstance(text, str) for pair in metadata.items() for text in pair):
+        raise ValueError("file_metadata holds more than texts")
+    int(metadata.get(MAIN_OUTPUT_KEY, "0"))
+    for row in document["artifacts"]:
+        if not isinstance(row["path"], str) or not isinstance(row["precision"], str):
+            raise ValueError("an artifact is not named")
+
+
+def _damaged(path: Path, error: BaseException) -> ModelError:
+    return ModelError(
+        f"'{path}' is damaged ({type(error).__name__}: {error}); shrink the network again"
+    )
 
 
 @contextmanager
@@ -97,6 +134,11 @@ def added_to(folder: Path) -> Iterator[Path]:
     Raises:
         OutputError: The disk refused; then the folder is as it was.
     """
+    odd = next(
+        (p for p in folder.rglob("*") if not p.is_dir() and not is_own_file(folder, p)), None
+    )
+    if odd is not None:
+        raise OutputError(f"'{odd}' is a link, pipe or device; put the file itself there")
     with folder_built_aside(folder, "make space there") as scratch:
         try:
             shutil.copytree(folder, scratch, copy_function=_link, dirs_exist_ok=True)

@@ -17,6 +17,15 @@ from fairdeploy.cli_output import show_text
 from fairdeploy.commands.bundle import bundle
 from fairdeploy.commands.demo import demo
 from fairdeploy.commands.export import export
+from fairdeploy.commands.failures import (
+    INTERRUPTED,
+    failure_line,
+    flush_stdout,
+    keep_libraries_quiet,
+    notes_of,
+    one_line,
+    telling_stops,
+)
 from fairdeploy.commands.inspect import inspect
 from fairdeploy.commands.measure import measure
 from fairdeploy.commands.shrink import shrink
@@ -29,7 +38,6 @@ EXIT_CODES = (
     "Exit codes: 0 all met, 1 user error, 2 usage, 3 budget not met, 4 parity failed, "
     "5 accuracy gate failed, 130 interrupted."
 )
-INTERRUPTED = 130
 # Newer releases of typer carry their own copy of click, older ones need click itself.
 _CLICK_ERROR: type[Any] = next(
     base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
@@ -45,7 +53,7 @@ app = typer.Typer(
 
 
 for command in (shrink, sweep, export, verify, inspect, measure, bundle, targets, doctor, demo):
-    app.command()(command)
+    app.command()(telling_stops(command))
 
 
 @app.callback(invoke_without_command=True)
@@ -62,29 +70,34 @@ def main() -> NoReturn:
     """Run the command line and end the process with its exit code."""
     # An orderly end lets the temporary folders go.
     signal.signal(signal.SIGTERM, _interrupt)
+    keep_libraries_quiet()
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command; returns the exit code. A user error becomes one line on stderr."""
+    """Run one command; returns the exit code. Every failure becomes one line on stderr."""
     try:
         code = app(list(arguments), prog_name="fairdeploy", standalone_mode=False)
+        flush_stdout()
     except FairdeployError as error:
-        return _fail(str(error), error.exit_code)
+        return _fail("; ".join(filter(None, (str(error), notes_of(error)))), error.exit_code)
     except _CLICK_ERROR as error:
         text = str(error.format_message())
         return _fail(f"{_lower_first(text).rstrip('.')}; see fairdeploy --help", 2)
     except (KeyboardInterrupt, typer.Abort):
-        code = INTERRUPTED
-    if code == INTERRUPTED:
         return _fail("interrupted; nothing was written", INTERRUPTED)
+    except Exception as error:
+        return _fail(failure_line(error), 1)
     return code if isinstance(code, int) else 0
 
 
 def _fail(text: str, exit_code: int) -> int:
-    one_line = " ".join(text.split())
-    console = Console(stderr=True)
-    console.print(f"[bold red]error:[/] {escape(one_line)}", soft_wrap=True, highlight=False)
+    try:
+        console = Console(stderr=True)
+        line = f"[bold red]error:[/] {escape(one_line(text))}"
+        console.print(line, soft_wrap=True, highlight=False)
+    except OSError:
+        pass  # nobody reads: the exit code tells
     return exit_code
 
 

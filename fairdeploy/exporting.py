@@ -58,6 +58,7 @@ def export(options: ExportOptions, progress: Progress | None = None) -> ExportRe
         FairdeployError: With the exit code for the command line; then nothing was written.
     """
     folder = open_folder(options.folder)
+    folder.require_whole_report()
     folder.require_full_onnx()
     exporters = load_exporters()
     requests = requests_of(options, exporters)

@@ -10,7 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from fairdeploy.records import AllocationRule, MetricName, ProtectName, SignalName
+from fairdeploy.records import (
+    AllocationRule,
+    ClassOrder,
+    ImageFitting,
+    MetricName,
+    ProtectName,
+    SignalName,
+)
 
 RecoveryMethod = Literal["least_squares", "distil", "batchnorm", "none"]
 """``distil``: least squares, then a short training without labels."""
@@ -54,6 +61,8 @@ class ModelOptions:
     model: str
     """A path, ``timm:NAME`` or ``torchvision:NAME``."""
     arch: str | None = None
+    weights: str | None = None
+    """Key or prefix of the weights to take where a checkpoint holds several."""
     num_classes: int | None = None
     input_shape: InputShape | None = None
     inputs: tuple[str, ...] | None = None
@@ -64,8 +73,12 @@ class ModelOptions:
     """The only number of images that the network shall take at a time."""
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    fitting: ImageFitting = field(default_factory=ImageFitting)
+    """How images are resized, cut and scaled."""
     seed: int | None = None
     trust_pickle: bool = False
+    trust_project: bool = False
+    """Let a ``fairdeploy.toml`` that lies outside the working folder name code to run."""
     attention: AttentionOption | None = None
     """What may go from attention."""
     allow_norm_coupled: bool = False
@@ -134,6 +147,10 @@ class RunOptions(ControlOptions):
 
     data: str | None = None
     """An image folder, an ``.npz`` file or ``package.module:factory``."""
+    class_names: tuple[str, ...] | None = None
+    """In the order in which the model numbers its classes."""
+    class_order: ClassOrder | None = None
+    """How class folders are sorted where nobody names the classes."""
     output: Path | None = None
     recover: RecoveryMethod | None = None
     signal: SignalName | None = None
@@ -248,5 +265,7 @@ class ExportOptions:
     opset: int | None = None
     embed_preprocess: bool = False
     probabilities: bool = False
+    trust_project: bool = False
+    """Let the folder's report name code to run: a factory of the images of the run."""
     target: str | None = None
     """Name or path of the target profile that files are opened with; None: cpu."""

@@ -1,22 +1,38 @@
 """An output folder that appears whole or not at all.
 
 Files are written to a hidden sibling folder, which is renamed at the end: on the same disk that is
-one step. An error or an interrupt removes it.
+one step. An error or an interrupt removes it, but for what ``kept_if_it_fails`` says is worth
+keeping. A run that is killed can't clean up; the next one for the same folder does, and tells by a
+lock, which ends with its process, that nobody works there any more.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import platform
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fairdeploy.errors import FairdeployError, OutputError
 
+try:
+    import fcntl
+except ImportError:  # not on this system: nothing is locked, and nothing swept up
+    fcntl = None  # type: ignore[assignment]
+
 OUR_FILES = ("report.json", "sweep.json")
 """A folder that holds one of these was made by us, so ``--force`` may replace it."""
+
+_ADVICE = "choose another with --output"
+_NEW, _OLD = "new", "old"
+_LONGEST_PREFIX = 120
+_LONGEST_FILE = "x" * 40
+"""As long as the names of files that are written."""
 
 
 def check_output_folder(folder: Path, *, force: bool) -> None:
@@ -26,29 +42,62 @@ def check_output_folder(folder: Path, *, force: bool) -> None:
         OutputError: It exists and ``force`` is not given; it holds something that we did not make;
             or its parent is missing or cannot be written.
     """
-    if folder.exists() or folder.is_symlink():
-        if not folder.is_dir():
-            raise OutputError(f"output '{folder}' is a file; choose a folder with --output")
-        is_ours = not any(folder.iterdir()) or any((folder / name).is_file() for name in OUR_FILES)
-        if not force:
-            raise OutputError(
-                f"output folder '{folder}' exists; choose another with --output, or add --force"
-            )
-        if not is_ours:
-            raise OutputError(
-                f"output folder '{folder}' holds files that fairdeploy did not write; "
-                "--force replaces only earlier results; choose another with --output"
-            )
-    parent = folder.absolute().parent
-    existing = next(path for path in (parent, *parent.parents) if path.exists())
     try:
-        # permission bits do not tell of read-only disks and special folders: try it
-        os.rmdir(tempfile.mkdtemp(prefix=".fairdeploy.", dir=existing))
+        sweep_up(folder)
+        if folder.exists() or folder.is_symlink():
+            _check_existing(folder, force=force)
     except OSError as error:
         raise OutputError(
-            f"cannot write in '{existing}' ({error.strerror}); "
-            "choose a folder that you may write to with --output"
+            f"output folder '{folder}' cannot be used ({error.strerror}); {_ADVICE}"
         ) from error
+    require_room_for(folder, "choose a folder that you may write to with --output")
+
+
+def _check_existing(folder: Path, *, force: bool) -> None:
+    if not folder.is_dir():
+        raise OutputError(f"output '{folder}' is a file; choose a folder with --output")
+    is_ours = not any(folder.iterdir()) or any((folder / name).is_file() for name in OUR_FILES)
+    if not force:
+        raise OutputError(
+            f"output folder '{folder}' exists; choose another with --output, or add --force"
+        )
+    if not is_ours:
+        raise OutputError(
+            f"output folder '{folder}' holds files that fairdeploy did not write; "
+            f"--force replaces only earlier results; {_ADVICE}"
+        )
+
+
+def require_room_for(folder: Path, advice: str) -> None:
+    """Try whether a folder of this name can be made, with files in it; nothing stays.
+
+    Permission bits do not tell of read-only disks, special folders and names that are too long.
+
+    Args:
+        advice: What to do if not.
+
+    Raises:
+        OutputError: It can't.
+    """
+    target = folder.absolute()
+    try:
+        existing = next(path for path in target.parents if path.exists())
+        with tempfile.TemporaryDirectory(prefix=".fairdeploy.", dir=existing) as trial:
+            inside = Path(trial) / target.relative_to(existing)
+            inside.mkdir(parents=True)
+            (inside / _LONGEST_FILE).touch()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        where = target.parent if isinstance(error, ValueError) else _refused_place(target)
+        reason = getattr(error, "strerror", None) or str(error)
+        raise OutputError(f"cannot write in '{where}' ({reason}); {advice}") from error
+
+
+def _refused_place(target: Path) -> Path:
+    """The nearest folder that is there, or where even asking that is refused, the target."""
+    try:
+        return next(path for path in target.parents if path.exists())
+    except OSError:
+        return target
 
 
 @contextlib.contextmanager
@@ -59,7 +108,7 @@ def appearing_folder(folder: Path, *, force: bool) -> Iterator[Path]:
         OutputError: As ``check_output_folder``, or the disk refused.
     """
     check_output_folder(folder, force=force)
-    with folder_built_aside(folder, "choose another with --output") as scratch:
+    with folder_built_aside(folder, _ADVICE) as scratch:
         yield scratch
 
 
@@ -77,24 +126,133 @@ def folder_built_aside(folder: Path, advice: str) -> Iterator[Path]:
         OutputError: The disk refused.
     """
     target = folder.absolute()
+    with contextlib.ExitStack() as stack:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            sweep_up(folder)
+            scratch = stack.enter_context(_sibling(target, _NEW))
+        except OSError as error:
+            raise OutputError(
+                f"cannot write in '{target.parent}': {error.strerror}; {advice}"
+            ) from error
+        try:
+            yield scratch
+            scratch.chmod(0o755)
+            _replace(target, scratch)
+        except FairdeployError as error:
+            hidden = str(scratch)
+            if hidden not in str(error):
+                raise
+            raise _renamed(error, hidden, str(folder)) from error
+
+
+def _renamed(error: FairdeployError, hidden: str, shown: str) -> FairdeployError:
+    """The same error, with what has been noted on it, in other words."""
+    renamed = type(error)(str(error).replace(hidden, shown))
+    for note in getattr(error, "__notes__", ()):
+        renamed.add_note(note)
+    return renamed
+
+
+@contextlib.contextmanager
+def kept_if_it_fails(scratch: Path, folder: Path, wanted: Sequence[str]) -> Iterator[None]:
+    """If the block fails or is interrupted, move what is done beside ``folder`` and note where.
+
+    Args:
+        scratch: Where the finished files lie.
+        folder: Where they would have appeared.
+        wanted: Names of all files that would have been there in the end.
+    """
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise OutputError(
-            f"cannot write in '{target.parent}': {error.strerror}; {advice}"
-        ) from error
+        yield
+    except BaseException as error:
+        done = sorted(path.name for path in scratch.iterdir())
+        missing = ", ".join(name for name in wanted if name not in done)
+        try:
+            place = _unused(folder.with_name(f"{folder.name}-unfinished"))
+            scratch.chmod(0o755)
+            scratch.rename(place)
+        except OSError as problem:
+            error.add_note(f"nothing could be kept: {problem.strerror}")
+        else:
+            lacks = f", without {missing}" * bool(missing)
+            error.add_note(f"what was finished is kept in '{place}': {', '.join(done)}{lacks}")
+        raise
+
+
+def _unused(path: Path) -> Path:
+    names = (path, *(path.with_name(f"{path.name}-{number}") for number in range(2, 1000)))
+    return next(name for name in names if not name.exists() and not name.is_symlink())
+
+
+def sweep_up(folder: Path) -> None:
+    """Remove what killed runs for this folder have left, and put back a result they had set aside.
+
+    Only folders of our own naming, of this machine and user, that no process holds.
+    """
+    target = folder.absolute()
+    if fcntl is None or not target.parent.is_dir():
+        return
+    for role in (_OLD, _NEW):
+        for path in target.parent.iterdir():
+            if re.fullmatch(_pattern(target, role), path.name):
+                with _held(path) as is_ours:
+                    if is_ours and role == _OLD and not target.exists():
+                        (path / target.name).rename(target)
+                    if is_ours:
+                        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _sibling(target: Path, role: str) -> Iterator[Path]:
+    """A new hidden folder beside ``target``, held until the block ends and removed then."""
+    before, after = _affixes(target, role)
+    while True:
+        path = Path(tempfile.mkdtemp(prefix=before, suffix=after, dir=target.parent))
+        with _held(path, waits=True):
+            if not path.exists():
+                continue  # swept up before it was held
+            try:
+                yield path
+            finally:
+                shutil.rmtree(path, ignore_errors=True)
+            return
+
+
+def _affixes(target: Path, role: str) -> tuple[str, str]:
+    """Around the random part of a sibling's name; the second names the machine."""
+    name = target.name
+    if len(os.fsencode(name)) > _LONGEST_PREFIX:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
+    machine = hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+    return f".{name}.", f".{machine}.fairdeploy-{role}"
+
+
+def _pattern(target: Path, role: str) -> str:
+    before, after = _affixes(target, role)
+    return f"{re.escape(before)}[a-z0-9_]{{8}}{re.escape(after)}"
+
+
+@contextlib.contextmanager
+def _held(path: Path, *, waits: bool = False) -> Iterator[bool]:
+    """Lock a folder; False where another process holds it, or it is not ours or can't be locked."""
+    descriptor = None
+    if fcntl is not None:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        yield scratch
-        scratch.chmod(0o755)
-        _replace(target, scratch)
-    except FairdeployError as error:
-        hidden = str(scratch)
-        if hidden not in str(error):
-            raise
-        raise type(error)(str(error).replace(hidden, str(folder))) from error
+        yield descriptor is not None and _is_locked(descriptor, waits)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _is_locked(descriptor: int, waits: bool) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return os.fstat(descriptor).st_uid == os.geteuid()
 
 
 def _replace(target: Path, scratch: Path) -> None:
@@ -102,12 +260,10 @@ def _replace(target: Path, scratch: Path) -> None:
     if not target.exists():
         scratch.rename(target)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    target.rename(old / "old")
-    try:
-        scratch.rename(target)
-    except OSError:
-        (old / "old").rename(target)
-        raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+    with _sibling(target, _OLD) as aside:
+        target.rename(aside / target.name)
+        try:
+            scratch.rename(target)
+        except OSError:
+            (aside / target.name).rename(target)
+            raise

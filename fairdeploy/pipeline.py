@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from fairdeploy.deployment.precision import exporter_for
 from fairdeploy.errors import UsageError
 from fairdeploy.evaluation import Evaluation
 from fairdeploy.file_metadata import file_metadata
+from fairdeploy.inputs.original_check import require_judged
 from fairdeploy.inputs.target_profiles import load_profile
 from fairdeploy.latency_budget import Chosen, latency_planner
 from fairdeploy.latency_trials import precise
@@ -127,6 +128,12 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
         ))  # fmt: skip
         channels = planner.multiple if planner else channels
         data = load_images(settings, model, graph, watch)
+        model = replace(model, preprocessing=data.preprocessing or model.preprocessing)
+        require_judged(
+            data,
+            max_drop=settings.max_drop,
+            learns_labels=settings.tuning is not None and not settings.tuning.distill,
+        )
         if budgets and settings.max_drop is not None:
             require_testable(data)
         scores = score(graph, model, data, settings, watch)

@@ -35,6 +35,17 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         os.environ["FAIRDEPLOY_CACHE"] = before
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_projects() -> Iterator[None]:
+    """Trust the tests' project files: they lie in temporary folders and name this package's code.
+
+    What strangers' files may do is tested through the command line, in ``security``.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fairdeploy.settings.refuse_foreign_code", lambda path, used: None)
+        yield
+
+
 @pytest.fixture
 def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder that the test runs in."""

@@ -136,3 +136,10 @@ def test_sweep_measures_at_each_share_once_from_the_largest_down(model: Path) ->
 def test_sweep_refuses_what_cannot_be(model: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=re.escape(message)):
         resolve_sweep(SweepOptions(model=str(model), **changes))
+
+
+def test_results_of_sharded_weights_lie_beside_their_files(tmp_path: Path) -> None:
+    index = tmp_path / "net.safetensors.index.json"
+    index.write_text("{}")
+    assert default_output(str(index)) == tmp_path / "net-shrunk"
+    assert default_output(str(tmp_path)) == tmp_path / "model-shrunk"

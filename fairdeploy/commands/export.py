@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fairdeploy.cli_options import Json, Quiet, Target
+from fairdeploy.cli_options import Json, Quiet, Target, TrustProject
 from fairdeploy.cli_output import progress_for, show
 from fairdeploy.errors import ParityError
 from fairdeploy.option_values import parse_words
@@ -62,6 +62,7 @@ def export(
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Let the ONNX file end in a softmax.")
     ] = False,
+    trust_project: TrustProject = False,
     target: Target = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -79,6 +80,7 @@ def export(
         opset=opset,
         embed_preprocess=embed_preprocess,
         probabilities=probabilities,
+        trust_project=trust_project,
         target=target,
     )
     from fairdeploy import exporting

@@ -21,10 +21,16 @@ def is_factory_spec(spec: str) -> bool:
 
 
 @contextmanager
-def importable_folders(*folders: Path) -> Iterator[None]:
-    """Let the block import modules from ``folders``; an installed command does not see them."""
+def importable_folders(*folders: Path, come_last: bool = False) -> Iterator[None]:
+    """Let the block import modules from ``folders``; an installed command does not see them.
+
+    Args:
+        folders: Where to look.
+        come_last: After all other places, so that no module there stands in for an installed one.
+    """
     added = [str(folder) for folder in folders]
-    sys.path[:0] = added
+    place = len(sys.path) if come_last else 0
+    sys.path[place:place] = added
     try:
         yield
     finally:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from fairdeploy.errors import UsageError
+from fairdeploy.errors import ProjectFileError, UsageError
+from fairdeploy.inputs.architectures import parse_architecture
 from fairdeploy.inputs.factories import is_factory_spec
 from fairdeploy.inputs.toml_tables import (
     Reader,
@@ -27,9 +29,17 @@ from fairdeploy.option_values import parse_drop
 from fairdeploy.options import ATTENTION_OPTIONS, SWEEP_METRICS, AttentionOption, choice_of
 from fairdeploy.records import (
     ALLOCATION_RULES,
+    CHANNEL_ORDERS,
+    CLASS_ORDERS,
+    CROP_MODES,
+    INTERPOLATIONS,
     PROTECTIONS,
     SIGNALS,
     AllocationRule,
+    ChannelOrder,
+    ClassOrder,
+    CropMode,
+    Interpolation,
     MetricName,
     ProtectName,
     SignalName,
@@ -45,11 +55,12 @@ _LARGEST_RATE = 1.0
 class ProjectFile:
     """One field per key, None where the file does not have it.
 
-    There is no key for ``--trust-pickle``: a folder that comes with a model must not be able to
-    ask for it.
+    There is no key for ``--trust-pickle``, nor for ``--trust-project``: a folder that comes with a
+    model must not be able to ask for it.
     """
 
     arch: str | None = None
+    weights: str | None = None
     num_classes: int | None = None
     input_size: int | tuple[int, int, int] | None = None
     """Height = width, or [C, H, W]."""
@@ -59,9 +70,17 @@ class ProjectFile:
     fixed_batch: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    crop_pct: float | None = None
+    """This and the next four: see ``records.ImageFitting``."""
+    crop_mode: CropMode | None = None
+    interpolation: Interpolation | None = None
+    channel_order: ChannelOrder | None = None
+    white: int | None = None
     data: str | None = None
     """A path, made absolute against the file's folder, or a factory."""
     class_names: tuple[str, ...] | None = None
+    """In the order in which the model numbers its classes."""
+    class_order: ClassOrder | None = None
     num_calibration: int | None = None
     num_selection: int | None = None
     max_test: int | None = None
@@ -115,6 +134,45 @@ def load_project_file(folder: Path) -> ProjectFile:
     )
 
 
+def refuse_foreign_code(path: Path, used: Mapping[str, str | None]) -> None:
+    """Refuse values that name code, where the file that gives them lies outside the working folder.
+
+    Who works in a folder runs what is in it; a folder that merely holds a model is a stranger's.
+
+    Args:
+        path: The file; a link counts as lying where it points to.
+        used: ``arch`` and ``data``, as far as they come from the file.
+
+    Raises:
+        ProjectFileError: It names code.
+    """
+    named = {key: text for key, text in used.items() if text is not None and _is_code(key, text)}
+    if named and not os.path.samefile(path.resolve().parent, Path.cwd()):
+        key, text = next(iter(named.items()))
+        raise ProjectFileError(
+            f"'{path}' is not in the current folder and names code to run: {key} = '{text}'; look "
+            f"at it, and add --trust-project if you trust its author, or give --{key} yourself"
+        )
+
+
+def _is_code(key: str, text: str) -> bool:
+    """Whether the value is a factory, or hands a library's builder more than plain values.
+
+    Texts and tables among a builder's options name files and addresses that it would load from.
+    """
+    if key != "arch":
+        return is_factory_spec(text)
+    architecture = parse_architecture(text)
+    is_plain = all(_is_plain(value) for value in architecture.options.values())
+    return architecture.family == "factory" or not is_plain
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, tuple | list):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, bool | int | float)
+
+
 def _input_size(value: object) -> int | tuple[int, int, int]:
     items = value if isinstance(value, list) else [value]
     sizes = [item for item in items if isinstance(item, int) and not isinstance(item, bool)]
@@ -157,6 +215,7 @@ def _one_of(choices: tuple[_Choice, ...]) -> Callable[[object], _Choice]:
 
 _READERS: dict[str, Reader] = {
     "arch": text,
+    "weights": text,
     "num_classes": whole_number(1),
     "input_size": _input_size,
     "inputs": text_or_texts,
@@ -164,8 +223,14 @@ _READERS: dict[str, Reader] = {
     "fixed_batch": whole_number(1),
     "mean": numbers,
     "std": _positive_numbers,
+    "crop_pct": positive_number,
+    "crop_mode": _one_of(CROP_MODES),
+    "interpolation": _one_of(INTERPOLATIONS),
+    "channel_order": _one_of(CHANNEL_ORDERS),
+    "white": whole_number(1),
     "data": text,
     "class_names": texts,
+    "class_order": _one_of(CLASS_ORDERS),
     "num_calibration": whole_number(2),
     "num_selection": whole_number(10),
     "max_test": whole_number(0),

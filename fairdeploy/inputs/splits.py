@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,6 +16,8 @@ from fairdeploy.inputs.sampling import Choice
 from fairdeploy.records import DataSplits, ImageSet, TrainingImages
 
 _MIN_CALIBRATION = 2
+_MOST_SPARE = 1_000
+"""Of a difference of two points this many show most."""
 
 
 def read_choice(spec: str, data: PooledData, choice: Choice) -> DataSplits:
@@ -62,7 +66,22 @@ def read_choice(spec: str, data: PooledData, choice: Choice) -> DataSplits:
         warnings=data.warnings + warnings + more,
         selection=selection,
         training=training,
+        preprocessing=data.preprocessing,
     )
+
+
+def with_spare_selection(data: DataSplits, limit: int) -> DataSplits:
+    """Some of what is left for training, evenly spread, is read to choose with; the rest is not.
+
+    Args:
+        data: Returned unchanged where nothing is left.
+        limit: At most this many, and no more than show a difference of two points.
+    """
+    if data.training is None:
+        return data
+    last, count = data.training.num_images - 1, min(data.training.num_images, limit, _MOST_SPARE)
+    images = data.training.fetch(np.unique(np.linspace(0, last, count).round().astype(np.int64)))
+    return replace(data, selection=images if len(images) else None, training=None)
 
 
 def _apart(images: ImageSet, known: set[bytes], kind: str) -> tuple[ImageSet, tuple[str, ...]]:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import difflib
 import math
+import reprlib
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fairdeploy.errors import ProjectFileError
+from fairdeploy.manifest import read_regular_text
 
 _Value = TypeVar("_Value")
+
+_LARGEST = 2**63 - 1
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
 
 Reader = Callable[[object], Any]
 """Turns a TOML value into the record's value, or raises ValueError with what would be right."""
@@ -25,8 +31,12 @@ def read_toml_table(text: str, path: Path | str, readers: Mapping[str, Reader]) 
     """
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # also of a number with thousands of digits
         raise ProjectFileError(f"'{path}' is not valid TOML: {error}") from error
+    except RecursionError as error:
+        raise ProjectFileError(
+            f"'{path}' is nested too deeply; its values are texts, numbers, lists and short tables"
+        ) from error
     for key in table:
         if key not in readers:
             raise ProjectFileError(_unknown_key(key, path, sorted(readers)))
@@ -40,7 +50,7 @@ def read_text(path: Path) -> str:
         ProjectFileError: The file cannot be read or is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return read_regular_text(path)
     except UnicodeDecodeError as error:
         raise ProjectFileError(f"'{path}' is not UTF-8 text; save it as UTF-8") from error
     except OSError as error:
@@ -57,14 +67,21 @@ def _read_value(key: str, value: object, path: Path | str, reader: Reader) -> ob
     try:
         return reader(value)
     except ValueError as error:
-        raise ProjectFileError(f"'{key}' in '{path}' is {value!r}; give {error}") from error
+        raise ProjectFileError(
+            f"'{key}' in '{path}' is {_SHORT.repr(value)}; give {error}"
+        ) from error
 
 
 def text(value: object) -> str:
     """A string that is not empty."""
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError("a text in quotes")
+    if not isinstance(value, str) or not _is_line(value) or not value.strip():
+        raise ValueError("a text in quotes, on one line")
     return value
+
+
+def _is_line(value: object) -> bool:
+    """Whether it is a text without line breaks and other control characters."""
+    return isinstance(value, str) and value.isprintable()
 
 
 def truth(value: object) -> bool:
@@ -76,24 +93,25 @@ def truth(value: object) -> bool:
 
 def texts(value: object) -> tuple[str, ...]:
     """A list of strings."""
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise ValueError("a list of texts")
+    if not isinstance(value, list) or not all(_is_line(item) for item in value):
+        raise ValueError("a list of texts, each on one line")
     return tuple(value)
 
 
 def text_or_texts(value: object) -> tuple[str, ...]:
     """One string, or a list of strings with at least one."""
     items = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else ()
-    if not items or not all(isinstance(item, str) and item.strip() for item in items):
+    if not items or not all(_is_line(item) and item.strip() for item in items):
         raise ValueError("a text in quotes, or a list of them")
     return items
 
 
 def whole_number(minimum: int) -> Callable[[object], int]:
-    """Reader of integers from ``minimum`` up."""
+    """Reader of integers from ``minimum`` up, as far as 64 bits hold them."""
 
     def read(value: object) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        is_flag = isinstance(value, bool)
+        if not isinstance(value, int) or is_flag or not minimum <= value <= _LARGEST:
             raise ValueError(f"a whole number from {minimum}")
         return value
 

@@ -43,7 +43,7 @@ def inspect(options: InspectOptions, progress: Progress | None = None) -> dict[s
     Raises:
         FairdeployError: The network can't be loaded or traced, or an option fits nothing in it.
     """
-    project = project_of(options.model)
+    project = project_of(options)
     settings = resolve_model(options, project)
     restrictions = resolve_restrictions(options, project)
     profile = load_profile(resolve_target(options, project))

@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from fairdeploy.file_metadata import fit_in_words, pixels_in_words
 from fairdeploy.reporting.chain import verdict
-from fairdeploy.reporting.quantities import amount, count, error_text, percent, share_of, size
+from fairdeploy.reporting.quantities import (
+    NO_CLAIM,
+    amount,
+    count,
+    error_text,
+    percent,
+    share_of,
+    size,
+)
 
 Document = Mapping[str, Any]
 
@@ -60,7 +69,9 @@ def _budget_lines(document: Document) -> Iterator[str]:
 def _accuracy_lines(document: Document) -> Iterator[str]:
     accuracy = document["accuracy"]
     steps = [name for name in ("original", "pruned", "recovered", "exported") if accuracy[name]]
-    if not steps:
+    if document.get("not_judged"):
+        yield f"Not judged: {document['not_judged']['text']}."
+    elif not steps:
         yield "Not measured: no labelled test images were given."
     for name in steps:
         row = accuracy[name]
@@ -72,10 +83,11 @@ def _latency_lines(latency: Document | None) -> Iterator[str]:
     if latency is None:
         yield "Not measured."
         return
+    claim = f"{latency['speedup']:.2f} times as fast as the original"
     yield (
-        f"{latency['speedup']:.2f} times as fast as the original (95 % interval "
+        f"{NO_CLAIM if latency['is_too_busy'] else claim} (95 % interval "
         f"{latency['speedup_low']:.2f} to {latency['speedup_high']:.2f}): "
-        f"{latency['original_median_ms']:.3g} ms, now {latency['shrunk_median_ms']:.3g} ms a call, "
+        f"{latency['original_ms']:.3g} ms, now {latency['shrunk_ms']:.3g} ms a call, "
         f"batch {latency['batch']}, target {latency['target']}"
     )
     device = latency["device"]
@@ -105,12 +117,7 @@ def _use_lines(document: Document) -> Iterator[str]:
     yield f"takes {inputs} (sizes without the batch)"
     told = document.get("preprocessing")
     if told:
-        channels = "RGB" if told["channels"] == 3 else f"{told['channels']}-channel"
-        yield (
-            f"images: {channels}, the shorter side scaled to just cover {told['height']}x"
-            f"{told['width']} (bicubic), the centre cut out, pixels divided by 255, minus "
-            f"{told['mean']}, divided by {told['std']}"
-        )
+        yield f"images: {fit_in_words(told)}; pixels: {pixels_in_words(told)}"
     yield "`python run.py IMAGE` classifies an image; it needs numpy, onnxruntime and Pillow"
     yield "`fairdeploy verify .` checks every file of this folder"
 

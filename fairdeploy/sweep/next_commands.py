@@ -42,12 +42,20 @@ def _words(options: SweepOptions) -> Iterator[str]:
         "--num-calibration": options.num_calibration,
         "--round-to": options.round_to,
         "--attention": options.attention,
+        "--weights": options.weights,
         "--num-classes": options.num_classes,
         "--input-size": _size(options.input_shape),
         "--main-output": options.main_output,
         "--fixed-batch": options.fixed_batch,
         "--mean": _numbers(options.mean),
         "--std": _numbers(options.std),
+        "--crop-pct": options.fitting.crop_pct,
+        "--crop-mode": options.fitting.crop_mode,
+        "--interpolation": options.fitting.interpolation,
+        "--channel-order": options.fitting.channel_order,
+        "--white": options.fitting.white,
+        "--class-names": ",".join(options.class_names) if options.class_names else None,
+        "--class-order": options.class_order,
         "--seed": options.seed,
         "--num-selection": options.num_selection,
     }
@@ -71,6 +79,8 @@ def _words(options: SweepOptions) -> Iterator[str]:
         yield "--blocks" if options.blocks else "--no-blocks"
     if options.trust_pickle:
         yield "--trust-pickle"
+    if options.trust_project:
+        yield "--trust-project"
 
 
 def _training_words(training: TrainingOptions) -> Iterator[str]:
