@@ -14,9 +14,9 @@ from typing import Any
 from fairdeploy.deployment.conversion import RunsAlone, plug_in_of
 from fairdeploy.deployment.exporter_api import get_exporter, guarded
 from fairdeploy.errors import ModelError, OutputError
-from fairdeploy.manifest import write_manifest, write_whole
+from fairdeploy.manifest import MANIFEST_FILE, write_manifest, write_whole
 from fairdeploy.output_folder import folder_built_aside
-from fairdeploy.reload import PLAN_FILE
+from fairdeploy.reload import PLAN_FILE, PROGRAM_FILE, WEIGHTS_FILE
 from fairdeploy.reporting.model_card import model_card
 from fairdeploy.surgery.plan import Plan, read_plan
 
@@ -66,6 +66,12 @@ class ArtifactFolder:
                 f"'{self.path / ONNX_FILE}' is {self.onnx_precision}, and other files are made of "
                 "fp32; shrink for another target, such as cpu"
             )
+
+
+def result_files(suffix: str) -> tuple[str, ...]:
+    """Everything that ``fairdeploy shrink`` writes; ``suffix`` is of the exported file."""
+    network = (PROGRAM_FILE, WEIGHTS_FILE, PLAN_FILE, f"{Path(ONNX_FILE).stem}{suffix}")
+    return (*network, REPORT_FILE, PAGE_FILE, CARD_FILE, MANIFEST_FILE)
 
 
 def open_folder(path: Path) -> ArtifactFolder:

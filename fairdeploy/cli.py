@@ -85,9 +85,11 @@ def run(arguments: Sequence[str]) -> int:
         text = str(error.format_message())
         return _fail(f"{_lower_first(text).rstrip('.')}; see fairdeploy --help", 2)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; nothing was written", INTERRUPTED)
+        code = INTERRUPTED
     except Exception as error:
         return _fail(failure_line(error), 1)
+    if code == INTERRUPTED:
+        return _fail("interrupted; nothing was written", INTERRUPTED)
     return code if isinstance(code, int) else 0
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -234,10 +235,18 @@ def test_error_with_line_breaks_and_brackets_stays_one_unchanged_line(
     assert capsys.readouterr().err == f"error: shape [3, 32] is [red]wrong[/red] {'x' * 200}\n"
 
 
-def test_bug_is_not_hidden_behind_an_error_line(recorder: Recorder) -> None:
-    recorder.error = ZeroDivisionError("bug")
-    with pytest.raises(ZeroDivisionError):
-        cli.run(["shrink", "model.pt", "-b", "40%"])
+def test_bug_is_one_line_that_says_so_and_names_a_file_with_the_rest(
+    recorder: Recorder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorder.error = ZeroDivisionError("of something")
+    assert cli.run(["shrink", "model.pt", "-b", "40%"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    found = re.search(r"a bug in fairdeploy.*ZeroDivisionError: of something.* in '(.*)'", line)
+    assert found
+    told = Path(found[1]).read_text()
+    assert "Traceback" in told
+    assert "in shrink" in told
+    assert "torch" in told
 
 
 def test_interrupt_says_that_nothing_was_written(

@@ -89,7 +89,7 @@ def test_a_page_is_redrawn_in_place_or_given_its_chain() -> None:
 def test_the_card_has_speed_device_and_every_file() -> None:
     card = model_card(document(GOOD, ELSEWHERE))
     latency = document()["latency"]
-    assert f"{latency['speedup']:.2f} times as fast as the original" in card
+    assert f"{latency['speedup']:.2f}\N{MULTIPLICATION SIGN} as fast as the original" in card
     assert "| `model-fp16.onnx` | fp16 | 1.20" in card
     assert "not run: not run: no GPU" not in card
     assert "no GPU" in card
