@@ -30,7 +30,6 @@ from fairdeploy.manifest import write_whole
 from fairdeploy.options import ExportOptions
 from fairdeploy.progress import Progress, SilentProgress
 from fairdeploy.records import VariantCheck
-from fairdeploy.reload import load
 from fairdeploy.reporting.chain import chain_of, merged_variants, variant_document
 from fairdeploy.reporting.chain_section import with_chain
 from fairdeploy.reporting.json_tree import json_tree
@@ -66,7 +65,7 @@ def export(options: ExportOptions, progress: Progress | None = None) -> ExportRe
         watch.warn(text)
     profile = load_profile(options.target or DEFAULT_TARGET)
     with watch.stage("load network"):
-        network = load(folder.path)
+        network = folder.load_network()
     with watch.stage("load images") as stage:
         images = load_export_images(
             options, folder, network, must_be_real=needs_images(requests), watch=watch

@@ -63,7 +63,7 @@ def preprocessing_from(metadata: Mapping[str, str]) -> Preprocessing:
             tuple(float(number) for number in told["mean"]),
             tuple(float(number) for number in told["std"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ModelError(
             f"report.json is damaged where it tells how images become inputs; {advice}"
         ) from error

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fairdeploy.errors import OutputError
@@ -92,7 +92,7 @@ def read_manifest(folder: Path) -> tuple[Listed, ...]:
             f"'{folder}' has no {MANIFEST_FILE}, so nothing can be verified; "
             "fairdeploy shrink and export write one"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise OutputError(f"'{path}' is damaged: {_first_line(error)}") from error
     return _parsed(document, path)
 
@@ -154,11 +154,20 @@ def _parsed(document: Any, path: Path) -> tuple[Listed, ...]:
             for row in document["files"]
         ]
         digest = str(document["digest"])
-    except (KeyError, TypeError, ValueError) as error:
+        outside = next((row.path for row in files if not _is_inside(row.path)), None)
+        if outside is not None:
+            raise ValueError(f"{outside!r} does not lie in the folder")
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise OutputError(f"'{path}' is damaged: {_first_line(error)}") from error
     if _digest(files) != digest:
         raise OutputError(f"'{path}' is damaged: its list does not match its own digest")
     return tuple(files)
+
+
+def _is_inside(path: str) -> bool:
+    """Whether it is relative, without a way up."""
+    pure = PurePosixPath(path)
+    return path.isprintable() and not pure.is_absolute() and ".." not in pure.parts
 
 
 def _first_line(error: BaseException) -> str:

@@ -331,8 +331,8 @@ def test_a_file_that_differs_from_torch_is_written_told_of_and_exits_with_4(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("fairdeploy.pipeline.load_profile", lambda _: strict)
     strict = replace(load_profile("cpu"), parity_limit=1e-12)
+    monkeypatch.setattr("fairdeploy.pipeline.load_profile", lambda _: strict)
     output = tmp_path / "out"
     words = ["shrink", str(project / "model.pt"), "-b", "60%", "--no-latency", "--quiet"]
     assert cli.run([*words, "-o", str(output)]) == 4

@@ -18,8 +18,13 @@ from fairdeploy.input_specs import InputSpec, parse_inputs
 from fairdeploy.options import ATTENTION_OPTIONS, AttentionOption, choice_of
 
 SCHEMA_VERSION = 1
+
+
 BLOCKS_VERSION = 2
 """Of plans whose groups are residual blocks too, which fairdeploy 0.1 and older cannot read."""
+_MOST_VALUES = 2**28
+"""Of one image; as the next, a limit on what a plan from elsewhere may ask for."""
+_MOST_IMAGES = 2**16
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +115,7 @@ def read_plan(path: Path) -> Plan:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise PlanError(f"cannot read plan '{path}': {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PlanError(f"'{path}' is not JSON: {error}") from error
     return _plan_from(document, path)
 
@@ -124,11 +129,13 @@ def _attention(text: object) -> AttentionOption:
 
 def _image_shape(lengths: Any) -> tuple[int, int, int]:
     channels, height, width = (int(length) for length in lengths)
+    if min(channels, height, width) < 1 or channels * height * width > _MOST_VALUES:
+        raise ValueError(f"an image of {channels} x {height} x {width}")
     return (channels, height, width)
 
 
 def _fixed_batch(value: Any) -> int | None:
-    return None if value is None else max(1, int(value))
+    return None if value is None else min(max(1, int(value)), _MOST_IMAGES)
 
 
 def _plan_from(document: Any, path: Path) -> Plan:
@@ -156,7 +163,7 @@ def _plan_from(document: Any, path: Path) -> Plan:
             inputs=parse_inputs(str(text) for text in document.get("inputs", ())),
             fixed_batch=_fixed_batch(document.get("fixed_batch")),
         )
-    except (KeyError, TypeError, ValueError, UsageError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, UsageError) as error:
         raise PlanError(f"'{path}' is not a plan: {type(error).__name__} at {error}") from error
     for name, units in plan.removed.items():
         size = plan.group_sizes[name]
