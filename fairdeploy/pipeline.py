@@ -26,7 +26,7 @@ from fairdeploy.deployment.latency import require_this_machine
 from fairdeploy.deployment.measuring_device import measuring_device
 from fairdeploy.deployment.parity import require_parity
 from fairdeploy.deployment.precision import exporter_for
-from fairdeploy.errors import UsageError, noted
+from fairdeploy.errors import noted
 from fairdeploy.evaluation import Evaluation
 from fairdeploy.file_metadata import file_metadata
 from fairdeploy.inputs.target_profiles import load_profile
@@ -82,14 +82,6 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
     settings = resolve_shrink(options)
     budgets = parse_budgets(settings.budgets) if settings.budgets else ()
     counted, latency_budget = latency_apart(budgets)
-    if latency_budget is not None and not options.with_latency:
-        raise UsageError(
-            f"'{latency_budget.text}' cannot be met without measuring; drop --no-latency"
-        )
-    if latency_budget is not None and settings.steps > 1:
-        raise UsageError(
-            "--steps goes with a --budget of parameters, MACs or bytes; drop it, or give --steps 1"
-        )
     decides = latency_budget is not None or options.objective == "latency"
     check_output_folder(settings.output, force=options.force)
     profile = load_profile(settings.target)
