@@ -2,8 +2,10 @@
 
 The search bisects the budget. Each network is made, repaired and tested on the selection images,
 which nothing else uses; it passes if even the low end of the interval of its accuracy minus the
-original's is within the drop. Accuracy falls with the budget on the whole but not always, so the
-result is the smallest network *seen* to pass.
+original's, on the same images, is within the drop. Accuracy falls with the budget on the whole but
+not always, and the interval may be wide: a failure closes the smaller networks off only if it is
+certain, or if a second network a little smaller fails too. The result is the smallest network
+*seen* to pass, and the report says how many images would have decided what they left open.
 """
 
 from __future__ import annotations
@@ -35,9 +37,11 @@ from fairdeploy.scored_groups import group_sizes, removed_units
 from fairdeploy.settings import ShrinkSettings
 from fairdeploy.stopwatch import Stopwatch
 
-MAX_TRIALS = 8
+MAX_TRIALS = 12
 # Of the original's cost: closer is not worth another network.
 NARROW = 0.02
+# Of the way down to the smallest network: where a doubtful failure is looked at again.
+RECHECK_STEP = 1 / 3
 
 TryPlan = Callable[[Allocation], PairedDifference]
 
@@ -106,7 +110,7 @@ def bisect(
     original: float,
     max_trials: int = MAX_TRIALS,
 ) -> Smallest:
-    """Halve the range between what fails and what passes.
+    """Halve the range between what fails and what passes; doubtful failures are looked at again.
 
     Args:
         groups: With their scores and limits.
@@ -122,6 +126,7 @@ def bisect(
     """
     low = reachable_range(groups, costs.costs)[metric][0] / original
     high, share = 1.0, max((low + 1.0) / 2, low)
+    doubtful: float | None = None
     trials: list[DropTrial] = []
     plans: list[Allocation] = []
     while len(trials) < max_trials and high - low > NARROW:
@@ -133,10 +138,16 @@ def bisect(
         trials.append(DropTrial(budget.text, cost, cost / original, difference, is_within))
         plans.append(allocation)
         if is_within:
-            high = min(high, cost / original)
+            high, doubtful = min(high, cost / original), None
+        elif doubtful is None and not difference.surely_exceeds(max_drop):
+            doubtful = share
         else:
-            low = max(low, share)
-        share = (low + high) / 2
+            low, doubtful = max(low, doubtful or share), None
+        if doubtful is not None and doubtful - low > NARROW:
+            share = doubtful - RECHECK_STEP * (doubtful - low)
+        else:
+            low, doubtful = max(low, doubtful or low), None
+            share = (low + high) / 2
     passed = [index for index, trial in enumerate(trials) if trial.is_within]
     if not passed:
         raise AccuracyError(_none_passed(trials, metric, max_drop))
@@ -171,7 +182,7 @@ def final_gate(
         watch.warn(
             f"on the {difference.num_images:,} test images the accuracy fell by "
             f"{-100 * difference.value:.2f} points, more than the {100 * max_drop:g} that it was "
-            "within on the selection images; raise --num-selection for a safer choice"
+            "within on the selection images; give more labelled images for a safer choice"
         )
     return found
 
@@ -185,12 +196,14 @@ def _none_passed(trials: Sequence[DropTrial], metric: MetricName, max_drop: floa
         return f"nothing can be removed that would lower the {metric}; see 'fairdeploy inspect'"
     best = max(trials, key=lambda trial: trial.difference.low)
     difference = best.difference
+    needed = difference.images_needed(max_drop)
+    how_many = f" (about {needed:,} would tell)" if needed else ""
     return (
         f"no network of {len(trials)} stays within --max-drop {max_drop:.3g}: the best, with "
         f"{best.share:.1%} of the {metric}, changes the accuracy by {100 * difference.value:+.2f} "
         f"points ({100 * difference.low:+.2f} to {100 * difference.high:+.2f} on "
         f"{difference.num_images:,} selection images); allow more, add --recover distil or "
-        "--finetune, or raise --num-selection for a narrower interval"
+        f"--finetune, or give more labelled images for a narrower interval{how_many}"
     )
 
 

@@ -18,7 +18,13 @@ from fairdeploy.deployment.conversion import RunsAlone, plug_in_of
 from fairdeploy.deployment.exporter_api import get_exporter, guarded
 from fairdeploy.errors import ModelError, OutputError
 from fairdeploy.file_metadata import MAIN_OUTPUT_KEY
-from fairdeploy.manifest import MANIFEST_FILE, write_manifest, write_whole
+from fairdeploy.manifest import (
+    MANIFEST_FILE,
+    is_own_file,
+    read_regular_text,
+    write_manifest,
+    write_whole,
+)
 from fairdeploy.output_folder import folder_built_aside
 from fairdeploy.reload import PLAN_FILE, PROGRAM_FILE, WEIGHTS_FILE, load
 from fairdeploy.reporting.chain import chain_of
@@ -33,8 +39,6 @@ ONNX = "onnx"
 ONNX_FILE = "model.onnx"
 CARD_FILE = "MODEL_CARD.md"
 SCRIPT_FILE = "run.py"
-
-
 _LONGEST_REASON = 200
 _MOST_IMAGES = 2**16
 _LARGEST_SEED = 2**63 - 1
@@ -117,7 +121,7 @@ def open_folder(path: Path) -> ArtifactFolder:
             "fairdeploy shrink wrote"
         )
     with _reading(path / REPORT_FILE):
-        document = json_tree(json.loads((path / REPORT_FILE).read_text(encoding="utf-8")))
+        document = json_tree(json.loads(read_regular_text(path / REPORT_FILE)))
         told = _told(document)
         chain_of(document)
     return ArtifactFolder(path, read_plan(path / PLAN_FILE), document, told)
@@ -133,18 +137,20 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (
-        ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError,
-        ValueError,
+        ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RecursionError,
+        TypeError, ValueError,
     ) as error:  # fmt: skip
         text = f"{type(error).__name__}: {error}".splitlines()[0][:_LONGEST_REASON]
-        raise ModelError(
-            f"'{path}' is damaged ({text}); copy the folder again, or shrink again"
-        ) from error
+        raise ModelError(f"'{path}' is damaged ({text}); shrink the network again") from error
 
 
 def _told(document: Mapping[str, Any]) -> Told:
     data, metadata = document["data"], document.get("file_metadata") or {}
-    precisions = {str(row["path"]): str(row["precision"]) for row in document["artifacts"]}
+    precisions = {row["path"]: row["precision"] for row in document["artifacts"]}
+    if not all(
+        isinstance(text, str) for pair in (*metadata.items(), *precisions.items()) for text in pair
+    ):
+        raise ValueError("file_metadata or artifacts hold more than texts")
     is_real = data is not None and not data["is_synthetic"]
     fixed_batch, names = document["model"]["fixed_batch"], (data or {}).get("class_names")
     return Told(
@@ -153,7 +159,7 @@ def _told(document: Mapping[str, Any]) -> Told:
         main_output=_number(int(metadata.get(MAIN_OUTPUT_KEY, "0")), 0, _MOST_IMAGES),
         source=str(data["source"]) if is_real else None,
         class_names=tuple(map(str, names)) if names else None,
-        metadata={str(key): str(text) for key, text in metadata.items()},
+        metadata=metadata,
         onnx_precision=precisions.get(ONNX_FILE, "fp32"),
     )
 
@@ -173,6 +179,11 @@ def added_to(folder: Path) -> Iterator[Path]:
     Raises:
         OutputError: The disk refused; then the folder is as it was.
     """
+    odd = next(
+        (p for p in folder.rglob("*") if not p.is_dir() and not is_own_file(folder, p)), None
+    )
+    if odd is not None:
+        raise OutputError(f"'{odd}' is a link, pipe or device; put the file itself there")
     with folder_built_aside(folder, "make space there") as scratch:
         try:
             shutil.copytree(folder, scratch, copy_function=_link, dirs_exist_ok=True)

@@ -7,7 +7,14 @@ from typing import Annotated
 import typer
 
 from fairdeploy.options import ATTENTION_OPTIONS
-from fairdeploy.records import ALLOCATION_RULES, SIGNALS
+from fairdeploy.records import (
+    ALLOCATION_RULES,
+    CHANNEL_ORDERS,
+    CLASS_ORDERS,
+    CROP_MODES,
+    INTERPOLATIONS,
+    SIGNALS,
+)
 
 _WHAT_MAY_GO = "What may go"
 _THERE = "On another machine"
@@ -23,6 +30,15 @@ Arch = Annotated[
     str | None,
     typer.Option(
         help="The network of a state dict: timm:NAME, torchvision:NAME or package.module:factory."
+    ),
+]
+WeightsKey = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="KEY",
+        help="Which weights of a checkpoint that holds several: a key or prefix of names, such as "
+        "model_ema or student; if not given, averaged ones are taken where they are there.",
     ),
 ]
 NumClasses = Annotated[int | None, typer.Option(help="Length of the classifier.", min=1)]
@@ -60,6 +76,56 @@ Mean = Annotated[
     str | None, typer.Option(metavar="M,M,M", help="Mean per channel, of pixels in [0, 1].")
 ]
 Std = Annotated[str | None, typer.Option(metavar="S,S,S", help="Standard deviation per channel.")]
+CropPct = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        help="Share of the resized image that is cut out of its centre: 0.875, 1 for all of it.",
+    ),
+]
+CropBy = Annotated[
+    str | None,
+    typer.Option(
+        "--crop-mode",
+        metavar="|".join(CROP_MODES),
+        help="center: the shorter side is scaled to fit, the centre cut out; squash: both sides "
+        "are scaled to fit; border: the longer side is, with borders.",
+    ),
+]
+InterpolateBy = Annotated[
+    str | None,
+    typer.Option("--interpolation", metavar="|".join(INTERPOLATIONS), help="Of resizing."),
+]
+ChannelsIn = Annotated[
+    str | None,
+    typer.Option(
+        "--channel-order",
+        metavar="|".join(CHANNEL_ORDERS),
+        help="The order of the colours that the network takes; bgr where OpenCV read its images.",
+    ),
+]
+White = Annotated[
+    int | None,
+    typer.Option(
+        help="The value of white in images of 16 bits a colour: 4095 for 12 bits; found from the "
+        "images if not given.",
+        min=1,
+        max=65535,
+    ),
+]
+ClassNames = Annotated[
+    str | None,
+    typer.Option(metavar="A,B,C", help="The classes in the order in which the network has them."),
+]
+OrderBy = Annotated[
+    str | None,
+    typer.Option(
+        "--class-order",
+        metavar="|".join(CLASS_ORDERS),
+        help="Class folders are numbered with 2 before 10 (natural, as timm does, if not given) or "
+        "10 before 2 (text, as torchvision does).",
+    ),
+]
 Target = Annotated[str | None, typer.Option(help="Where it will run; see 'fairdeploy targets'.")]
 Include = Annotated[
     list[str] | None,

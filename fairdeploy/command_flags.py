@@ -22,17 +22,23 @@ from fairdeploy.cli_options import (
     Arch,
     Attention,
     Blocks,
+    ChannelsIn,
+    ClassNames,
+    CropBy,
+    CropPct,
     Exclude,
     FixedBatch,
     Include,
     Inputs,
     InputSize,
+    InterpolateBy,
     Json,
     MainOutput,
     MaxPrune,
     Mean,
     MinUnits,
     NumClasses,
+    OrderBy,
     ProtectBy,
     Quiet,
     RoundTo,
@@ -42,6 +48,8 @@ from fairdeploy.cli_options import (
     Target,
     TrustPickle,
     TrustProject,
+    WeightsKey,
+    White,
 )
 from fairdeploy.option_values import (
     chosen,
@@ -50,9 +58,19 @@ from fairdeploy.option_values import (
     parse_input_shape,
     parse_numbers,
     parse_shares,
+    parse_words,
 )
 from fairdeploy.options import ATTENTION_OPTIONS, RECOVERY_METHODS
-from fairdeploy.records import ALLOCATION_RULES, PROTECTIONS, SIGNALS
+from fairdeploy.records import (
+    ALLOCATION_RULES,
+    CHANNEL_ORDERS,
+    CLASS_ORDERS,
+    CROP_MODES,
+    INTERPOLATIONS,
+    PROTECTIONS,
+    SIGNALS,
+    ImageFitting,
+)
 from fairdeploy.training_flags import TrainingFlags
 
 
@@ -61,6 +79,7 @@ class ControlFlags:
     """Which network, and what may go from it."""
 
     arch: Arch = None
+    weights: WeightsKey = None
     target: Target = None
     include: Include = None
     exclude: Exclude = None
@@ -88,6 +107,7 @@ class ControlFlags:
         """
         return {
             "arch": self.arch,
+            "weights": self.weights,
             "target": self.target,
             "include": given(self.include),
             "exclude": given(self.exclude),
@@ -135,6 +155,13 @@ class RunFlags(TrainingFlags, ControlFlags):
     ] = None
     mean: Mean = None
     std: Std = None
+    crop_pct: CropPct = None
+    crop_mode: CropBy = None
+    interpolation: InterpolateBy = None
+    channel_order: ChannelsIn = None
+    white: White = None
+    class_names: ClassNames = None
+    class_order: OrderBy = None
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier result.")] = False
     no_latency: Annotated[bool, typer.Option("--no-latency", help="Do not measure.")] = False
     quiet: Quiet = False
@@ -158,10 +185,29 @@ class RunFlags(TrainingFlags, ControlFlags):
             "training": self.training(),
             "mean": parse_numbers("--mean", self.mean),
             "std": parse_numbers("--std", self.std),
+            "fitting": self.fitting(),
+            "class_names": parse_words("--class-names", self.class_names)
+            if self.class_names is not None
+            else None,
+            "class_order": chosen("--class-order", self.class_order, CLASS_ORDERS),
             "force": self.force,
             "with_latency": not self.no_latency,
             "command": ("fairdeploy", *sys.argv[1:]),
         }
+
+    def fitting(self) -> ImageFitting:
+        """How images are resized, cut and scaled.
+
+        Raises:
+            UsageError: A word is not one of the choices.
+        """
+        return ImageFitting(
+            crop_pct=self.crop_pct,
+            crop_mode=chosen("--crop-mode", self.crop_mode, CROP_MODES),
+            interpolation=chosen("--interpolation", self.interpolation, INTERPOLATIONS),
+            channel_order=chosen("--channel-order", self.channel_order, CHANNEL_ORDERS),
+            white=self.white,
+        )
 
 
 def with_flags(command: Callable[..., None]) -> Callable[..., None]:

@@ -27,6 +27,7 @@ from fairdeploy.records import (
     TargetProfile,
     TensorNames,
 )
+from fairdeploy.reporting.quantities import NO_CLAIM
 from fairdeploy.stopwatch import Stopwatch
 from fairdeploy.surgery.plan import Plan
 
@@ -103,7 +104,7 @@ def deliver(
             except (ExportError, MeasurementError) as error:  # the network is finished
                 watch.warn(f"the file that is written was not measured: {error}")
                 return Delivery(artifact, parity, None)
-            stage.note(f"{latency.speedup:.2f}x")
+            stage.note(NO_CLAIM if latency.is_too_busy else f"{latency.speedup:.2f}x")
         operators = time_operators(
             files, arrays, graph, graph.removed_mask(plan.removed), latency,
             profiler=profiler_on(device, exporter), profile=profile, held=held, watch=watch,

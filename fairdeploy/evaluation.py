@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,10 +63,20 @@ class Evaluation:
         if ORIGINAL not in self._classes or not steps:
             return None
         original, last = self._classes[ORIGINAL], self._classes[self._final()]
-        by_step = {
-            step: paired_difference(original, self._classes[step], self._labels()) for step in steps
-        }
-        return AnswerChanges(by_step, class_changes(original, last, self._labels()))
+        labels, found = self._labels(), self._classes
+        return AnswerChanges(
+            {step: paired_difference(original, found[step], labels) for step in steps},
+            {
+                step: paired_difference(found[before], found[step], labels)
+                for before, step in pairwise([ORIGINAL, *steps])
+            },
+            class_changes(original, last, labels),
+        )
+
+    def classes(self, step: str) -> tuple[int, ...] | None:
+        """What the step answers, by test image; None where it was not measured."""
+        found = self._classes.get(step)
+        return None if found is None else tuple(found.tolist())
 
     def _final(self) -> str:
         if EXPORTED in self._classes:

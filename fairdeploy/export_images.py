@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -19,18 +20,17 @@ from fairdeploy.file_metadata import preprocessing_from
 from fairdeploy.graph.model_inputs import ModelInputs, model_inputs
 from fairdeploy.inputs.calibration import load_data
 from fairdeploy.inputs.factories import is_factory_spec
-from fairdeploy.inputs.image_pool import normalize
 from fairdeploy.inputs.other_inputs import with_noise_for_others
 from fairdeploy.inputs.project_file import refuse_foreign_code
 from fairdeploy.options import ExportOptions
 from fairdeploy.records import DataSplits, ImageSet, Preprocessing
+from fairdeploy.records.image_preparation import WHITE, cropped, prepared, scale_size
 from fairdeploy.settings import DEFAULT_TEST_IMAGES
 from fairdeploy.stopwatch import Stopwatch
 
 DEFAULT_CALIBRATION = 384
 CALIBRATION_BATCH = 8
 _SYNTHETIC_IMAGES = 32
-_WHITE = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +66,31 @@ class ExportImages:
         return found
 
     def _pixel_examples(self, examples: Examples) -> Examples:
-        """Uint8 images [N, H, W, C], and what the network says of them once preprocessed."""
-        told = self.preprocessing
-        mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (told.mean, told.std))
-        images = examples.inputs[self.inputs.image] * std + mean
-        pixels = (images * _WHITE).round().clamp(0, _WHITE).to(torch.uint8)
-        as_inputs = normalize(pixels.float() / _WHITE, told)
+        """Pixels [N, H, W, C], and what the network says of them once preprocessed."""
+        told = asdict(self.preprocessing)
+        pixels = [pixels_of(image.numpy(), told) for image in examples.inputs[self.inputs.image]]
+        as_inputs = torch.from_numpy(np.stack([prepared(one, told) for one in pixels]))
         again = make_examples(
             self.network, (as_inputs,), examples.labels,
             main_output=examples.main_output, batch=self.examples.batch,
         )  # fmt: skip
-        return replace(
-            again, inputs=(pixels.permute(0, 2, 3, 1).contiguous(),), batch=examples.batch
-        )
+        return replace(again, inputs=(torch.from_numpy(np.stack(pixels)),), batch=examples.batch)
+
+
+def pixels_of(image: NDArray[np.float32], told: dict[str, Any]) -> NDArray[Any]:
+    """Pixels [H, W, C] whose preparation gives about this input [C, H, W], or its middle.
+
+    They are as large as images are resized to, since rounding in a real resize differs by a level
+    from runtime to runtime, which is no fault of a file.
+    """
+    mean, std = (np.array(told[key], dtype=np.float32) for key in ("mean", "std"))
+    values = image.transpose(1, 2, 0) * std + mean
+    if told["channel_order"] == "bgr":
+        values = values[:, :, ::-1]
+    white = told["white"] or WHITE
+    pixels = np.rint(values.clip(0, 1) * white).astype(np.uint16 if told["white"] else np.uint8)
+    height, width = scale_size(told)
+    return np.ascontiguousarray(cropped(pixels, (height, width), told))
 
 
 def load_export_images(

@@ -6,9 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata as packages
+from typing import Any
 
 from fairdeploy.errors import ModelError
-from fairdeploy.records import Preprocessing
+from fairdeploy.records import CHANNEL_ORDERS, CROP_MODES, INTERPOLATIONS, Preprocessing
+from fairdeploy.records.image_preparation import scale_size
 
 PLAN_KEY = "fairdeploy.plan_sha256"
 PREPROCESSING_KEY = "fairdeploy.preprocessing"
@@ -35,8 +37,8 @@ def file_metadata(
         **origin,
         PREPROCESSING_KEY: json.dumps(
             asdict(preprocessing)
-            | {"fit": "shorter side just covers the input, bicubic, then the centre",
-               "pixels": "RGB or grey, divided by 255, minus mean, divided by std"}
+            | {"fit": fit_in_words(asdict(preprocessing)),
+               "pixels": pixels_in_words(asdict(preprocessing))}
         ),
         "fairdeploy.classes": json.dumps(list(class_names) if class_names else None),
         MAIN_OUTPUT_KEY: str(main_output),
@@ -55,18 +57,54 @@ def preprocessing_from(metadata: Mapping[str, str]) -> Preprocessing:
     if text is None:
         raise ModelError(f"report.json does not tell how images become inputs; {advice}")
     try:
-        told = json.loads(text)
-        return Preprocessing(
-            int(told["channels"]),
-            int(told["height"]),
-            int(told["width"]),
-            tuple(float(number) for number in told["mean"]),
-            tuple(float(number) for number in told["std"]),
-        )
+        return _read(json.loads(text))
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ModelError(
             f"report.json is damaged where it tells how images become inputs; {advice}"
         ) from error
+
+
+def fit_in_words(told: Mapping[str, Any]) -> str:
+    """How an image gets to its size: ``shorter side to 256 (bilinear), centre 224x224``."""
+    height, width = scale_size(dict(told))
+    target = f"{height}" if height == width else f"{height}x{width}"
+    mode, method = told.get("crop_mode", "center"), told.get("interpolation", "bicubic")
+    way = {
+        "squash": f"squashed to {height}x{width}",
+        "border": f"longer side scaled to fit {target}, borders of the mean",
+    }.get(mode, f"shorter side scaled to {target}")
+    return f"{way} ({method}), then the centre of {told['height']}x{told['width']}"
+
+
+def pixels_in_words(told: Mapping[str, Any]) -> str:
+    """How pixel values become numbers."""
+    order = told.get("channel_order", "rgb").upper() if told["channels"] == 3 else "grey"
+    white = told.get("white") or 255
+    return f"{order}, divided by {white}, minus {told['mean']}, divided by {told['std']}"
+
+
+def _read(told: Mapping[str, Any]) -> Preprocessing:
+    """Older results lack the keys that came later, and did what the defaults say."""
+    known: dict[str, Any] = {
+        "channels": int(told["channels"]),
+        "height": int(told["height"]),
+        "width": int(told["width"]),
+        "mean": tuple(float(number) for number in told["mean"]),
+        "std": tuple(float(number) for number in told["std"]),
+    }
+    words: tuple[tuple[str, tuple[str, ...]], ...] = (
+        ("crop_mode", CROP_MODES),
+        ("interpolation", INTERPOLATIONS),
+        ("channel_order", CHANNEL_ORDERS),
+    )
+    for key, choices in words:
+        if told.get(key) is not None:
+            known[key] = choices[choices.index(told[key])]
+    if told.get("crop_pct") is not None:
+        known["crop_pct"] = float(told["crop_pct"])
+    if told.get("white") is not None:
+        known["white"] = int(told["white"])
+    return Preprocessing(**known)
 
 
 def _version(name: str) -> str | None:

@@ -7,11 +7,14 @@ digest elsewhere.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -76,6 +79,41 @@ def write_whole(path: Path, text: str) -> None:
         written.unlink(missing_ok=True)
 
 
+def open_regular(path: Path) -> BufferedReader:
+    """Open a file of somebody else's for reading, if it is one: a pipe or a device has no end.
+
+    Raises:
+        OSError: It is a folder, pipe, socket or device, or cannot be read.
+    """
+    # Opening a pipe waits for its writer unless told not to.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def require_regular(path: Path) -> None:
+    """For readers that open files themselves.
+
+    Raises:
+        OSError: See ``open_regular``.
+    """
+    open_regular(path).close()
+
+
+def read_regular_text(path: Path) -> str:
+    """The UTF-8 text of a regular file.
+
+    Raises:
+        OSError: See ``open_regular``.
+        UnicodeDecodeError: It is not UTF-8.
+    """
+    with open_regular(path) as file:
+        return file.read().decode("utf-8")
+
+
 def read_manifest(folder: Path) -> tuple[Listed, ...]:
     """The list, if it is whole.
 
@@ -86,7 +124,7 @@ def read_manifest(folder: Path) -> tuple[Listed, ...]:
     if not folder.is_dir():
         raise OutputError(f"no folder '{folder}'; give one that fairdeploy shrink wrote")
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(read_regular_text(path))
     except FileNotFoundError as error:
         raise OutputError(
             f"'{folder}' has no {MANIFEST_FILE}, so nothing can be verified; "
@@ -102,8 +140,11 @@ def discrepancies(folder: Path, files: tuple[Listed, ...]) -> Iterator[Discrepan
     names_by_hash = {file.sha256: file.path for file in files}
     for file in files:
         path = folder / file.path
-        if not path.is_file() or path.is_symlink():
+        if not os.path.lexists(path):
             yield Discrepancy(file.path, "is missing")
+            continue
+        if not is_own_file(folder, path):
+            yield Discrepancy(file.path, "is a link, pipe, device or folder instead of a file")
             continue
         found = _listed(folder, path)
         if found.sha256 != file.sha256:
@@ -124,13 +165,20 @@ def _difference(listed: Listed, found: Listed, names_by_hash: dict[str, str]) ->
 
 
 def _files_of(folder: Path) -> list[Path]:
-    found = (path for path in folder.rglob("*") if path.is_file() or path.is_symlink())
+    """All but the manifest itself; pipes, devices and links are files too, folders are not."""
+    found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     return sorted(path for path in found if path != folder / MANIFEST_FILE)
+
+
+def is_own_file(folder: Path, path: Path) -> bool:
+    """Whether a path in a folder is a regular file that lies there, and no link to elsewhere."""
+    is_file = path.is_file() and not path.is_symlink()
+    return is_file and path.resolve().is_relative_to(folder.resolve())
 
 
 def _listed(folder: Path, path: Path) -> Listed:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         return Listed(path.relative_to(folder).as_posix(), path.stat().st_size, sha256)
     except OSError as error:
@@ -153,13 +201,13 @@ def _parsed(document: Any, path: Path) -> tuple[Listed, ...]:
             Listed(str(row["path"]), int(row["size_bytes"]), str(row["sha256"]))
             for row in document["files"]
         ]
-        digest = str(document["digest"])
         outside = next((row.path for row in files if not _is_inside(row.path)), None)
         if outside is not None:
             raise ValueError(f"{outside!r} does not lie in the folder")
+        is_whole = _digest(files) == str(document["digest"])
     except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise OutputError(f"'{path}' is damaged: {_first_line(error)}") from error
-    if _digest(files) != digest:
+    if not is_whole:
         raise OutputError(f"'{path}' is damaged: its list does not match its own digest")
     return tuple(files)
 

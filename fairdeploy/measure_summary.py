@@ -10,6 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from fairdeploy.reporting.quantities import NO_CLAIM
+
 Document = Mapping[str, Any]
 
 
@@ -21,7 +23,7 @@ def measure_summary(document: Document) -> RenderableType:
 def _table(document: Document) -> Table:
     table = Table(box=None, pad_edge=False)
     gap_ms = document["target"]["idle_gap_ms"]
-    titles = ["median ms", "p90", "p99", "images/s", "cold start ms"]
+    titles = ["ms", "p90", "p99", "images/s", "cold start ms"]
     titles += [f"every {gap_ms:g} ms"] if gap_ms else []
     titles += ["times as fast"] if len(document["files"]) > 1 else []
     table.add_column("file")
@@ -38,7 +40,7 @@ def _cells(row: Document, place: str, file: Document) -> Iterator[str]:
     yield f"[bold]{escape(file['path'])}[/]"
     yield str(row["batch"])
     yield str(row["threads"])
-    for key in ("median_ms", "p90_ms", "p99_ms"):
+    for key in ("ms", "p90_ms", "p99_ms"):
         yield f"{network[key]:.3g}"
     yield f"{network['images_per_second']:.3g}"
     yield f"{network['cold_start_ms']:.3g}"
@@ -46,7 +48,8 @@ def _cells(row: Document, place: str, file: Document) -> Iterator[str]:
         yield f"{network['idle_gap']['median_ms']:.3g}"
     if place == "second":
         speedup = row["speedup"]
-        yield f"{speedup['value']:.2f} [dim]({speedup['low']:.2f} to {speedup['high']:.2f})[/]"
+        claim = NO_CLAIM if row["is_too_busy"] else f"{speedup['value']:.2f}"
+        yield f"{claim} [dim]({speedup['low']:.2f} to {speedup['high']:.2f})[/]"
 
 
 def _remarks(document: Document) -> Iterator[Text]:

@@ -23,6 +23,7 @@ from fairdeploy.records import (
     TargetProfile,
 )
 from fairdeploy.reporting.measure_document import measure_document, measure_row
+from fairdeploy.reporting.quantities import NO_CLAIM
 
 Measured = LatencyMeasurement | LatencyComparison
 
@@ -128,4 +129,4 @@ def _threads(count: int) -> str:
 def _note(result: Measured) -> str:
     if isinstance(result, LatencyMeasurement):
         return f"{result.stats.median_ms:.3g} ms"
-    return f"{result.speedup:.2f}x"
+    return NO_CLAIM if result.is_too_busy else f"{result.speedup:.2f}x"

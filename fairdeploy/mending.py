@@ -7,17 +7,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import fx
 
 from fairdeploy.cache_folder import cache_folder
+from fairdeploy.graph.graph_text import graph_tensors, graph_text
 from fairdeploy.graph.unit_graph import UnitGraph
-from fairdeploy.inputs.fingerprint import sha256_of_tensors
+from fairdeploy.inputs.fingerprint import sha256_of_images, sha256_of_tensors
 from fairdeploy.options import TuningOptions
 from fairdeploy.records import DataSplits, DistillationSummary, Mending, TuningSummary
-from fairdeploy.recovery.best_weights import named_tensors
 from fairdeploy.recovery.distillation import distil
 from fairdeploy.recovery.finetuning import Pupil, finetune
+from fairdeploy.recovery.judgement import Judge, held_apart
+from fairdeploy.recovery.processes import PlainRuntime
+from fairdeploy.reporting.accuracy_rows import verdict_row
+from fairdeploy.reporting.quantities import verdict_text
 from fairdeploy.settings import RunSettings
 from fairdeploy.stages import recover, recovery_method
 from fairdeploy.stopwatch import Stopwatch
@@ -36,11 +41,14 @@ def mend(
     finished: Finished = lambda step: None,
 ) -> Mending:
     """Change ``shrunk`` so that it is as accurate as it gets by what the user chose."""
-    recovery = recover(graph, shrunk, removed, data, settings, watch)
+    method = recovery_method(data, settings)
+    judged = held_apart(data) if method == "distil" else data
+    judge = _judge(graph, judged) if removed.any() and method != "none" else None
+    recovery = recover(graph, shrunk, removed, judged, settings, watch, judge)
     finished("recovered")
     distillation = None
-    if recovery_method(data, settings) == "distil" and removed.any():
-        distillation = _distil(graph, shrunk, removed, data, settings, watch)
+    if method == "distil" and judge is not None:
+        distillation = _distil(graph, shrunk, removed, judged, judge, settings, watch)
         finished("distilled")
     tuning = None
     if settings.tuning is not None:
@@ -49,39 +57,36 @@ def mend(
     return Mending(recovery, distillation, tuning)
 
 
+def _judge(graph: UnitGraph, data: DataSplits) -> Judge | None:
+    """Of images that nothing is fitted to, if there are such; none where all are noise."""
+    if data.calibration.is_synthetic:
+        return None
+    return Judge(graph, data.selection or data.calibration, PlainRuntime().device)
+
+
 def _distil(
     graph: UnitGraph,
     shrunk: fx.GraphModule,
     removed: NDArray[np.bool_],
     data: DataSplits,
+    judge: Judge,
     settings: RunSettings,
     watch: Stopwatch,
 ) -> DistillationSummary | None:
     with watch.stage("distil") as stage:
         summary = distil(
-            graph, shrunk, removed, graph.inputs.arranged(data.calibration),
+            graph, shrunk, removed, graph.inputs.arranged(data.calibration), judge,
             more=data.training, seed=settings.model.seed,
             progress=lambda done, total: stage.note(f"step {done} of {total}"),
         )  # fmt: skip
         if summary is not None:
-            stage.note(_in_short(summary))
+            stage.note(verdict_text(verdict_row(summary.verdict)))
     if summary is None:
         watch.warn(
             f"{len(data.calibration)} calibration images are too few to distil with; "
             "raise --num-calibration"
         )
     return summary
-
-
-def _in_short(summary: DistillationSummary) -> str:
-    if summary.outcome == "kept":
-        return "nothing helped on held-out images; as it was"
-    if summary.agreement_before is None or summary.agreement_after is None:
-        return f"held-out error {summary.error_before:.2e}, now {summary.error_after:.2e}"
-    return (
-        f"agrees with the original on {summary.agreement_before:.1%} of held-out images, now "
-        f"{summary.agreement_after:.1%}"
-    )
 
 
 def _finetune(
@@ -97,7 +102,7 @@ def _finetune(
         summary = finetune(
             Pupil(graph, shrunk, removed), data.training, data.selection, options,
             seed=settings.model.seed,
-            checkpoint=_checkpoint(shrunk, data, settings, options),
+            checkpoint=_checkpoint(graph, shrunk, data, settings, options),
             progress=lambda done, total, score: stage.note(
                 f"epoch {done} of {total}, {score:.2%} of the selection images"
             ),
@@ -105,15 +110,24 @@ def _finetune(
         stage.note(
             f"best of {len(summary.epochs) - 1} epochs: {summary.best_epoch}"
             + (f", resumed after {summary.resumed_from}" if summary.resumed_from else "")
+            + f"; {verdict_text(verdict_row(summary.verdict))}"
         )
     return summary
 
 
 def _checkpoint(
-    shrunk: fx.GraphModule, data: DataSplits, settings: RunSettings, options: TuningOptions
+    graph: UnitGraph,
+    shrunk: fx.GraphModule,
+    data: DataSplits,
+    settings: RunSettings,
+    options: TuningOptions,
 ) -> Path:
     """Where the state of just this training is kept: another start or option has another file."""
-    start = sha256_of_tensors(dict(named_tensors(shrunk)))
-    facts = f"{start} {data.sha256} {settings.model.seed} {settings.num_selection} {options}"
-    name = hashlib.sha256(facts.encode()).hexdigest()[:32]
+    facts = [sha256_of_images(images) for images in data.image_sets().values()]
+    for network in (graph.module, shrunk):  # the teacher, and what learns from it
+        facts += [graph_text(network), sha256_of_tensors(graph_tensors(network))]
+    if data.training is not None:
+        facts.append(f"{data.source} {data.training.num_images} {data.training.has_labels}")
+    facts += [str(settings.model.seed), str(options), torch.__version__]
+    name = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]
     return cache_folder() / "training" / f"{name}.pt"

@@ -10,7 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from fairdeploy.records import AllocationRule, MetricName, ProtectName, SignalName
+from fairdeploy.records import (
+    AllocationRule,
+    ClassOrder,
+    ImageFitting,
+    MetricName,
+    ProtectName,
+    SignalName,
+)
 
 RecoveryMethod = Literal["least_squares", "distil", "batchnorm", "none"]
 """``distil``: least squares, then a short training without labels."""
@@ -54,6 +61,8 @@ class ModelOptions:
     model: str
     """A path, ``timm:NAME`` or ``torchvision:NAME``."""
     arch: str | None = None
+    weights: str | None = None
+    """Key or prefix of the weights to take where a checkpoint holds several."""
     num_classes: int | None = None
     input_shape: InputShape | None = None
     inputs: tuple[str, ...] | None = None
@@ -64,6 +73,8 @@ class ModelOptions:
     """The only number of images that the network shall take at a time."""
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    fitting: ImageFitting = field(default_factory=ImageFitting)
+    """How images are resized, cut and scaled."""
     seed: int | None = None
     trust_pickle: bool = False
     trust_project: bool = False
@@ -136,6 +147,10 @@ class RunOptions(ControlOptions):
 
     data: str | None = None
     """An image folder, an ``.npz`` file or ``package.module:factory``."""
+    class_names: tuple[str, ...] | None = None
+    """In the order in which the model numbers its classes."""
+    class_order: ClassOrder | None = None
+    """How class folders are sorted where nobody names the classes."""
     output: Path | None = None
     recover: RecoveryMethod | None = None
     signal: SignalName | None = None

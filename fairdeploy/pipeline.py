@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from fairdeploy.deployment.precision import exporter_for
 from fairdeploy.errors import noted
 from fairdeploy.evaluation import Evaluation
 from fairdeploy.file_metadata import file_metadata
+from fairdeploy.inputs.original_check import require_judged
 from fairdeploy.inputs.target_profiles import load_profile
 from fairdeploy.latency_budget import Chosen, latency_planner
 from fairdeploy.latency_trials import precise
@@ -40,7 +41,7 @@ from fairdeploy.pruning_steps import prune_in_steps
 from fairdeploy.records import AccuracyByStage, GroupScores, RunRecord, UnitScores
 from fairdeploy.recovery.best_weights import load_state
 from fairdeploy.recovery.processes import launched_rank
-from fairdeploy.removal_stage import remove
+from fairdeploy.removal_stage import check_answers, remove
 from fairdeploy.reporting.run_record import build_document, write_report
 from fairdeploy.rounding import resolve_multiple, rounding_outcome, with_multiple
 from fairdeploy.saving import write_network
@@ -92,6 +93,7 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
 
     model = load_network(settings.model, watch)
     graph = capture_network(model, settings.model, watch)
+    check_answers(model, graph, settings.model.seed, watch)
     costs = CostModel(graph.cost_terms, len(graph.groups))
     rules = rules_of(graph, settings.restrictions)
     refuse_unreachable(graph, costs, counted, 1, rules)
@@ -120,6 +122,12 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
         ))  # fmt: skip
         channels = planner.multiple if planner else channels
         data = load_images(settings, model, graph, watch)
+        model = replace(model, preprocessing=data.preprocessing or model.preprocessing)
+        require_judged(
+            data,
+            max_drop=settings.max_drop,
+            learns_labels=settings.tuning is not None and not settings.tuning.distill,
+        )
         if budgets and settings.max_drop is not None:
             require_testable(data)
         scores = score(graph, model, data, settings, watch)

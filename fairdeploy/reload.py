@@ -18,6 +18,7 @@ from fairdeploy.graph.model_inputs import model_inputs
 from fairdeploy.graph.train_mode import set_modes
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.inputs.exported_programs import load_exported_program
+from fairdeploy.manifest import require_regular
 from fairdeploy.surgery.module_rewrite import rebuild_own_class
 from fairdeploy.surgery.optimizer_state import AnyOptimizer, kept_masks, sliced_optimizer
 from fairdeploy.surgery.plan import Plan, read_plan
@@ -52,8 +53,9 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     shrunk = apply(model, folder / PLAN_FILE)
     path = folder / WEIGHTS_FILE
     try:
+        require_regular(path)
         weights = load_file(path)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise ModelError(f"cannot read '{path}': {error}") from error
     return _with_weights(shrunk, weights, path)
 

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from torch import fx
 
 from fairdeploy.graph.unit_graph import UnitGraph
+from fairdeploy.inputs.random_state import seeded_random_state
 from fairdeploy.records import LoadedModel, ProofResult
 from fairdeploy.settings import RunSettings
 from fairdeploy.stopwatch import Stopwatch
@@ -14,6 +15,17 @@ from fairdeploy.surgery.equivalence import prove, require_proof
 from fairdeploy.surgery.graph_part import graph_parts
 from fairdeploy.surgery.module_rewrite import rebuild_own_class
 from fairdeploy.surgery.removal import remove_units
+from fairdeploy.surgery.steadiness import require_steady
+
+
+def check_answers(model: LoadedModel, graph: UnitGraph, seed: int, watch: Stopwatch) -> None:
+    """Refuse a network whose answer for an image hangs on more than the image.
+
+    Raises:
+        ModelError: Says which call is to blame.
+    """
+    with watch.stage("check answers"), seeded_random_state(seed):
+        require_steady(model.module, graph, seed)
 
 
 def remove(

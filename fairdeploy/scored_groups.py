@@ -17,6 +17,7 @@ from fairdeploy.allocation.restrictions import (
 )
 from fairdeploy.allocation.search import smallest_plan
 from fairdeploy.allocation.shared_knob import with_shared_knob
+from fairdeploy.graph.near_ties import settled
 from fairdeploy.graph.structures import structures
 from fairdeploy.graph.unit_graph import Group, UnitGraph
 from fairdeploy.records import (
@@ -83,11 +84,13 @@ def group_scores(
 
 
 def _scores_of(group: Group, scores: UnitScores, limit: GroupLimit) -> GroupScores:
-    u, r = scores.u[group.blocks], scores.r[group.blocks]
+    u, r = settled(scores.u[group.blocks]), settled(scores.r[group.blocks])
     places = paired_units(u, r)
+    u, r = paired_scores(u, r, places)
     return GroupScores(
         group.name,
-        *paired_scores(u, r, places),
+        settled(u),
+        settled(r),
         max_removed=limit.max_removed,
         places=places if group.num_blocks > 1 else None,
         step=limit.step,

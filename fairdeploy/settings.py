@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -17,6 +18,7 @@ from fairdeploy.inputs.project_file import (
     load_project_file,
     refuse_foreign_code,
 )
+from fairdeploy.inputs.sharded_weights import model_name
 from fairdeploy.inputs.target_profiles import load_profile
 from fairdeploy.method_settings import resolve_method
 from fairdeploy.options import (
@@ -33,12 +35,21 @@ from fairdeploy.options import (
     choice_of,
     first_given,
 )
-from fairdeploy.records import MetricName, PruningMethod, Restrictions, TargetProfile
+from fairdeploy.records import (
+    ClassOrder,
+    ImageFitting,
+    MetricName,
+    PruningMethod,
+    Restrictions,
+    TargetProfile,
+)
 from fairdeploy.training_settings import resolve_tuning
 
 DEFAULT_CALIBRATION_IMAGES = 512
 DEFAULT_TEST_IMAGES = 2000
 DEFAULT_SELECTION_IMAGES = 4000
+ALL_IMAGES = sys.maxsize
+"""For the smallest network within a drop: as many as there are, and as fit in memory."""
 DEFAULT_TARGET = "cpu"
 DEFAULT_POINTS = 8
 MIN_POINTS, MAX_POINTS = 2, 100
@@ -50,6 +61,7 @@ class ModelSettings:
 
     source: str
     arch: str | None
+    weights: str | None
     num_classes: int | None
     input_shape: InputShape | None
     inputs: tuple[InputSpec, ...]
@@ -57,6 +69,7 @@ class ModelSettings:
     fixed_batch: int | None
     mean: Sequence[float] | None
     std: Sequence[float] | None
+    fitting: ImageFitting
     seed: int
     trust_pickle: bool
     attention: AttentionOption
@@ -71,6 +84,7 @@ class RunSettings:
     model: ModelSettings
     data: str | None
     class_names: tuple[str, ...] | None
+    class_order: ClassOrder
     num_calibration: int
     max_test: int
     output: Path
@@ -85,7 +99,17 @@ class RunSettings:
     @property
     def selects(self) -> bool:
         """Whether held-out images are needed to choose something with."""
-        return self.tuning is not None
+        return self.tuning is not None or self.recover == "distil" or self.searches_size
+
+    @property
+    def searches_size(self) -> bool:
+        """Whether the smallest network within a drop is wanted."""
+        return False
+
+    @property
+    def is_repair_judged(self) -> bool:
+        """Whether images that nothing else wants shall judge the repair, and nothing else."""
+        return not self.selects and self.recover != "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,9 +123,9 @@ class ShrinkSettings(RunSettings):
     steps: int = 1
 
     @property
-    def selects(self) -> bool:
-        """Whether held-out images are needed to choose something with."""
-        return self.tuning is not None or not self.budgets
+    def searches_size(self) -> bool:
+        """Whether the smallest network within a drop is wanted."""
+        return not self.budgets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +145,7 @@ def project_of(options: ControlOptions) -> ProjectFile:
         ProjectFileError: It is malformed, or lies elsewhere and names code that would run.
     """
     path = Path(options.model)
-    folder = path.parent if path.is_file() else Path()
+    folder = path if path.is_dir() else path.parent if path.is_file() else Path()
     project = load_project_file(folder)
     if not options.trust_project:
         typed = {"arch": options.arch}
@@ -138,6 +162,7 @@ def resolve_model(options: ControlOptions, project: ProjectFile) -> ModelSetting
     return ModelSettings(
         source=options.model,
         arch=first_given(options.arch, project.arch),
+        weights=first_given(options.weights, project.weights),
         num_classes=first_given(options.num_classes, project.num_classes),
         input_shape=_input_shape(options, project, profile),
         inputs=parse_inputs(first_given(options.inputs, project.inputs) or ()),
@@ -145,11 +170,22 @@ def resolve_model(options: ControlOptions, project: ProjectFile) -> ModelSetting
         fixed_batch=first_given(options.fixed_batch, project.fixed_batch),
         mean=first_given(options.mean, project.mean),
         std=first_given(options.std, project.std),
+        fitting=_fitting(options.fitting, project),
         seed=first_given(options.seed, project.seed) or 0,
         trust_pickle=options.trust_pickle,
         attention=first_given(options.attention, project.attention) or "heads",
         allow_norm_coupled=options.allow_norm_coupled or bool(project.allow_norm_coupled),
         blocks=bool(first_given(options.blocks, project.blocks)),
+    )
+
+
+def _fitting(typed: ImageFitting, project: ProjectFile) -> ImageFitting:
+    return ImageFitting(
+        crop_pct=first_given(typed.crop_pct, project.crop_pct),
+        crop_mode=first_given(typed.crop_mode, project.crop_mode),
+        interpolation=first_given(typed.interpolation, project.interpolation),
+        channel_order=first_given(typed.channel_order, project.channel_order),
+        white=first_given(typed.white, project.white),
     )
 
 
@@ -205,7 +241,8 @@ def resolve_shrink(options: ShrinkOptions) -> ShrinkSettings:
         )
     _refuse(_budget_contradictions(options, tuple(budgets), max_drop, steps))
     output = Path(project.output) if project.output else default_output(options.model)
-    run = _resolve_run(options, project, output)
+    most = DEFAULT_SELECTION_IMAGES if budgets else ALL_IMAGES
+    run = _resolve_run(options, project, output, most)
     _refuse(_step_contradictions(run, steps))
     if max_drop is not None and run.data is None:
         raise DataError("--max-drop needs labelled test images, and there are none; give --data")
@@ -303,8 +340,13 @@ def resolve_sweep(options: SweepOptions) -> SweepSettings:
     return SweepSettings(**_values(run), metric=metric, num_points=num_points, percents=percents)
 
 
-def _resolve_run(options: RunOptions, project: ProjectFile, output: Path) -> RunSettings:
-    """What all runs share; ``output`` is where the results go unless an option says otherwise."""
+def _resolve_run(
+    options: RunOptions,
+    project: ProjectFile,
+    output: Path,
+    num_selection: int = DEFAULT_SELECTION_IMAGES,
+) -> RunSettings:
+    """What all runs share; the last two hold unless an option says otherwise."""
     recover = first_given(options.recover, project.recover)
     if recover is not None and recover not in RECOVERY_METHODS:
         raise UsageError(f"no recovery '{recover}'; use one of {', '.join(RECOVERY_METHODS)}")
@@ -322,7 +364,8 @@ def _resolve_run(options: RunOptions, project: ProjectFile, output: Path) -> Run
     return RunSettings(
         model=resolve_model(options, project),
         data=data,
-        class_names=project.class_names,
+        class_names=first_given(options.class_names, project.class_names),
+        class_order=first_given(options.class_order, project.class_order) or "natural",
         num_calibration=num_calibration,
         max_test=project.max_test or DEFAULT_TEST_IMAGES,
         output=options.output or output,
@@ -330,10 +373,7 @@ def _resolve_run(options: RunOptions, project: ProjectFile, output: Path) -> Run
         restrictions=resolve_restrictions(options, project),
         recover=recover,
         method=resolve_method(options, project, recover),
-        num_selection=first_given(
-            options.num_selection, project.num_selection, DEFAULT_SELECTION_IMAGES
-        )
-        or 0,
+        num_selection=first_given(options.num_selection, project.num_selection, num_selection) or 0,
         tuning=tuning,
     )
 
@@ -345,7 +385,9 @@ def _values(run: RunSettings) -> dict[str, Any]:
 def default_output(model: str, ending: str = "shrunk") -> Path:
     """``model-shrunk`` beside ``model.pt``; ``resnet18-shrunk`` here for ``timm:resnet18``."""
     path = Path(model)
+    if path.is_dir():
+        return path / f"model-{ending}"
     if path.is_file():
-        return path.with_name(f"{path.stem}-{ending}")
+        return path.with_name(f"{model_name(path)}-{ending}")
     name = re.sub(r"[^\w.-]+", "-", model.partition(":")[2].partition(",")[0]).strip("-")
     return Path(f"{name or 'model'}-{ending}")

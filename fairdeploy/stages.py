@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,15 +20,20 @@ from fairdeploy.allocation.restrictions import (
 )
 from fairdeploy.allocation.search import check_reachable, search
 from fairdeploy.cache_folder import cache_folder
-from fairdeploy.deployment.parity import predict
+from fairdeploy.deployment.parity import predict, repeated
+from fairdeploy.graph.graph_text import graph_tensors, graph_text
 from fairdeploy.graph.model_inputs import model_inputs
 from fairdeploy.graph.model_outputs import class_scores
 from fairdeploy.graph.residual_branches import blocks_hint
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.inputs.calibration import check_labels_fit, load_data, with_predicted_labels
+from fairdeploy.inputs.fingerprint import sha256_of_images, sha256_of_tensors
 from fairdeploy.inputs.model_loading import load_model
+from fairdeploy.inputs.original_check import check_original
 from fairdeploy.inputs.other_inputs import with_noise_for_others
+from fairdeploy.inputs.preparation_trials import NUM_TRIED, Original, norm_distance
+from fairdeploy.inputs.splits import with_spare_selection
 from fairdeploy.method_notes import fitting_warning, method_warnings
 from fairdeploy.method_settings import DEFAULT_RECOVERY
 from fairdeploy.options import RecoveryMethod
@@ -37,13 +44,18 @@ from fairdeploy.records import (
     Budget,
     DataSplits,
     GroupScores,
+    ImageSet,
     LoadedModel,
+    Preprocessing,
     RecoverySummary,
     UnitScores,
 )
 from fairdeploy.recovery.batchnorm import reestimate_batchnorm
+from fairdeploy.recovery.fitted_weights import own_tensors
+from fairdeploy.recovery.judgement import Judge, kept_if_better
 from fairdeploy.recovery.least_squares import fit_least_squares
-from fairdeploy.recovery.unlabelled_images import not_held_out
+from fairdeploy.reporting.accuracy_rows import verdict_row
+from fairdeploy.reporting.quantities import verdict_text
 from fairdeploy.scored_groups import unscored_groups
 from fairdeploy.scoring.cache import cached_scores, scores_key
 from fairdeploy.scoring.unit_scores import score_units
@@ -63,10 +75,12 @@ def load_network(settings: ModelSettings, watch: Stopwatch) -> LoadedModel:
             input_shape=settings.input_shape,
             mean=settings.mean,
             std=settings.std,
+            fitting=settings.fitting,
             seed=settings.seed,
             inputs=settings.inputs,
+            weights=settings.weights,
         )
-        stage.note(model.name)
+        stage.note(f"{model.name}, weights: {model.weights}" if model.weights else model.name)
     for text in model.warnings:
         watch.warn(text)
     return model
@@ -124,18 +138,27 @@ def load_images(
             max_test=settings.max_test,
             num_selection=settings.num_selection if settings.selects else 0,
             with_training=settings.tuning is not None,
-            with_rest=settings.recover == "distil",
+            with_rest=settings.recover == "distil" or settings.is_repair_judged,
             seed=settings.model.seed,
             class_names=settings.class_names,
+            class_order=settings.class_order,
             others=graph.inputs.others,
             image_name=graph.inputs.names[graph.inputs.image],
         )
+        if settings.is_repair_judged:
+            data = with_spare_selection(data, settings.num_selection)
         if data.training is not None and settings.tuning is None:
-            # Distillation alone: whatever labels there are, nothing looks at them.
+            # Distillation alone: whatever labels there are, nothing learns from them.
             data = replace(data, training=replace(data.training, has_labels=False))
         data = with_noise_for_others(data, graph.inputs, settings.model.seed)
         main = graph.outputs.main_tensor(graph.module(*graph.example_inputs))
         check_labels_fit(data, class_scores(main).shape[1])
+        if main.dim() == 2:
+            data = check_original(
+                data,
+                _original(data, settings, model, graph),
+                names_are_given=settings.class_names is not None or not _is_folder(settings),
+            )
         data = with_predicted_labels(data, scores_by_class(graph), graph.inputs.arranged)
         if main.dim() != 2 and data.test is not None:
             text = "the model gives a map, not one score per class; accuracy is not measured"
@@ -147,6 +170,45 @@ def load_images(
     return data
 
 
+def _original(
+    data: DataSplits, settings: RunSettings, model: LoadedModel, graph: UnitGraph
+) -> Original:
+    """What the check of the labels asks the network, and how it gets a few images otherwise."""
+
+    def reread(preprocessing: Preprocessing) -> ImageSet:
+        again = load_data(
+            settings.data,
+            preprocessing,
+            num_calibration=NUM_TRIED,
+            max_test=0,
+            seed=settings.model.seed,
+            class_names=settings.class_names,
+            class_order=settings.class_order,
+            others=graph.inputs.others,
+            image_name=graph.inputs.names[graph.inputs.image],
+        )
+        return with_noise_for_others(again, graph.inputs, settings.model.seed).calibration
+
+    def distance(images: ImageSet) -> float | None:
+        count = NUM_TRIED if graph.has_dynamic_batch else graph.inputs.batch
+        some = repeated(graph.inputs.arranged(images), 0, count)
+        return norm_distance(model.module, lambda: model.module(*some))
+
+    by_class = scores_by_class(graph)
+    is_file = settings.data is not None and Path(settings.data).exists()
+    return Original(
+        lambda images: by_class(*graph.inputs.arranged(images)),
+        distance,
+        reread if is_file else None,
+        data.preprocessing or model.preprocessing,
+        class_scores(graph.outputs.main_tensor(graph.module(*graph.example_inputs))).shape[1],
+    )
+
+
+def _is_folder(settings: RunSettings) -> bool:
+    return settings.data is not None and Path(settings.data).is_dir()
+
+
 def scores_by_class(graph: UnitGraph) -> Callable[..., Tensor]:
     """The network as a function of one tensor per input to scores [N, classes], any N."""
 
@@ -155,7 +217,7 @@ def scores_by_class(graph: UnitGraph) -> Callable[..., Tensor]:
 
     def scores(*inputs: Tensor) -> Tensor:
         is_fixed = not graph.has_dynamic_batch
-        batch = graph.inputs.batch if is_fixed else len(inputs[0])
+        batch = graph.inputs.batch if is_fixed else min(NUM_TRIED, len(inputs[0]))
         return predict(reduced, inputs, batch, is_batch_fixed=is_fixed)
 
     return scores
@@ -170,11 +232,7 @@ def score(
 ) -> UnitScores:
     """U and R of all units, or what takes their places: from the cache, or in one pass."""
     seed, method = settings.model.seed, settings.method
-    key = scores_key(
-        model.sha256, data.sha256, seed=seed, units=graph.num_units,
-        inputs=" ".join(map(str, graph.inputs.specs)), output=graph.outputs.main,
-        signal=method.signal, protect=method.protect,
-    )  # fmt: skip
+    key = _scores_key(graph, data, settings)
     for text in method_warnings(method):
         watch.warn(text)
     with watch.stage("score units", total=len(data.calibration)) as stage:
@@ -191,6 +249,22 @@ def score(
             ),
             tell_found=lambda: stage.note("from the cache"),
         )
+
+
+def _scores_key(graph: UnitGraph, data: DataSplits, settings: RunSettings) -> str:
+    """Everything that scores hang on: what is computed, on what, and what may go."""
+    units = [(group.name, group.blocks.tolist()) for group in graph.groups]
+    return scores_key(
+        sha256_of_tensors(graph_tensors(graph.module)),
+        sha256_of_images(data.calibration),
+        graph=graph_text(graph.module), units=json.dumps(units), attention=graph.attention,
+        norms=graph.allow_norm_coupled, branches=" ".join(b.name for b in graph.branches),
+        inputs=" ".join(map(str, graph.inputs.specs)), output=graph.outputs.main,
+        batch=graph.inputs.batch if graph.inputs.is_batch_fixed else 0,
+        signal=settings.method.signal, protect=settings.method.protect,
+        seed=settings.model.seed, device=graph.device.type,
+        versions=f"torch {torch.__version__}, numpy {np.__version__}",
+    )  # fmt: skip
 
 
 def allocate(
@@ -215,22 +289,33 @@ def recover(
     data: DataSplits,
     settings: RunSettings,
     watch: Stopwatch,
+    judge: Judge | None = None,
 ) -> RecoverySummary | None:
-    """Repair ``shrunk`` (changes it); noise teaches it nothing, so without images it stays."""
+    """Repair ``shrunk`` (changes it); noise teaches it nothing, so without images it stays.
+
+    What the repair did to it is undone if ``judge`` finds no gain.
+    """
     method = recovery_method(data, settings)
     if method == "none" or not removed.any():
         return None
     images = graph.inputs.arranged(data.calibration)
     name = "batchnorm" if method == "batchnorm" else "least squares"
+    own_tensors(shrunk, graph.module)
     with watch.stage(f"recover ({name})") as stage:
-        if method == "batchnorm":
-            return reestimate_batchnorm(shrunk, images)
-        if method == "distil":
-            images = not_held_out(images)
-        return fit_least_squares(
-            graph, shrunk, removed, images, seed=settings.model.seed,
-            progress=lambda done, total: stage.note(f"layer {done} of {total}"),
-        )  # fmt: skip
+
+        def repair() -> RecoverySummary:
+            if method == "batchnorm":
+                return reestimate_batchnorm(shrunk, images)
+            return fit_least_squares(
+                graph, shrunk, removed, images, seed=settings.model.seed,
+                progress=lambda done, total: stage.note(f"layer {done} of {total}"),
+            )  # fmt: skip
+
+        summary, verdict = kept_if_better(judge, shrunk, repair)
+        if verdict is not None:
+            verdict = replace(verdict, are_fitted=data.selection is None)
+            stage.note(verdict_text(verdict_row(verdict)))
+    return replace(summary, verdict=verdict)
 
 
 def recovery_method(data: DataSplits, settings: RunSettings) -> RecoveryMethod:

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from fairdeploy.reporting.accuracy_rows import STEPS
 from fairdeploy.reporting.chain import verdict
+from fairdeploy.reporting.quantities import NO_CLAIM
 from fairdeploy.reporting.run_section import decided_by
 from fairdeploy.summary_tables import lines_of, shown, two_columns
 from fairdeploy.training_summary import training_lines
@@ -41,9 +42,10 @@ def shrink_summary(document: Document, folder: Path) -> RenderableType:
                 lambda: _block_lines(document.get("blocks", ())),
                 lambda: _check_lines(document),
                 lambda: _chain_lines(document.get("chain")),
+                lambda: not_judged_lines(document),
                 lambda: _accuracy_lines(document["accuracy"]),
                 lambda: training_lines(document),
-                lambda: _latency_lines(document["latency"]),
+                lambda: latency_lines(document["latency"]),
                 lambda: why_not_faster_lines(document["latency"], document.get("why_not_faster")),
                 lambda: _file_lines(document["artifacts"], folder),
             )
@@ -199,14 +201,24 @@ def _accuracy_lines(accuracy: Document) -> Iterator[tuple[str, str]]:
         yield "accuracy", f"{', '.join(steps)} on {accuracy['num_images']:,} test images"
 
 
-def _latency_lines(latency: Document | None) -> Iterator[tuple[str, str]]:
+def not_judged_lines(document: Document) -> Iterator[tuple[str, str]]:
+    """Why nothing is said about accuracy."""
+    found = document.get("not_judged")
+    if found:
+        yield "accuracy", f"[bold red]not judged[/]: {escape(found['reason'])}"
+        yield "", escape(found["remedy"])
+
+
+def latency_lines(latency: Document | None) -> Iterator[tuple[str, str]]:
+    """Milliseconds, and the speed-up with its interval; nothing where it was not measured."""
     if latency is None:
         return
     noisy = "; the machine was busy, so take it with caution" if latency.get("is_noisy") else ""
+    claim = f"{latency['speedup']:.2f} times as fast"
     yield (
         "latency",
-        f"{latency['original_median_ms']:.3g} ms, now {latency['shrunk_median_ms']:.3g} ms on "
-        f"{escape(latency['target'])}: {latency['speedup']:.2f} times as fast "
+        f"{latency['original_ms']:.3g} ms, now {latency['shrunk_ms']:.3g} ms on "
+        f"{escape(latency['target'])}: {NO_CLAIM if latency['is_too_busy'] else claim} "
         f"[dim]({latency['speedup_low']:.2f} to {latency['speedup_high']:.2f})[/]{noisy}",
     )
     idle = latency.get("idle_gap")
@@ -223,7 +235,7 @@ def why_not_faster_lines(
     latency: Document | None, why: Document | None
 ) -> Iterator[tuple[str, str]]:
     """Only where the speed-up is well below what the MACs promise: what holds most of the time."""
-    if latency is not None and latency["speedup"] < 1:
+    if latency is not None and latency["speedup_high"] < 1 and not latency["is_too_busy"]:
         yield "SLOWER", "[bold red]the shrunk network is slower than the original[/]"
     if why is None or not why["is_short"]:
         return

@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fairdeploy.reporting.multiples import multiple_text
-from fairdeploy.reporting.quantities import repaired
-from fairdeploy.summary import method_lines, short
+from fairdeploy.reporting.quantities import change_text, repaired
+from fairdeploy.summary import method_lines, not_judged_lines, short
 from fairdeploy.summary_tables import lines_of, shown, two_columns
 
 Document = Mapping[str, Any]
@@ -88,7 +88,7 @@ def _speed(point: Document) -> str:
     if row is None:
         return ""
     interval = f"[dim]({row['speedup_low']:.2f} to {row['speedup_high']:.2f})[/]"
-    return f"{row['speedup']:.2f}x {interval}"
+    return f"{'no claim' if row['is_too_busy'] else format(row['speedup'], '.2f') + 'x'} {interval}"
 
 
 def _mark(point: Document) -> str:
@@ -102,6 +102,11 @@ def _knee_lines(document: Document) -> Iterator[tuple[str, str]]:
     point = next((row for row in document["points"] if row["is_knee"]), None)
     name = "none" if point is None else point["budget"] or "original"
     yield "knee", f"[bold]{escape(name)}[/]: {escape(knee['reason'])}"
+    if point is not None and point["difference"]:
+        yield (
+            "",
+            f"against the original on the same images, accuracy {change_text(point['difference'])}",
+        )
     good = "accurate" if document["quality"] == "accuracy" else "good"
     yield "frontier", f"no cheaper network is as {good}"
 
@@ -115,6 +120,7 @@ def _fact_lines(document: Document, folder: Path) -> Iterator[tuple[str, str]]:
         f"{len(proofs)} removals exact: relative error at most {largest:.1e}"
         + (f"; in {apart} of them layer norms apart, as allowed" if apart else ""),
     )
+    yield from not_judged_lines(document)
     if document["num_test_images"]:
         how = repaired(document["recovery"])
         yield "accuracy", f"{how}, on {document['num_test_images']:,} test images"

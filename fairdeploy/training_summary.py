@@ -7,14 +7,18 @@ from typing import Any
 
 from rich.markup import escape
 
+from fairdeploy.reporting.quantities import change_text, needed_text, verdict_text
+
 Document = Mapping[str, Any]
 
+_REPAIRS = ("recovered", "distilled", "tuned")
 WORTH_MORE = 0.01
 """Share of the answers that got wrong, of which more can be got back."""
 
 
 def training_lines(document: Document) -> Iterator[tuple[str, str]]:
     """One line for each of: distillation, training, changed answers, ``--max-drop``."""
+    yield from _recovery_lines(document.get("recovery"))
     yield from _distillation_lines(document.get("distillation"))
     yield from _tuning_lines(document.get("tuning"))
     yield from _change_lines(document)
@@ -22,31 +26,28 @@ def training_lines(document: Document) -> Iterator[tuple[str, str]]:
     yield from _gate_lines(document.get("max_drop"))
 
 
+def _recovery_lines(row: Document | None) -> Iterator[tuple[str, str]]:
+    """Only where the repair was undone."""
+    if row is not None and row["verdict"] and row["verdict"]["outcome"] == "kept":
+        yield "repaired", f"[yellow]no[/]: {verdict_text(row['verdict'])}"
+
+
 def _distillation_lines(row: Document | None) -> Iterator[tuple[str, str]]:
-    if row is None:
-        return
-    if row["outcome"] == "kept":
-        yield "distilled", "nothing helped on held-out images; the weights stayed as they were"
-    elif row["agreement_before"] is not None:
+    if row is not None:
         yield (
             "distilled",
-            f"without labels, {row['num_steps']:,} steps on {row['num_images']:,} images: agrees "
-            f"with the original on {row['agreement_before']:.1%} of {row['num_held_out']:,} "
-            f"held-out images, now {row['agreement_after']:.1%}",
+            f"without labels, {row['num_steps']:,} steps on {row['num_images']:,} images: "
+            f"{verdict_text(row['verdict'])}",
         )
 
 
 def _tuning_lines(row: Document | None) -> Iterator[tuple[str, str]]:
-    if row is None:
-        return
-    scores = {epoch["epoch"]: epoch["score"] for epoch in row["epochs"]}
-    best = row["best_epoch"]
-    yield (
-        "trained",
-        f"{len(scores) - 1} epochs on {row['num_images']:,} images, best after epoch "
-        f"{best}: {row['measure']} {scores[0]:.1%}, now {scores[best]:.1%} "
-        f"on {row['num_selection']:,} selection images",
-    )
+    if row is not None:
+        yield (
+            "trained",
+            f"{len(row['epochs']) - 1} epochs on {row['num_images']:,} images, best after epoch "
+            f"{row['best_epoch']}: {verdict_text(row['verdict'])}",
+        )
 
 
 def _last_change(document: Document) -> Document | None:
@@ -63,11 +64,13 @@ def _change_lines(document: Document) -> Iterator[tuple[str, str]]:
     worst = min(document["changes"]["by_class"], key=lambda row: row["after"] - row["before"])
     yield (
         "answers",
-        f"{100 * last['value']:+.2f} points [dim]({100 * last['low']:+.2f} to "
-        f"{100 * last['high']:+.2f})[/]: {last['num_lost']} lost, {last['num_gained']} gained, "
+        f"accuracy {change_text(last)}; {last['num_lost']} lost, {last['num_gained']} gained, "
         f"{last['changed_share']:.1%} changed; worst class {escape(worst['class'])} "
         f"{worst['before']:.1%}, now {worst['after']:.1%}",
     )
+    for step, row in document["changes"].get("since_last", {}).items():
+        if step in _REPAIRS and row["value"] < 0:
+            yield "", f"[yellow]{step}: the accuracy {change_text(row)} with this step[/]"
 
 
 def _advice_lines(document: Document) -> Iterator[tuple[str, str]]:
@@ -93,6 +96,7 @@ def _gate_lines(gate: Document | None) -> Iterator[tuple[str, str]]:
         f"({100 * difference['low']:+.2f} to {100 * difference['high']:+.2f}) on "
         f"{difference['num_images']:,} {gate['images']} images, {verdict}",
     )
+    yield "", f"[dim]{escape(needed_text(gate))}[/]"
     search = gate["search"]
     if search:
         chosen = search["trials"][search["chosen"]]

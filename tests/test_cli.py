@@ -44,8 +44,8 @@ DOCUMENT: Mapping[str, Any] = {
         "num_images": 450,
     },
     "latency": {
-        "target": "cpu", "original_median_ms": 4.0, "shrunk_median_ms": 2.0, "speedup": 2.0,
-        "speedup_low": 1.9, "speedup_high": 2.1, "is_noisy": True,
+        "target": "cpu", "original_ms": 4.0, "shrunk_ms": 2.0, "speedup": 2.0,
+        "speedup_low": 1.9, "speedup_high": 2.1, "is_noisy": True, "is_too_busy": False,
         "idle_gap": {"gap_ms": 33.0, "original": {"median_ms": 6.0}, "shrunk": {"median_ms": 4.0},
                      "speedup": 1.5, "speedup_low": 1.4, "speedup_high": 1.6},
     },
@@ -122,11 +122,12 @@ def test_shrink_passes_every_option_on(recorder: Recorder) -> None:
         "--no-latency", "--quiet", "--include", "layer*", "--include", "stem", "--exclude", "fc",
         "--max-prune", "0.7", "--max-prune", "layer4.*=30%", "--min-units", "8",
         "--min-units", "a=b=4", "--round-to", "16", "--signal", "l2", "--protect", "hrank",
-        "--allocation", "global",
+        "--allocation", "global", "--weights", "model_ema",
     ]  # fmt: skip
     assert cli.run(arguments) == 0
     assert recorder.options == ShrinkOptions(
         model="model.pt",
+        weights="model_ema",
         budgets=("40%", "macs=50%"),
         data="images",
         output=Path("out"),
@@ -413,13 +414,14 @@ def test_inspect_passes_every_option_on(monkeypatch: pytest.MonkeyPatch) -> None
         "m.pt", "--prove", "--arch", "timm:resnet18", "--target", "cpu", "--include", "a",
         "--exclude", "b", "--max-prune", "0.5", "--min-units", "c=2", "--round-to", "4",
         "--num-classes", "3", "--input-size", "64", "--seed", "5", "--trust-pickle",
+        "--weights", "student",
     ]  # fmt: skip
     _, asked = show_inspection(monkeypatch, arguments)
     assert asked == [
         InspectOptions(
             model="m.pt", prove=True, arch="timm:resnet18", target="cpu", include=("a",),
             exclude=("b",), max_prune=(("*", 0.5),), min_units=(("c", 2),), round_to=4,
-            num_classes=3, input_shape=64, seed=5, trust_pickle=True,
+            num_classes=3, input_shape=64, seed=5, trust_pickle=True, weights="student",
         )
     ]  # fmt: skip
 

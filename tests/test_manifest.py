@@ -73,7 +73,7 @@ def test_missing_longer_and_additional_files_are_found(folder: Path) -> None:
 def test_a_link_does_not_stand_for_a_file(folder: Path) -> None:
     shutil.move(folder / "model.pt2", folder.parent / "elsewhere")
     (folder / "model.pt2").symlink_to(folder.parent / "elsewhere")
-    assert problems(folder) == {"model.pt2": "is missing"}
+    assert problems(folder) == {"model.pt2": "is a link, pipe, device or folder instead of a file"}
 
 
 def test_a_changed_manifest_is_noticed(folder: Path) -> None:

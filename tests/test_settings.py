@@ -175,18 +175,21 @@ def test_contradictions_are_refused_before_the_model_is_read(
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("typed", "told"),
     [
-        ("--max-drop 2", "--max-drop is about int8"),
-        ("--num-calibration 8", "--num-calibration is about int8"),
-        ("--format openvino --opset 17", "--opset 17 is about ONNX"),
+        ({"max_drop": 0.02}, "--max-drop is about int8"),
+        ({"num_calibration": 8}, "--num-calibration is about int8"),
+        ({"formats": ("openvino",), "opset": 17}, "--opset 17 is about ONNX"),
     ],
 )
-def test_export_s_contradictions_are_refused(words: str, told: str) -> None:
-    typed = {"--max-drop 2": {"max_drop": 0.02}, "--num-calibration 8": {"num_calibration": 8}}
-    other = {"formats": ("openvino",), "opset": 17}
-    options = ExportOptions(
-        folder=Path("x"), **{"precisions": ("fp16",), **typed.get(words, other)}
-    )
+def test_export_s_contradictions_are_refused(typed: dict[str, Any], told: str) -> None:
+    options = replace(ExportOptions(folder=Path("x"), precisions=("fp16",)), **typed)
     with pytest.raises(UsageError, match=told):
         requests_of(options, load_exporters())
+
+
+def test_results_of_sharded_weights_lie_beside_their_files(tmp_path: Path) -> None:
+    index = tmp_path / "net.safetensors.index.json"
+    index.write_text("{}")
+    assert default_output(str(index)) == tmp_path / "net-shrunk"
+    assert default_output(str(tmp_path)) == tmp_path / "model-shrunk"

@@ -42,13 +42,17 @@ def test_distillation_is_a_step_of_its_own_in_every_report(
     monkeypatch.setattr("fairdeploy.mending.distil", short)
     document = run(tmp_path, tmp_path / "out", recover="distil").document
     assert document["recovery"]["method"] == "least_squares"
-    # Seven of eight calibration images, and what the test leaves; nobody looks at its labels.
-    assert document["distillation"]["num_images"] == 53 + 20
+    # The calibration images, and what test and selection leave; nobody looks at its labels.
+    assert document["distillation"]["num_images"] == 60 + 15
     assert [tuple(row.values()) for row in document["data"]["purposes"]] == [
-        ("calibration", 60, "given"), ("test", 40, "given"), ("training", 20, "none"),
+        ("calibration", 60, "given"), ("test", 30, "given"), ("selection", 15, "given"),
+        ("training", 15, "none"),
     ]  # fmt: skip
     assert document["distillation"]["num_steps"] == 30
-    assert document["distillation"]["error_after"] <= document["distillation"]["error_before"]
+    verdict = document["distillation"]["verdict"]
+    assert (verdict["measure"], verdict["num_images"]) == ("accuracy", 15)
+    assert verdict["after"] >= verdict["before"]
+    assert verdict["outcome"] in {"improved", "unclear", "kept"}
     assert document["accuracy"]["distilled"] is not None
     assert list(document["changes"]["by_step"]) == ["pruned", "recovered", "distilled", "exported"]
     page = (tmp_path / "out" / "report.html").read_text()

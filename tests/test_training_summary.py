@@ -16,6 +16,14 @@ def document(value: float, high: float, **more: Any) -> dict[str, Any]:
     return {"changes": {"by_step": {"exported": step}, "by_class": [worst]}, **more}
 
 
+def verdict(outcome: str, before: float = 0.5, after: float = 0.5) -> dict[str, Any]:
+    gain = after - before
+    return {
+        "measure": "accuracy", "before": before, "after": after, "low": gain - 0.01,
+        "high": gain + 0.01, "num_images": 700, "outcome": outcome, "are_fitted": False,
+    }  # fmt: skip
+
+
 def advised(run: dict[str, Any]) -> bool:
     return any("--recover distil" in text for _, text in training_lines(run))
 
@@ -31,7 +39,7 @@ def test_who_lost_accuracy_and_did_not_train_is_told_what_brings_it_back() -> No
         document(-0.005, -0.001),
         document(0.02, 0.04),
         document(-0.03, -0.01, tuning={"epochs": [{"epoch": 0, "score": 0.5}], "best_epoch": 0,
-                                       "num_images": 9, "num_selection": 9, "measure": "accuracy"}),
+                                       "num_images": 9, "verdict": verdict("kept")}),
         {"changes": None},
     ],
     ids=["perhaps chance", "little", "gained", "trained", "not measured"],

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from fairdeploy.errors import ExportError
-from fairdeploy.records import Artifact, Divergence, OnnxChanges
+from fairdeploy.records import Artifact, Divergence, OnnxChanges, image_preparation
 from fairdeploy_onnx import divergence, run_main
 from fairdeploy_onnx.embedding import add_softmax, embed_preprocessing
 from fairdeploy_onnx.graph_changes import fix_batch, with_opset
@@ -25,6 +25,8 @@ from fairdeploy_onnx.model_files import (
 from fairdeploy_onnx.quantization import SCHEMES, foldable_copy
 
 DEFAULT_MAX_DROP = 0.01
+_SHARED_WITH_SCRIPT = "# ---- from here on: part of run.py ----\n"
+_SCRIPT_END = 'if __name__ == "__main__":'
 
 
 class OnnxConversion:
@@ -75,7 +77,8 @@ class OnnxConversion:
             model = with_opset(model, changes.opset)
         if changes.preprocessing is not None:
             embed_preprocessing(model, changes.preprocessing)
-            metadata["fairdeploy.input"] = "uint8 images [N, H, W, C] of any size, RGB or grey"
+            kind = "uint16" if changes.preprocessing.white else "uint8"
+            metadata["fairdeploy.input"] = f"{kind} images [N, H, W, C] of any size, RGB or grey"
         if changes.probabilities:
             add_softmax(model, _main_output(model, metadata))
             metadata["fairdeploy.output"] = "probabilities"
@@ -95,7 +98,11 @@ class OnnxConversion:
 
     def stand_alone_script(self) -> str:
         """Text of ``run.py``, which needs numpy and ONNX Runtime."""
-        return inspect.getsource(run_main)
+        imported = "from fairdeploy.records.image_preparation import prepared, read_pixels\n\n"
+        begin, _, end = inspect.getsource(run_main).replace(imported, "").partition(_SCRIPT_END)
+        _, mark, shared = inspect.getsource(image_preparation).partition(_SHARED_WITH_SCRIPT)
+        assert mark, "image_preparation.py has lost its mark"
+        return f"{begin}{shared.strip()}\n\n\n{_SCRIPT_END}{end}"
 
     def _write_int8(
         self, onnx_path: Path, path: Path, precision: str, calibration: Iterable[Batch] | None

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fairdeploy.records.image_preparation import prepared, read_pixels
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -72,9 +74,13 @@ class Network:
 
     def classify(self, path: Path, top: int) -> Answer:
         """Names and probabilities of the most likely classes, the first first."""
-        has_preprocessing = self.input.type == "tensor(uint8)"
+        has_preprocessing = self.input.type in ("tensor(uint8)", "tensor(uint16)")
         pixels = read_pixels(path, self.preprocessing)
         image = pixels if has_preprocessing else prepared(pixels, self.preprocessing)
+        if has_preprocessing and self.input.type == "tensor(uint8)" and image.dtype != np.uint8:
+            raise ValueError(f"'{path}' has more than 8 bits a colour; the file takes 8")
+        if self.input.type == "tensor(uint16)" and image.dtype == np.uint8:
+            raise ValueError(f"'{path}' has 8 bits a colour; the file takes 16")
         batch = self.input.shape[0] if isinstance(self.input.shape[0], int) else 1
         images = np.repeat(image[None], batch, axis=0)
         scores = self.session.run(None, {self.input.name: images})[self.main][0]
@@ -88,61 +94,6 @@ class Network:
         """Of a class, or its number."""
         names = self.names or []
         return names[index] if index < len(names) else str(index)
-
-
-def read_pixels(path: Path, told: Told) -> Any:
-    """An image as uint8 [height, width, channels]."""
-    channels = told["channels"]
-    if path.suffix == ".npy":
-        pixels = np.load(path, allow_pickle=False)
-        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != channels:
-            raise ValueError(f"'{path}' is not uint8 [height, width, {channels}]")
-        return pixels
-    mode = "L" if channels == 1 else "RGB"
-    library = pillow()
-    with library.open(path) as opened:
-        image = opened
-        if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255
-            image = library.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        elif min(image.width / told["width"], image.height / told["height"]) >= 4:
-            image.draft(mode, (2 * told["width"], 2 * told["height"]))
-        pixels = np.asarray(image.convert(mode))
-    return pixels[:, :, None] if channels == 1 else pixels
-
-
-def prepared(pixels: Any, told: Told) -> Any:
-    """Float32 [channels, height, width] as the network takes it."""
-    mean, std = (np.array(told[key], dtype=np.float32) for key in ("mean", "std"))
-    scaled = (fitted(pixels, told).astype(np.float32) / np.float32(255) - mean) / std
-    return np.ascontiguousarray(scaled.transpose(2, 0, 1))
-
-
-def fitted(pixels: Any, told: Told) -> Any:
-    """Scaled so that the shorter side just covers the input, then its centre."""
-    height, width = told["height"], told["width"]
-    found_height, found_width = pixels.shape[:2]
-    if (found_height, found_width) == (height, width):
-        return pixels
-    scale = max(width / found_width, height / found_height)
-    size = (max(width, round(found_width * scale)), max(height, round(found_height * scale)))
-    library = pillow()
-    image = library.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-    image = image.resize(size, library.BICUBIC)
-    left, top = (size[0] - width) // 2, (size[1] - height) // 2
-    result = np.asarray(image.crop((left, top, left + width, top + height)))
-    return result[:, :, None] if pixels.shape[2] == 1 else result
-
-
-def pillow() -> Any:
-    """Pillow's Image module."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ValueError(
-            "image files and other sizes need Pillow: pip install pillow; or give .npy files "
-            "(uint8, [height, width, channels]) of the network's own size"
-        ) from error
-    return Image
 
 
 def softmax(scores: Any) -> Any:

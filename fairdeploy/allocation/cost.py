@@ -17,6 +17,7 @@ Counts = NDArray[np.int64]
 
 # Index of a made-up dimension of length 1, which fills up terms that have fewer dimensions.
 _UNIT_LENGTH = 0
+_ROUNDING = 1e-12
 
 
 class CostModel:
@@ -69,7 +70,8 @@ class _FlatTerms:
         for factor in self._factors:
             products *= lengths[..., factor]
         total: NDArray[np.float64] = np.asarray(products @ self._coefficients)
-        return total
+        whole = np.rint(total)  # counts are whole, but for the rounding of a share of the batch
+        return np.where(np.abs(total - whole) <= _ROUNDING * total, whole, total)
 
 
 def _dim_arrays(

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairdeploy.allocation.tolerance import removal_order, tod_curve
+from fairdeploy.graph.near_ties import settled
 from fairdeploy.records import GroupScores
 
 DEPTH_RELUCTANCE = 0.1
@@ -37,7 +38,7 @@ def with_depth_rule(
     result = list(groups)
     if branches:
         u, r = (
-            np.array([float(getattr(groups[place], name)[0]) for place in branches])
+            settled(np.array([float(getattr(groups[place], name)[0]) for place in branches]))
             for name in ("u", "r")
         )
         for place, tolerance in zip(branches, depth_tolerances(u, r), strict=True):

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from fairdeploy.allocation.limits import CostFunction, Counts, Limits
 from fairdeploy.allocation.shared_knob import knob_of_units
 from fairdeploy.allocation.tolerance import removal_order
+from fairdeploy.graph.near_ties import settled
 from fairdeploy.records import Allocation, Budget, GroupScores
 
 CLOSE = 0.008
@@ -74,7 +75,7 @@ def nearby_plan(
             return None
         prices = stock.prices(blocks, np.abs(after - now))
         best = np.where(fits, -prices if now < low else prices, np.inf)
-        stock.flip(int(np.argmin(best)), blocks)
+        stock.flip(int(np.argmin(settled(best))), blocks)
     return None
 
 

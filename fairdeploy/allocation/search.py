@@ -103,8 +103,10 @@ def search(
         budgets: At least one; all must hold.
 
     Returns:
-        The same for the same input. ``tolerance`` is the smallest one that meets the budgets,
-        0 where the network meets them as it is (then nothing goes).
+        The same for the same input; scores that only rounding tells apart should come as equal
+        (``graph.near_ties``), so that another machine finds the same plan. ``tolerance`` is the
+        smallest one that meets the budgets, 0 where the network meets them as it is (then nothing
+        goes).
 
     Raises:
         BudgetError: Not even the smallest allowed plan meets a budget; nothing has been searched.

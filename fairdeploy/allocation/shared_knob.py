@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairdeploy.allocation.tolerance import removal_order
+from fairdeploy.graph.near_ties import settled
 from fairdeploy.records import AllocationRule, GroupScores
 
 Scores = NDArray[np.float64]
@@ -42,7 +43,7 @@ def with_shared_knob(
     if rule == "uniform":
         knobs = [_shares(len(group.u)) for group in groups]
     elif rule == "global":
-        knobs = [np.sort(_normalised(group)) for group in groups]
+        knobs = _thresholds(groups)
     else:
         knobs = _shares_of_kinds(groups, structures)
     return tuple(
@@ -67,6 +68,12 @@ def _normalised(group: GroupScores) -> Scores:
     return group.u / mean if mean > 0 else np.zeros_like(group.u)
 
 
+def _thresholds(groups: Sequence[GroupScores]) -> list[Scores]:
+    pooled = settled(np.concatenate([_normalised(group) for group in groups]))
+    ends = np.cumsum([len(group.u) for group in groups])
+    return [np.sort(part) for part in np.split(pooled, ends[:-1])]
+
+
 def _shares_of_kinds(groups: Sequence[GroupScores], structures: Sequence[str]) -> list[Scores]:
     """Each unit's rank among those of its kind, as a share of their number."""
     knobs = [_shares(len(group.u)) for group in groups]
@@ -78,7 +85,7 @@ def _shares_of_kinds(groups: Sequence[GroupScores], structures: Sequence[str]) -
         ]
         if not members:
             continue
-        pooled = np.concatenate([_normalised(groups[number]) for number in members])
+        pooled = settled(np.concatenate([_normalised(groups[number]) for number in members]))
         shares = np.empty_like(pooled)
         shares[np.argsort(pooled, kind="stable")] = _shares(len(pooled))
         ends = np.cumsum([len(groups[number].u) for number in members])

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from fairdeploy.allocation.shared_knob import knob_of_units
 from fairdeploy.allocation.tolerance import removal_order
+from fairdeploy.graph.near_ties import settled
 from fairdeploy.records import GroupScores
 
 Counts = NDArray[np.int64]
@@ -99,8 +100,8 @@ class _Pool:
         # What costs nothing comes last: it lies in a residual branch that is gone, which is cheaper
         # to have back while it is narrow.
         ratio = np.divide(value, price, out=np.full_like(value, -1.0), where=price > 0)
-        ratio = ratio if self._is_priced else value
-        order: Counts = blocks[np.lexsort((blocks, -value, -ratio))]
+        ratio = settled(ratio if self._is_priced else value)
+        order: Counts = blocks[np.lexsort((blocks, -settled(value), -ratio))]
         return order
 
     def num_units(self, blocks: Counts) -> Counts:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from fairdeploy.allocation.limits import CostFunction, Counts, Limits
 from fairdeploy.allocation.tolerance import removal_order
+from fairdeploy.graph.near_ties import settled
 from fairdeploy.records import Allocation, Budget, GroupScores
 
 MAX_TRADES = 2000
@@ -133,7 +134,8 @@ def _best_trade(book: _Book, sizes: Counts, cost_of: CostFunction, limits: Limit
     kept = sizes - book.removed
     now = float(cost_of(kept[None])["latency"][0])
     taken, given = book.takes(), book.gives()
-    lost, gained = book.r_lost(taken), book.r_gained(given)
+    masses = np.concatenate([book.r_lost(taken), book.r_gained(given)])
+    lost, gained = np.split(settled(masses), 2)
     pairs = [
         (one, two)
         for one in _cheapest(lost, now - cost_of(kept - np.diag(taken))["latency"])
@@ -146,12 +148,13 @@ def _best_trade(book: _Book, sizes: Counts, cost_of: CostFunction, limits: Limit
     for row, (one, two) in enumerate(pairs):
         changes[row, one], changes[row, two] = taken[one], -given[two]
     saved = now - cost_of(kept - changes)["latency"]
+    saved[np.abs(saved) <= _LEAST * now] = 0.0
     won = np.array([gained[two] - lost[one] for one, two in pairs])
     total = max(float(sum(np.abs(group.r).sum() for group in book.groups)), _LEAST)
     worth = saved / max(now, _LEAST) + won / total
     fits = (saved >= 0) & (limits.overspending(kept - changes) <= 0).all(axis=1)
     worth[~fits] = 0.0
-    best = int(np.argmax(worth))
+    best = int(np.argmax(settled(worth)))
     return changes[best] if worth[best] > _LEAST else None
 
 
@@ -160,13 +163,13 @@ def _cheapest(lost: NDArray[np.float64], saved_ms: NDArray[np.float64]) -> list[
     price = np.where(
         np.isfinite(lost) & (saved_ms > 0), lost / np.maximum(saved_ms, _LEAST), np.inf
     )
-    return [int(one) for one in np.argsort(price, kind="stable")[:_PARTNERS] if price[one] < np.inf]
+    order = np.argsort(settled(price), kind="stable")[:_PARTNERS]
+    return [int(one) for one in order if price[one] < np.inf]
 
 
 def _dearest(gained: NDArray[np.float64], cost_ms: NDArray[np.float64]) -> list[int]:
     """Groups whose last block brings most R-mass back for the time that it costs."""
     is_worth = np.isfinite(gained) & (cost_ms > _LEAST)
     worth = np.where(is_worth, gained / np.maximum(cost_ms, _LEAST), -np.inf)
-    return [
-        int(two) for two in np.argsort(-worth, kind="stable")[:_PARTNERS] if worth[two] > -np.inf
-    ]
+    order = np.argsort(-settled(worth), kind="stable")[:_PARTNERS]
+    return [int(two) for two in order if worth[two] > -np.inf]

@@ -6,8 +6,10 @@ cost and quality to 0 to 1 over all points, draw the chord from the cheapest poi
 points that no other beats. Quality is accuracy; where that was not measured, the share of all
 R-Scores that stays. Two cases have no bend to be found:
 
-- The cheapest point cannot be told from the best one (its interval reaches it): the curve is flat
-  as far as the test images show, and the cheapest point is the knee.
+- The cheapest point is as good as the best one as far as the test images show, and they do show it:
+  the paired interval of the two reaches no loss and goes no lower than a loss of 2 points. Then the
+  curve is flat, and the cheapest point is the knee. A wider interval says that the images are too
+  few, not that the curve is flat.
 - No point lies above the chord, or there are fewer than three points: there is no knee.
 """
 
@@ -19,6 +21,10 @@ from typing import Literal
 from fairdeploy.records import Quality, TradeOff
 
 MIN_POINTS = 3
+MAX_UNSEEN_LOSS = 0.02
+"""Of quality: what a flat curve may hide at most."""
+_CHORD = "the straight line between the cheapest point and the original"
+_TOO_FEW = "; the test images are too few to tell even the cheapest point from the best one"
 # Of the unit square; below this, rounding and not the curve would choose.
 _LEAST_HEIGHT = 1e-6
 
@@ -59,16 +65,19 @@ def _find_knee(costs: Sequence[float], qualities: Sequence[Quality]) -> tuple[in
     values = [quality.value for quality in qualities]
     cheapest = min(range(len(costs)), key=lambda index: (costs[index], -values[index]))
     dearest = max(range(len(costs)), key=lambda index: (costs[index], values[index]))
-    if qualities[cheapest].high >= max(values):
+    is_told_apart = qualities[cheapest].high < max(values)
+    is_flat = qualities[cheapest].low >= max(values) - MAX_UNSEEN_LOSS
+    if is_flat and not is_told_apart:
         return cheapest, "even the cheapest point cannot be told from the best one"
     if costs[dearest] == costs[cheapest]:
         return None, "all points cost the same"
+    doubt = "" if is_told_apart else _TOO_FEW
     heights = _heights(costs, values, cheapest, dearest)
     front = (index for index, is_free in enumerate(non_dominated(costs, values)) if is_free)
     best = min(front, key=lambda index: (-round(heights[index], 9), costs[index]))
     if heights[best] < _LEAST_HEIGHT:
-        return None, "no point lies above the straight line between the cheapest and the original"
-    return best, "farthest above the straight line between the cheapest point and the original"
+        return None, f"no point lies above {_CHORD}{doubt}"
+    return best, f"farthest above {_CHORD}{doubt}"
 
 
 def _heights(
@@ -76,7 +85,7 @@ def _heights(
 ) -> list[float]:
     """How far each point is above the chord, in the unit square; 0 at both ends."""
     range_of_costs = costs[dearest] - costs[cheapest]
-    range_of_values = max(values) - min(values)
+    range_of_values = (max(values) - min(values)) or 1.0
     heights = []
     for cost, value in zip(costs, values, strict=True):
         along = (cost - costs[cheapest]) / range_of_costs

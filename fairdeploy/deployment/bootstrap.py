@@ -5,6 +5,10 @@ other load calls are fast or slow in spells, and where about half are slow, each
 falls on either side by chance. In six races of one pair of networks on two shared cores the ratio
 of medians spread by 4.6 % (standard deviation), the median of ratios by 0.7 %.
 
+A session is some per cent faster or slower for as long as it lives, and so is a spell of other
+work, which no resampling of calls within one finds out. So the interval is at least as wide as
+Student's t makes it from how far the sessions' own medians lie apart.
+
 This file needs Python 3.8 and numpy, nothing else, so that a copy of it runs on any device.
 """
 
@@ -17,6 +21,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 _NUM_RESAMPLES = 1000
@@ -26,6 +32,8 @@ _DECIDING = (0.5, 99.5)
 """A decision is looked for again and again; the wider interval keeps 95 % over all these looks."""
 _DECIDING_Z = 2.576
 _MIN_BLOCKS = 5
+_MIN_SESSIONS = 3
+"""Two tell hardly anything about how far others may lie apart."""
 _LEAST_MS = 1e-6
 
 
@@ -55,7 +63,11 @@ class Interval:
 
 
 def bootstrap_interval(
-    times_ms: NDArray[np.float64], rng: np.random.Generator, num_resamples: int = _NUM_RESAMPLES
+    times_ms: NDArray[np.float64],
+    rng: np.random.Generator,
+    num_resamples: int = _NUM_RESAMPLES,
+    *,
+    sessions: Sequence[int] = (),
 ) -> Interval:
     """Median ratio of the pairs (of one network: its median) with a 95 % bootstrap interval.
 
@@ -65,6 +77,10 @@ def bootstrap_interval(
 
     Args:
         times_ms: One or two rows of as many calls.
+        rng: Draws the resamples.
+        num_resamples: How many.
+        sessions: Places of the first round of each session; the interval is wide enough for the
+            spread between them, too.
 
     Raises:
         CoarseClockError: A median is 0 ms.
@@ -81,9 +97,28 @@ def bootstrap_interval(
     drawn = _drawn_blocks(len(series), length, num_resamples, rng)
     moved = np.median(series[drawn], axis=1) - middle
     num_blocks = len(series) / length
-    reported = np.percentile(moved, _REPORTED) * _widening(num_blocks, _REPORTED_Z)
-    deciding = np.percentile(moved, _DECIDING) * _widening(num_blocks, _DECIDING_Z)
-    return Interval(*(math.exp(middle + end) for end in (0.0, *reported, *deciding)))
+    error, num_sessions = _error_between_sessions(series, sessions)
+    ends = []
+    for percentiles, z in ((_REPORTED, _REPORTED_Z), (_DECIDING, _DECIDING_Z)):
+        low, high = np.percentile(moved, percentiles) * _widening(num_blocks, z)
+        half = z * _widening(num_sessions, z) * error
+        ends += [min(low, -half), max(high, half)]
+    return Interval(*(math.exp(middle + end) for end in (0.0, *ends)))
+
+
+def _error_between_sessions(
+    series: NDArray[np.float64], sessions: Sequence[int]
+) -> tuple[float, int]:
+    """Standard error of the mean of the sessions' medians, and their number; 0 if too few.
+
+    A session that has hardly begun does not count.
+    """
+    parts = np.split(series, sessions[1:])
+    usual = np.median([len(part) for part in parts])
+    medians = [np.median(part) for part in parts if 2 * len(part) >= usual]
+    if len(medians) < _MIN_SESSIONS:
+        return 0.0, 2
+    return float(np.std(medians, ddof=1)) / math.sqrt(len(medians)), len(medians)
 
 
 def _block_length(centred: NDArray[np.float64]) -> int:

@@ -37,6 +37,7 @@ from fairdeploy.deployment.channel_sweep import COUNTS, FEW_COUNTS, sweep_widths
 from fairdeploy.deployment.exporter_api import Exporter
 from fairdeploy.device_facts import device_facts
 from fairdeploy.errors import MeasurementError
+from fairdeploy.gpu_facts import survey_gpus
 from fairdeploy.records import (
     UNMEASURED_MULTIPLE,
     MultipleChoice,
@@ -204,7 +205,7 @@ def _cache_file(profile: TargetProfile, folder: Path) -> Path:
     facts = device_facts()
     key = {
         "format": _FORMAT,
-        "device": [facts["cpu"], facts["machine"], facts["cores"]],
+        "device": [facts["cpu"], facts["machine"], facts["cores"], *_gpus(profile)],
         "versions": _versions(profile.runtime),
         "profile": [
             profile.runtime, profile.providers, profile.precision, profile.batch, profile.threads,
@@ -213,6 +214,13 @@ def _cache_file(profile: TargetProfile, folder: Path) -> Path:
     }  # fmt: skip
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return folder / f"multiples-{name}.json"
+
+
+def _gpus(profile: TargetProfile) -> list[str]:
+    """Names of the GPUs, where the profile may run on one."""
+    if all("CPU" in provider for provider in profile.providers):
+        return []
+    return [gpu.name for gpu in survey_gpus().gpus]
 
 
 def _versions(runtime: str) -> list[str]:

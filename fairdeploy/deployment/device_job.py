@@ -75,6 +75,11 @@ def network_files(path: Path) -> tuple[Path, ...]:
     if not path.is_file():
         raise MeasurementError(f"no file '{path}'; give the path of an exported network")
     weights = path.with_name(f"{path.name}.data")
+    if weights.is_symlink() and weights.resolve().parent != path.resolve().parent:
+        raise MeasurementError(
+            f"'{weights}' is a link out of its folder, to '{weights.resolve()}'; "
+            "put the file itself there"
+        )
     return (path, weights) if weights.is_file() else (path,)
 
 

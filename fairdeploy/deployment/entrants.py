@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     Call = Callable[[], object]
     """Runs a network once on its inputs."""
 
-_MIN_LIFETIME_SECONDS = 1.0
+_MIN_LIFETIME_SECONDS = 0.7
 """That sessions live at least."""
 _LIFETIME_FOR_OPENING = 9.0
 """That they live for each second of their opening."""
-_WANTED_OPENINGS = 4
+_WANTED_OPENINGS = 6
 """Openings before an interval may end a race; even, so that each order comes as often."""
 NS_PER_MS = 1e6
 NS_PER_S = 1e9
@@ -85,9 +85,14 @@ class Entrants:
         self.cold_start_ms = self.cold_start_ms or times
         self.num_openings += 1
 
+    @property
+    def is_due(self) -> bool:
+        """Whether the open networks are old enough to be opened anew."""
+        return self._clock() - self._opened_at >= self._lifetime_ns
+
     def renew(self) -> None:
         """Close all and open them again, if they have been open for long enough."""
-        if self._clock() - self._opened_at >= self._lifetime_ns:
+        if self.is_due:
             self.close()
             self.open()
 

@@ -24,6 +24,7 @@ from torch import Tensor, fx
 
 from fairdeploy.deployment.broken_exporter import BrokenExporter
 from fairdeploy.errors import ExportError, FairdeployError
+from fairdeploy.manifest import require_regular
 from fairdeploy.records import Artifact, OperatorTime, TargetProfile, TensorNames
 
 ENTRY_POINT_GROUP = "fairdeploy.exporters"
@@ -193,6 +194,8 @@ class GuardedExporter:
     def open(self, path: Path, profile: TargetProfile) -> GuardedRunner:
         """Open a file as a guarded runner."""
         with guarded(f"exporter '{self.name}' could not open '{path.name}'"):
+            if path.exists() and not path.is_dir():  # some formats are folders
+                require_regular(path)
             return GuardedRunner(self.exporter.open(path, profile), path.name)
 
 

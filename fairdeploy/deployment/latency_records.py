@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+TOO_BUSY = 5.0
+"""An interval so many times as wide as the target asks for says that the machine was too busy."""
+
+
 @dataclass(frozen=True, slots=True)
 class Terms:
     """On what the networks ran."""
@@ -67,6 +71,7 @@ def comparison_record(
         is_noisy=_is_noisy(race),
         idle_gap=_idle_gap(measured.with_gaps, profile),
         device=terms.device,
+        is_too_busy=race.interval.relative_width > TOO_BUSY * profile.ratio_interval,
     )
 
 

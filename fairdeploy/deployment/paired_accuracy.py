@@ -10,17 +10,9 @@ from fairdeploy.records import ClassChange, PairedDifference
 
 Classes = NDArray[np.int64]
 
-_Z_95 = 1.959963984540054
-"""The normal distribution's 97.5 % quantile."""
-
 
 def paired_difference(before: Classes, after: Classes, labels: Classes) -> PairedDifference:
     """Accuracy of ``after`` minus that of ``before``, with its 95 % interval.
-
-    The interval is Agresti and Min's (2005) for matched pairs: Wald's with half an image added to
-    each of the four cells, which keeps its level for few images too. Images that both have right,
-    or both wrong, tell nothing about the difference, so it is much narrower than one made of two
-    separate intervals.
 
     Args:
         before: The original's class for each image, int64 [N].
@@ -35,19 +27,7 @@ def paired_difference(before: Classes, after: Classes, labels: Classes) -> Paire
         raise DataError("accuracies cannot be compared without images; give labelled images")
     was_right, is_right = before == labels, after == labels
     lost, gained = int((was_right & ~is_right).sum()), int((~was_right & is_right).sum())
-    value = (gained - lost) / count
-    centre = (gained - lost) / (count + 2)
-    spread = ((gained + lost + 1) / (count + 2) - centre**2) / (count + 2)
-    half = _Z_95 * spread**0.5
-    return PairedDifference(
-        value=value,
-        low=max(min(centre - half, value), -1.0),
-        high=min(max(centre + half, value), 1.0),
-        num_images=count,
-        num_lost=lost,
-        num_gained=gained,
-        num_changed=int((before != after).sum()),
-    )
+    return PairedDifference.of_counts(count, lost, gained, int((before != after).sum()))
 
 
 def class_changes(before: Classes, after: Classes, labels: Classes) -> tuple[ClassChange, ...]:

@@ -134,31 +134,35 @@ def race(
         first_look = start + settings.max_seconds * _FIRST_LOOK_TIME * NS_PER_S
         next_look = max(MIN_PAIRS, int(settings.min_pairs * _FIRST_LOOK_PAIRS))
         good_looks = 0
+        sessions = [0]
         while True:
             _time_round(calls, times, rng, clock)
             count, now = len(times[0]), clock()
             is_over = count >= MAX_PAIRS or (count >= MIN_PAIRS and now >= deadline)
-            if not is_over and (count < next_look or now < first_look):
-                continue
-            interval = bootstrap_interval(np.asarray(times), rng)
-            reached = _reached(interval, settings)
-            good_looks = good_looks + 1 if reached else 0
-            is_known = good_looks >= _GOOD_LOOKS and (
-                entrants is None or entrants.are_enough(settings.max_seconds)
-            )
-            if is_over or (is_known and count >= settings.min_pairs):
-                reason = f"{settings.max_seconds:g} s passed" if now >= deadline else None
-                if reached is not None and is_known:
-                    reason = reached
-                rounds = f"{count} {'pairs' if len(calls) > 1 else 'calls'}"
-                because = f"{reason} after {rounds}" if reason else f"{rounds} timed"
-                return RaceResult(tuple(tuple(own) for own in times), interval, because)
-            next_look = count + max(_PAIRS_BETWEEN_LOOKS, int(count * _GROWTH_BETWEEN_LOOKS))
-            if entrants is not None:
+            is_look = is_over or (count >= next_look and now >= first_look)
+            if is_look:
+                interval = bootstrap_interval(np.asarray(times), rng, sessions=sessions)
+                reached = _reached(interval, settings)
+                good_looks = good_looks + 1 if reached else 0
+                is_known = good_looks >= _GOOD_LOOKS and (
+                    entrants is None or entrants.are_enough(settings.max_seconds)
+                )
+                if is_over or (is_known and count >= settings.min_pairs):
+                    reason = f"{settings.max_seconds:g} s passed" if now >= deadline else None
+                    if reached is not None and is_known:
+                        reason = reached
+                    rounds = f"{count} {'pairs' if len(calls) > 1 else 'calls'}"
+                    because = f"{reason} after {rounds}" if reason else f"{rounds} timed"
+                    return RaceResult(tuple(tuple(own) for own in times), interval, because)
+                next_look = count + max(_PAIRS_BETWEEN_LOOKS, int(count * _GROWTH_BETWEEN_LOOKS))
+            is_renewed = entrants is not None and entrants.is_due
+            if entrants is not None and is_renewed:
                 calls = ()  # what is closed goes before its successor is opened
                 entrants.renew()
                 calls = entrants.calls
-            _refill_caches(calls)
+                sessions.append(count)
+            if is_look or is_renewed:
+                _refill_caches(calls)
 
 
 def race_with_gaps(

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, fx
 
 
 class UnlabelledError(Exception):
     """A rule asked for the labels of something that has none: its operator counts as unknown."""
+
+
+def op_name(node: fx.Node) -> str:
+    """The ATen operator's name without overload (``add`` for ``aten.add.Tensor``)."""
+    target = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        return target._schema.name.split("::")[-1]
+    return getattr(target, "__name__", str(target))
 
 
 def argument(node: fx.Node, index: int, name: str, default: object = None) -> object:
@@ -21,9 +30,42 @@ def normal_dim(dim: int, rank: int) -> int:
     return dim + rank if dim < 0 else dim
 
 
+def hint_of(size: object) -> int | None:
+    """A size at capture, read through its hint, which adds no guards; None if data decide it."""
+    hint = size if isinstance(size, int) else size.node.hint  # type: ignore[attr-defined]
+    return None if hint is None else int(hint)
+
+
+def number_at_capture(argument: object) -> int:
+    """A number given to a call, or what the graph computed for it, say from the batch.
+
+    Raises:
+        UnlabelledError: The data decide it.
+    """
+    given = argument.meta["val"] if isinstance(argument, fx.Node) else argument
+    hint = hint_of(given)
+    if hint is None:
+        raise UnlabelledError(f"{argument} depends on the data")
+    return hint
+
+
 def hint_shape(value: Tensor) -> tuple[int, ...]:
-    """Shape with symbolic sizes read through their hints, which adds no guards."""
-    return tuple(size if isinstance(size, int) else int(size.node.hint) for size in value.shape)
+    """Shape at capture.
+
+    Raises:
+        UnlabelledError: Some size depends on the data.
+    """
+    sizes = [hint_of(size) for size in value.shape]
+    if None in sizes:
+        raise UnlabelledError("a size depends on the data")
+    return tuple(size for size in sizes if size is not None)
+
+
+def has_size_from_data(result: object) -> bool:
+    """Whether a node's result, or one of several, has a size that the data decide."""
+    if isinstance(result, (tuple, list)):
+        return any(has_size_from_data(item) for item in result)
+    return isinstance(result, Tensor) and any(hint_of(size) is None for size in result.shape)
 
 
 def result_shape(node: fx.Node) -> tuple[int, ...]:

@@ -29,8 +29,9 @@ from fairdeploy.graph.model_outputs import (
     read_outputs,
     register_dataclasses,
 )
+from fairdeploy.graph.module_state import unchanged
 from fairdeploy.graph.refusals import refused_inputs, refused_sizes, refused_trace
-from fairdeploy.graph.tensor_caches import emptied_caches, restored_caches, tensor_caches
+from fairdeploy.graph.tensor_caches import emptied_caches, tensor_caches
 from fairdeploy.graph.train_mode import switchable
 from fairdeploy.graph.value_ranges import with_value_ranges
 from fairdeploy.graph.weight_folding import fold_weights
@@ -98,7 +99,7 @@ def capture(
     """Capture ``module`` in eval mode as one flat graph of ATen calls.
 
     Args:
-        module: In eval mode; not changed.
+        module: In eval mode; not changed, whatever its forward keeps on itself.
         example_inputs: A batch of ``EXAMPLE_BATCH`` images for each input.
         main_output: Name of the output to score; None: the first of floating point.
 
@@ -110,8 +111,12 @@ def capture(
     inputs = example_inputs
     if not isinstance(inputs, ModelInputs):
         inputs = inputs_of_example(module, inputs)
-    with restored_caches(module):
-        traced = _export_without_caches(module, inputs)
+    with unchanged(module):
+        return _captured(module, inputs, main_output)
+
+
+def _captured(module: nn.Module, inputs: ModelInputs, main_output: str | None) -> CapturedGraph:
+    traced = _export_without_caches(module, inputs)
     with quiet_export():
         graph_module = traced.program.module(check_guards=False)
     assert isinstance(graph_module, fx.GraphModule)

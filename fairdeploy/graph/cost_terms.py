@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import fx
 
-from fairdeploy.graph.functionalize import op_name
+from fairdeploy.graph.call_facts import has_size_from_data, op_name
 from fairdeploy.graph.label_grids import rows_of
 from fairdeploy.graph.labels import Labels
 from fairdeploy.graph.propagation import Propagation
@@ -161,6 +161,8 @@ def mac_products(
 ) -> list[tuple[float, list[Length]]]:
     """Factors whose product is the node's MACs for the whole example batch."""
     name = op_name(node) if node.op == "call_function" else ""
+    if any(has_size_from_data(one.meta.get("val")) for one in (node, *node.all_input_nodes)):
+        return []  # nobody knows how many rows it has
 
     def units(argument: object) -> list[Length]:
         assert isinstance(argument, fx.Node)

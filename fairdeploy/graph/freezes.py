@@ -15,7 +15,7 @@ from fairdeploy.graph.entries import Entries
 from fairdeploy.graph.functionalize import op_name
 from fairdeploy.graph.labels import NO_REASON
 from fairdeploy.graph.module_paths import module_path
-from fairdeploy.graph.propagation import UNREMARKABLE, Propagation
+from fairdeploy.graph.propagation import SIZE_FROM_DATA, UNREMARKABLE, Propagation
 from fairdeploy.graph.stored_tensors import fetch_tensor
 from fairdeploy.graph.unit_graph import Freeze, FrozenGroup
 
@@ -40,7 +40,10 @@ def source_line(node: fx.Node) -> str:
 
 
 def collect_freezes(walk: Propagation) -> tuple[Freeze, ...]:
-    """Events that froze at least one unit, or came from an operator without a rule."""
+    """Events that froze at least one unit, or that one should know of.
+
+    Those are operators without a rule, and sizes that the data decide.
+    """
     return tuple(
         Freeze(
             op=op_name(event.node),
@@ -51,7 +54,8 @@ def collect_freezes(walk: Propagation) -> tuple[Freeze, ...]:
             num_units=count,
         )
         for event, count in zip(walk.events, walk.num_frozen_by, strict=True)
-        if (count or event.is_unknown_op) and event.reason not in UNREMARKABLE
+        if (count or event.is_unknown_op or event.reason == SIZE_FROM_DATA)
+        and event.reason not in UNREMARKABLE
     )
 
 

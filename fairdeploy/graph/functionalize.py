@@ -1,49 +1,27 @@
-"""Replace in-place calls by their out-of-place twins in a captured graph.
-
-``run_decompositions`` would do it too, but it also turns batch norm and dropout into their
-inference forms, and the shrunk network must stay trainable.
-"""
+"""A captured graph without calls that write to their input, guards, or views of a fixed layout."""
 
 from __future__ import annotations
 
 import torch
 from torch import fx
 
-_VIEW_OPS = {
-    "view", "slice", "select", "transpose", "permute", "unsqueeze", "squeeze", "expand", "split",
-    "split_with_sizes", "chunk", "unbind", "narrow", "reshape", "flatten", "t", "alias", "detach",
-    "as_strided", "diagonal", "unflatten", "getitem", "view_as", "reshape_as", "expand_as",
-    "contiguous", "movedim", "swapaxes", "to", "dropout", "feature_dropout",
-}  # fmt: skip
+from fairdeploy.graph.call_facts import op_name
+from fairdeploy.graph.written_views import FunctionalWrites
 
+__all__ = ["make_functional", "op_name"]
 
-def op_name(node: fx.Node) -> str:
-    """The ATen operator's name without overload (``add`` for ``aten.add.Tensor``)."""
-    target = node.target
-    if isinstance(target, torch._ops.OpOverload):
-        return target._schema.name.split("::")[-1]
-    return getattr(target, "__name__", str(target))
+aten = torch.ops.aten
 
 
 def make_functional(graph_module: fx.GraphModule) -> fx.GraphModule:
-    """Change ``graph_module`` so that no call writes to its input, where that is safe; return it.
+    """Change ``graph_module`` so that no call writes to its input, where that is known; return it.
 
-    A call that writes through a view of something still in use is left alone: no rule knows it, so
-    the unit graph freezes what it touches.
+    What cannot be said without a write is left alone: no rule knows it, so the unit graph freezes
+    what it touches.
     """
+    FunctionalWrites(graph_module).run()
     graph = graph_module.graph
-    position = {node: index for index, node in enumerate(graph.nodes)}
-    for node in list(graph.nodes):
-        twin = _out_of_place(node)
-        if twin is None:
-            continue
-        written = node.args[0]
-        if not isinstance(written, fx.Node) or _is_aliased_later(written, node, position):
-            continue
-        later = [user for user in written.users if position[user] > position[node]]
-        node.target = twin
-        for user in later:
-            user.replace_input_with(written, node)
+    _fill_by_mask(graph)
     _allow_other_strides(graph)
     _drop_guards(graph_module)
     graph.lint()
@@ -51,40 +29,33 @@ def make_functional(graph_module: fx.GraphModule) -> fx.GraphModule:
     return graph_module
 
 
+def _fill_by_mask(graph: fx.Graph) -> None:
+    """Turn ``x[mask] = number`` into a call that acts on elements alone."""
+    for node in list(graph.nodes):
+        if node.op != "call_function" or op_name(node) != "index_put" or len(node.args) != 3:
+            continue
+        data, indices, value = node.args
+        assert isinstance(indices, (list, tuple))
+        masks = [index for index in indices if index is not None]
+        if len(masks) != 1 or masks[0].meta["val"].dtype != torch.bool or indices[-1] is None:
+            continue
+        if value.meta["val"].numel() != 1 or value.meta["val"].dim() > 0:
+            continue
+        mask = masks[0]
+        covered = len(indices) - 1 + mask.meta["val"].dim()
+        for _ in range(data.meta["val"].dim() - covered):
+            with graph.inserting_before(node):
+                wider = graph.call_function(aten.unsqueeze.default, (mask, -1))
+            wider.meta = {**node.meta, "val": mask.meta["val"].unsqueeze(-1)}
+            mask = wider
+        node.target, node.args = aten.masked_fill.Tensor, (data, mask, value)
+
+
 def _allow_other_strides(graph: fx.Graph) -> None:
     """Turn ``view``, which depends on how a kernel lays out memory, into ``reshape``."""
     for node in graph.nodes:
-        if node.op == "call_function" and node.target is torch.ops.aten.view.default:
-            node.target = torch.ops.aten.reshape.default
-
-
-def _out_of_place(node: fx.Node) -> torch._ops.OpOverload | None:
-    target = node.target
-    if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
-        return None
-    name = target._schema.name.split("::")[-1]
-    if not name.endswith("_") or name.endswith("__") or target.namespace != "aten":
-        return None
-    packet = getattr(torch.ops.aten, name[:-1], None)
-    overload = getattr(packet, target._overloadname, None)
-    return overload if isinstance(overload, torch._ops.OpOverload) else None
-
-
-def _is_aliased_later(written: fx.Node, writer: fx.Node, position: dict[fx.Node, int]) -> bool:
-    """Whether a view of ``written``, or what it is a view of, is read after ``writer``."""
-    related = {written}
-    stack = [written]
-    while stack:
-        node = stack.pop()
-        neighbours = [user for user in node.users if op_name(user) in _VIEW_OPS]
-        if op_name(node) in _VIEW_OPS:
-            neighbours += node.all_input_nodes[:1]
-        for other in neighbours:
-            if other not in related and position[other] < position[writer]:
-                related.add(other)
-                stack.append(other)
-    related.discard(written)
-    return any(position[user] > position[writer] for node in related for user in node.users)
+        if node.op == "call_function" and node.target is aten.view.default:
+            node.target = aten.reshape.default
 
 
 def _drop_guards(graph_module: fx.GraphModule) -> None:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fairdeploy.graph.batch_dimension import BatchDimension
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -39,7 +41,7 @@ def picked_patches(inputs: Tensor, window: Window, positions: tuple[Tensor, ...]
     Args:
         inputs: Shape [B, C, *spatial].
         window: Of the convolution.
-        positions: Index tensors [M] over the batch and output positions.
+        positions: Index tensors [M], one per dimension but the channels'.
 
     Returns:
         Shape [M, C, *kernel].
@@ -80,7 +82,7 @@ def sample_rows(
     Args:
         inputs: The layer's input, [B, C, *spatial] or, for a linear layer, [..., C].
         window: Of the layer.
-        positions: Index tensors [M] over the batch and output positions.
+        positions: Index tensors [M], one per dimension but the channels'.
         has_bias: Append a column of ones.
 
     Returns:
@@ -117,25 +119,42 @@ def sample_targets(
     return picked.reshape(picked.shape[0], window.groups, -1).transpose(0, 1)
 
 
-def position_shape(values: Tensor, window: Window) -> tuple[int, ...]:
-    """Shape of the output positions of one image: without batch and channels."""
-    return tuple(values.shape[1:-1] if window.is_linear else values.shape[2:])
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """The places at which a layer gives its outputs, and where the images lie among them."""
+
+    lengths: tuple[int, ...]
+    """Of every dimension but the channels'."""
+    batch: BatchDimension
+    """Its dimension is counted among ``lengths``."""
+    num_images: int
+
+
+def positions_of(
+    values: Tensor, window: Window, batch: BatchDimension, num_images: int
+) -> Positions:
+    """Of a layer that gives values of this shape."""
+    shape = values.shape[:-1] if window.is_linear else (values.shape[0], *values.shape[2:])
+    return Positions(tuple(shape), batch, num_images)
 
 
 def choose_positions(
-    images: Tensor, shape: tuple[int, ...], rows_per_image: float, generator: torch.Generator
+    images: Tensor, positions: Positions, rows_per_image: float, generator: torch.Generator
 ) -> tuple[Tensor, ...]:
     """Random positions, evenly many in each image.
 
     Args:
         images: Indices of the images (within the chunk) to sample from, int64 [I].
-        shape: Of the output positions of one image.
+        positions: All that there are.
         rows_per_image: About how many to choose; all, if there are not more.
         generator: Source of randomness.
 
     Returns:
-        One index tensor for the batch dimension and one per position dimension.
+        One index tensor per dimension of the positions.
     """
+    batch, others = positions.batch, list(positions.lengths)
+    outer, inner = batch.folds(others.pop(batch.dim), positions.num_images)
+    shape = (outer, inner, *others)
     num_positions = math.prod(shape)
     per_image = max(1, min(num_positions, math.ceil(rows_per_image)))
     if per_image >= num_positions:
@@ -143,9 +162,7 @@ def choose_positions(
     else:
         # With replacement: a repeated pixel costs little, a permutation per image costs much.
         flat = torch.randint(num_positions, (len(images), per_image), generator=generator)
-    batch = images[:, None].expand(-1, per_image).reshape(-1)
-    return (batch, *_unravel(flat.reshape(-1), shape))
-
-
-def _unravel(flat: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
-    return tuple(torch.unravel_index(flat, shape)) if shape else ()
+    image = images[:, None].expand(-1, per_image).reshape(-1)
+    before, after, *rest = torch.unravel_index(flat.reshape(-1), shape)
+    rest.insert(batch.dim, (before * positions.num_images + image) * inner + after)
+    return tuple(rest)

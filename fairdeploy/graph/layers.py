@@ -7,16 +7,15 @@ nothing else reads the values in between.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import fx
 
+from fairdeploy.graph.batch_dimension import BatchDimension, batch_dimensions
 from fairdeploy.graph.functionalize import op_name
-from fairdeploy.graph.label_grids import length_of
 from fairdeploy.graph.rules.recurrent import RECURRENT_STACKS
 from fairdeploy.graph.unit_graph import KEPT, UnitGraph, UnitIds
 
@@ -41,7 +40,7 @@ class ScorePoint:
     node: str
     """Node whose value is measured: the same, or the last norm or activation after it."""
     channel_dim: int
-    batch_dim: int
+    batch: BatchDimension
     units: UnitIds
     """Global unit numbers, shape [U], ascending."""
     positions: NDArray[np.int64]
@@ -51,24 +50,26 @@ class ScorePoint:
 
 def score_points(graph: UnitGraph) -> tuple[ScorePoint, ...]:
     """All score points in graph order; a layer whose units differ in size gives one per size."""
-    batches = _batch_symbols(graph)
+    batches = batch_dimensions(graph)
     nodes = graph.module.graph.nodes
     return tuple(point for node in nodes for point in _points_of(node, graph, batches))
 
 
-def _points_of(layer: fx.Node, graph: UnitGraph, batches: set[object]) -> Iterator[ScorePoint]:
+def _points_of(
+    layer: fx.Node, graph: UnitGraph, batches: Mapping[str, BatchDimension]
+) -> Iterator[ScorePoint]:
     channel_dim = _channel_dim(layer, graph)
     if channel_dim is None:
         return
     node = _last_of_chain(layer, channel_dim, graph)
-    batch_dim = _batch_dim(node, graph, batches)
-    if batch_dim is None or batch_dim == channel_dim:
+    batch = batches.get(node.name)
+    if batch is None or batch.dim == channel_dim:
         return
     owners = graph.value_units[node.name][channel_dim]
     for numbers in graph.owners(owners):
         for units, positions in _units_by_size(numbers):
             yield ScorePoint(
-                layer.name, node.name, channel_dim, batch_dim, units, positions, len(owners)
+                layer.name, node.name, channel_dim, batch, units, positions, len(owners)
             )
 
 
@@ -125,30 +126,6 @@ def _last_of_chain(layer: fx.Node, channel_dim: int, graph: UnitGraph) -> fx.Nod
             break
         node = user
     return node
-
-
-def _batch_dim(node: fx.Node, graph: UnitGraph, batches: set[object]) -> int | None:
-    """The dimension that counts images (or windows of images); None if the value has none.
-
-    A captured dynamic batch shows as the symbolic sizes; a fixed one is looked for in front.
-    """
-    value = node.meta.get("val")
-    if isinstance(value, torch.Tensor) and graph.has_dynamic_batch:
-        counting = [dim for dim, size in enumerate(value.shape) if _symbols(size) & batches]
-        return counting[0] if counting else None
-    length = length_of(graph.value_units[node.name][0], 0)
-    return 0 if length % graph.inputs.batch == 0 else None
-
-
-def _batch_symbols(graph: UnitGraph) -> set[object]:
-    """The symbols that stand for the batch of any input."""
-    values = (n.meta.get("val") for n in graph.module.graph.nodes if n.op == "placeholder")
-    tensors = [value for value in values if isinstance(value, torch.Tensor) and value.dim() > 0]
-    return set().union(*(_symbols(tensor.shape[0]) for tensor in tensors))
-
-
-def _symbols(size: object) -> set[object]:
-    return set(size.node.expr.free_symbols) if isinstance(size, torch.SymInt) else set()
 
 
 def _units_by_size(owners: UnitIds) -> Iterator[tuple[UnitIds, NDArray[np.int64]]]:

@@ -14,8 +14,12 @@ from typing import Literal
 import numpy as np
 from torch import Tensor, fx
 
-from fairdeploy.graph.call_facts import UnlabelledError, hint_shape
-from fairdeploy.graph.functionalize import op_name
+from fairdeploy.graph.call_facts import (
+    UnlabelledError,
+    has_size_from_data,
+    hint_shape,
+    op_name,
+)
 from fairdeploy.graph.label_grids import is_grid, length_of, rows_of
 from fairdeploy.graph.labels import FIXED, Labels, LabelStore
 from fairdeploy.graph.stored_tensors import fetch_tensor
@@ -27,9 +31,11 @@ KERNEL = "inside of a kernel"
 READS_FIXED = "reads something that cannot shrink"
 UNREMARKABLE = {KERNEL, READS_FIXED}
 """Reasons that nobody needs to be told: the inside of a kernel, the side of a weight that reads."""
+SIZE_FROM_DATA = "the data decide how many rows there are"
 Rule = Callable[["Propagation", fx.Node], Value]
-AttentionUnits = Literal["heads", "channels", "none"]
-"""What one walk makes of a split into attention heads: whole heads, channels within heads."""
+AttentionUnits = Literal["heads", "channels", "none", "unseen"]
+"""What one walk makes of a split into attention heads: whole heads, channels within heads; or it
+does not look for them."""
 
 
 @dataclass(slots=True)
@@ -195,9 +201,11 @@ class Propagation:
     def _call(self, node: fx.Node, rule: Rule | None) -> None:
         if rule is not None and self._follow(node, rule):
             return
-        touched = [self.values.get(argument) for argument in node.all_input_nodes]
-        for value in touched:
-            self.freeze_all(value, f"no rule for operator '{op_name(node)}'", is_unknown_op=True)
+        involved = (node, *node.all_input_nodes)
+        is_from_data = any(has_size_from_data(one.meta.get("val")) for one in involved)
+        reason = SIZE_FROM_DATA if is_from_data else f"no rule for operator '{op_name(node)}'"
+        for argument in node.all_input_nodes:
+            self.freeze_all(self.values.get(argument), reason, is_unknown_op=not is_from_data)
         self.values[node] = self.fixed_like(node)
 
     def _follow(self, node: fx.Node, rule: Rule) -> bool:
@@ -207,7 +215,9 @@ class Propagation:
         except UnlabelledError:
             return False
         if value is None:
-            return "val" in node.meta or not node.users
+            result = node.meta.get("val")
+            is_known = "val" in node.meta or not node.users
+            return is_known and not has_size_from_data(result)
         self.values[node] = value
         _check_lengths(node, value)
         return True
@@ -218,6 +228,8 @@ class Propagation:
 
     def _fixed(self, result: object) -> Value:
         if isinstance(result, Tensor):
+            if has_size_from_data(result):
+                return None
             return tuple(self.fixed(length) for length in hint_shape(result))
         if isinstance(result, (tuple, list)):
             return [self._fixed(item) for item in result]

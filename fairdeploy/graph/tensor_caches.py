@@ -13,43 +13,32 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fairdeploy.graph.module_state import unchanged
+
 
 @contextlib.contextmanager
 def emptied_caches(module: nn.Module) -> Iterator[None]:
     """Empty them for a while; afterwards they hold again what they held (changes ``module``)."""
-    with restored_caches(module):
+    with unchanged(module):
         for _, cache in tensor_caches(module):
             cache.clear()
         yield
-
-
-@contextlib.contextmanager
-def restored_caches(module: nn.Module) -> Iterator[None]:
-    """Whatever a forward puts in is gone afterwards (changes ``module``)."""
-    before = [(child, name, cache, dict(cache)) for child, name, cache in _dictionaries(module)]
-    try:
-        yield
-    finally:
-        for child, name, cache, content in before:
-            cache.clear()
-            cache.update(content)
-            child.__dict__[name] = cache
 
 
 def tensor_caches(module: nn.Module) -> list[tuple[nn.Module, dict[Any, Any]]]:
     """The dictionaries that hold tensors and nothing else, with their modules."""
     return [
         (child, cache)
-        for child, _, cache in _dictionaries(module)
+        for child, cache in _dictionaries(module)
         if cache and all(isinstance(value, Tensor) for value in cache.values())
     ]
 
 
-def _dictionaries(module: nn.Module) -> Iterator[tuple[nn.Module, str, dict[Any, Any]]]:
+def _dictionaries(module: nn.Module) -> Iterator[tuple[nn.Module, dict[Any, Any]]]:
     for child in module.modules():
         for name, value in list(vars(child).items()):
             if type(value) is dict and not _is_torch_s(name):
-                yield child, name, value
+                yield child, value
 
 
 def _is_torch_s(name: str) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,23 +14,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fairdeploy.errors import DataError
+from fairdeploy.inputs.archives import ZIP_ERRORS, opened_archive
 from fairdeploy.inputs.image_pool import (
     Fetched,
     ImagePool,
     Indices,
     PooledData,
     check_labels,
-    fit_channels,
-    fit_size,
-    normalize,
+    with_white,
 )
 from fairdeploy.inputs.other_inputs import Wanted
 from fairdeploy.records import Preprocessing
+from fairdeploy.records.image_preparation import prepared, with_channels
 
 _TRAIN_IMAGES = ("images", "x", "x_train", "train_images", "images_train")
 _TRAIN_LABELS = ("labels", "y", "y_train", "train_labels", "labels_train")
 _TEST_IMAGES = ("test_images", "x_test", "images_test", "val_images", "x_val")
 _TEST_LABELS = ("test_labels", "y_test", "labels_test", "val_labels", "y_val")
+_NAMES = "class_names"
 _CHANNEL_COUNTS = (1, 3, 4)
 _ROUNDING = 1e-3
 
@@ -44,15 +46,17 @@ def open_array_file(
 ) -> PooledData:
     """Read an ``.npz`` with ``images`` (uint8 or float in [0, 1]) and ``labels``.
 
-    Arrays are [N, H, W], [N, H, W, C] or [N, C, H, W]. Names such as ``x_train``, ``y_train``,
-    ``x_test`` and ``y_test`` are known too. What other inputs take lies under their own names, with
-    ``test_`` before them for the test images, and is used as it is.
+    Arrays are [N, H, W], [N, H, W, C] or [N, C, H, W]; ``class_names`` may name the classes. Names
+    such as ``x_train``, ``y_train``, ``x_test`` and ``y_test`` are known too. What other inputs
+    take lies under their own names, with ``test_`` before them for the test images, as it is.
 
     Raises:
         DataError: Not an ``.npz`` of plain arrays, no images in it, or labels that do not fit.
     """
     everything = _read_arrays(path)
+    class_names = _class_names(path, everything) if class_names is None else class_names
     arrays = everything if wanted is None else _without_others(everything, wanted)
+    preprocessing, told = _with_white(arrays, preprocessing)
     train = _pool_of(path, arrays, (_TRAIN_IMAGES, _TRAIN_LABELS), preprocessing, class_names)
     test = _pool_of(path, arrays, (_TEST_IMAGES, _TEST_LABELS), preprocessing, class_names)
     if wanted is not None:
@@ -64,20 +68,59 @@ def open_array_file(
             f"name them {', '.join(_TRAIN_IMAGES[:3])} and {', '.join(_TRAIN_LABELS[:3])}"
         )
     names = tuple(class_names) if class_names is not None else None
-    return PooledData(train, test, names)
+    return PooledData(train, test, names, told, preprocessing)
+
+
+def _with_white(
+    arrays: Mapping[str, Array], preprocessing: Preprocessing
+) -> tuple[Preprocessing, tuple[str, ...]]:
+    name = next((name for name in _TRAIN_IMAGES if name in arrays), None)
+    if name is None or arrays[name].dtype != np.uint16 or not arrays[name].size:
+        return preprocessing, ()
+    return with_white(
+        preprocessing, [int(peak) for peak in arrays[name].reshape(len(arrays[name]), -1).max(1)]
+    )
+
+
+def _class_names(path: Path, arrays: Mapping[str, Array]) -> tuple[str, ...] | None:
+    """What the file calls its classes, in the order of their numbers."""
+    names = arrays.get(_NAMES)
+    if names is None:
+        return None
+    if names.ndim != 1 or names.dtype.kind != "U":
+        raise DataError(
+            f"'{_NAMES}' in '{path}' is of type {names.dtype} and shape {list(names.shape)}; give "
+            "one text for each class"
+        )
+    return tuple(str(name) for name in names)
 
 
 def _read_arrays(path: Path) -> dict[str, Array]:
-    if not zipfile.is_zipfile(path):
-        raise DataError(f"'{path}' is damaged or not an .npz file; save it with numpy.savez")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
-        raise DataError(f"'{path}' is damaged or not an .npz file; save it again") from error
-    except ValueError as error:
-        reason = "holds Python objects" if "allow_pickle" in str(error) else "cannot be read"
-        raise DataError(f"'{path}' {reason}; save plain arrays with numpy.savez") from error
+        with opened_archive(path, DataError) as archive:
+            names = [name for name in archive.namelist() if name.endswith(".npy")]
+            return {name.removesuffix(".npy"): _read_array(archive, name) for name in names}
+    except ZIP_ERRORS as error:
+        if "allow_pickle" in str(error):
+            reason = "holds Python objects; save plain arrays with numpy.savez"
+        else:
+            reason = "is damaged or not an .npz file; save it with numpy.savez"
+        raise DataError(f"'{path}' {reason}") from error
+
+
+def _read_array(archive: zipfile.ZipFile, name: str) -> Array:
+    """One array, if its header tells no more than its file holds: numpy takes the memory first."""
+    with archive.open(name) as file:
+        version = np.lib.format.read_magic(file)
+        read_header = np.lib.format.read_array_header_1_0
+        if version > (1, 0):
+            read_header = np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_header(file)
+    if math.prod(shape) * dtype.itemsize > archive.getinfo(name).file_size:
+        raise ValueError("an array is larger than its file")
+    with archive.open(name) as file:
+        array: Array = np.lib.format.read_array(file, allow_pickle=False)
+        return array
 
 
 def _pool_of(
@@ -132,8 +175,10 @@ def _without_others(arrays: Mapping[str, Array], wanted: Wanted) -> dict[str, Ar
 
 def _channels_last_or_first(images: Array, what: str, preprocessing: Preprocessing) -> Array:
     """A view of the images as [N, C, H, W]."""
-    if images.dtype.kind not in "uf" or (images.dtype.kind == "u" and images.dtype.itemsize > 1):
-        raise DataError(f"{what} is of type {images.dtype}; give uint8, or floats in [0, 1]")
+    if images.dtype.kind not in "uf" or (images.dtype.kind == "u" and images.dtype.itemsize > 2):
+        raise DataError(
+            f"{what} is of type {images.dtype}; give uint8, uint16, or floats in [0, 1]"
+        )
     if images.ndim not in (3, 4) or 0 in images.shape:
         raise DataError(
             f"{what} has shape {list(images.shape)}; give [N, H, W, C], [N, C, H, W] or [N, H, W]"
@@ -152,17 +197,30 @@ def _channels_last_or_first(images: Array, what: str, preprocessing: Preprocessi
 
 
 def _inputs_from(images: Array, what: str, preprocessing: Preprocessing) -> Tensor:
-    values = torch.from_numpy(np.ascontiguousarray(images)).float()
-    if images.dtype.kind == "u":
-        values = values / 255
-    elif not bool(torch.isfinite(values).all()):
+    if images.dtype.kind == "f":
+        images = _checked_floats(images, what)
+    channels, told = preprocessing.channels, asdict(preprocessing)
+    if channels not in (images.shape[1], 1, 3) or images.shape[1] not in (
+        channels,
+        *_CHANNEL_COUNTS,
+    ):
+        raise DataError(f"the images have {images.shape[1]} channels, the model takes {channels}")
+    pixels = np.moveaxis(images, 1, 3)
+    if pixels.shape[3] != channels:
+        pixels = pixels[..., :3]
+    return torch.stack(
+        [torch.from_numpy(prepared(with_channels(one, channels), told)) for one in pixels]
+    )
+
+
+def _checked_floats(images: Array, what: str) -> Array:
+    values = images.astype(np.float32)
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite(values).all():
         raise DataError(f"{what} holds NaN or infinite values; save it without them")
-    elif float(values.min()) < -_ROUNDING or float(values.max()) > 1 + _ROUNDING:
-        low, high = float(values.min()), float(values.max())
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
         raise DataError(
             f"{what} has values from {low:.4g} to {high:.4g}; give floats in [0, 1], before "
             "normalisation, or uint8"
         )
-    values = fit_channels(values, preprocessing.channels)
-    values = fit_size(values, preprocessing.height, preprocessing.width)
-    return normalize(values.clamp(0, 1), preprocessing)
+    return np.clip(values, 0, 1)

@@ -20,7 +20,7 @@ from fairdeploy.inputs.image_pool import PooledData
 from fairdeploy.inputs.other_inputs import OtherInputs, Wanted
 from fairdeploy.inputs.sampling import Wishes, choose
 from fairdeploy.inputs.splits import read_choice
-from fairdeploy.records import DataSplits, ImageSet, Preprocessing
+from fairdeploy.records import ClassOrder, DataSplits, ImageSet, Preprocessing
 
 SYNTHETIC_WARNING = (
     "NO DATA GIVEN: scores come from random noise, so the choice of what to remove is poor and "
@@ -44,6 +44,7 @@ def load_data(
     class_names: tuple[str, ...] | None = None,
     others: OtherInputs | None = None,
     image_name: str = "image",
+    class_order: ClassOrder = "natural",
 ) -> DataSplits:
     """Choose calibration and test images, and read only those; none serves two purposes.
 
@@ -61,6 +62,7 @@ def load_data(
         others: Inputs that take no images: shape of one item and type by name. What the data has
             of them is read too.
         image_name: What a dictionary of inputs calls the images.
+        class_order: How class folders are numbered where ``class_names`` is not given.
 
     Raises:
         DataError: The data cannot be used.
@@ -74,10 +76,14 @@ def load_data(
         return _synthetic(preprocessing, num_calibration, seed)
     fitting = max(1, _MAX_TEST_BYTES // (4 * int(np.prod(preprocessing.shape))))
     limit = fitting if max_test is None else max_test
+    num_selection = min(num_selection, fitting)
     max_images = max(fitting, num_calibration + limit + num_selection)
     wanted = Wanted(image_name, others or {})
-    data = _open(spec, preprocessing, class_names, wanted, max_images=max_images, seed=seed)
-    wishes = Wishes(num_calibration, limit, min(num_selection, fitting), with_training, with_rest)
+    data = _open(
+        spec, preprocessing, class_names, wanted,
+        max_images=max_images, seed=seed, class_order=class_order,
+    )  # fmt: skip
+    wishes = Wishes(num_calibration, limit, num_selection, with_training, with_rest)
     choice = choose(data.train, data.test, wishes, seed)
     return read_choice(spec, data, choice)
 
@@ -149,10 +155,11 @@ def _open(
     *,
     max_images: int,
     seed: int,
+    class_order: ClassOrder,
 ) -> PooledData:
     path = Path(spec)
     if path.is_dir():
-        return open_image_folder(path, preprocessing, class_names)
+        return open_image_folder(path, preprocessing, class_names, class_order)
     if path.is_file() and path.suffix.lower() == ".npz":
         return open_array_file(path, preprocessing, class_names, wanted)
     if path.is_file():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import replace
 
 import torch
 
@@ -25,11 +24,4 @@ def without_copies(images: ImageSet, known: Iterable[bytes]) -> ImageSet:
     """The images whose hash is not among ``known``; the set itself if that is all of them."""
     hashes = frozenset(known)
     stays = torch.tensor([digest not in hashes for digest in digests(images)], dtype=torch.bool)
-    if bool(stays.all()):
-        return images
-    return replace(
-        images,
-        images=images.images[stays],
-        labels=None if images.labels is None else images.labels[stays],
-        others={name: tensor[stays] for name, tensor in images.others.items()},
-    )
+    return images if bool(stays.all()) else images.part(stays)

@@ -16,7 +16,8 @@ from torch.export import ExportedProgram
 
 from fairdeploy.errors import ModelError
 from fairdeploy.graph.train_mode import switchable
-from fairdeploy.inputs.exported_program_safety import check_exported_program
+from fairdeploy.inputs.archives import ZIP_ERRORS, opened_archive
+from fairdeploy.inputs.exported_program_safety import clean_program
 from fairdeploy.inputs.factories import one_line
 
 _IMAGE_DIMS = 4
@@ -34,11 +35,16 @@ def is_exported_program(path: Path) -> bool:
     """Whether a file is an archive that ``torch.export.save`` wrote, whatever its name."""
     if not zipfile.is_zipfile(path):
         return False
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-        formats = [name for name in names if name.split("/")[-1] == "archive_format"]
-        if formats:
-            return archive.read(formats[0]).strip() == b"pt2"
+    try:
+        with opened_archive(path, ModelError) as archive:
+            names = archive.namelist()
+            formats = [name for name in names if name.split("/")[-1] == "archive_format"]
+            if formats:
+                return archive.read(formats[0]).strip() == b"pt2"
+    except ZIP_ERRORS as error:
+        raise ModelError(
+            f"'{path}' is a damaged zip file ({one_line(error, 120)}); copy or save it again"
+        ) from error
     return "serialized_exported_program.json" in names
 
 
@@ -49,11 +55,10 @@ def load_exported_program(path: Path, *, trust_pickle: bool) -> ExportedNetwork:
         UnsafePickleError: Reading the file would run code; see ``exported_program_safety``.
         ModelError: The file is damaged or of an unknown version.
     """
-    if not trust_pickle:
-        check_exported_program(path)
+    source = path if trust_pickle else clean_program(path)
     try:
         with _silenced_export_log():
-            program = torch.export.load(path)
+            program = torch.export.load(source)
         module = program.module(check_guards=False)
     except Exception as error:  # the reader lets any exception of a damaged file through
         raise ModelError(

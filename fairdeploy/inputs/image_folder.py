@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from fairdeploy.errors import DataError
-from fairdeploy.inputs.image_pool import Fetched, ImagePool, Indices, PooledData, normalize
-from fairdeploy.records import Preprocessing
+from fairdeploy.inputs.image_pool import Fetched, ImagePool, Indices, PooledData, with_white
+from fairdeploy.manifest import require_regular
+from fairdeploy.records import ClassOrder, Preprocessing
+from fairdeploy.records.image_preparation import decoded, deep_pixels, prepared
 
 _SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
     | {".ppm", ".pgm", ".pbm", ".pnm", ".tga"}
 )
+# Pillow goes by content, and gives PostScript to an interpreter.
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM", "TGA", "MPO")
 _TRAIN_NAMES = ("train", "training")
 _TEST_NAMES = ("test", "val", "valid", "validation")
 _MAX_THREADS = 8
 _MAX_SKIPPED_SHARE = 0.01
+_MAX_LOOKED_AT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,31 +46,37 @@ class _Listing:
 
 
 def open_image_folder(
-    folder: Path, preprocessing: Preprocessing, class_names: Sequence[str] | None
+    folder: Path,
+    preprocessing: Preprocessing,
+    class_names: Sequence[str] | None,
+    class_order: ClassOrder = "natural",
 ) -> PooledData:
-    """List the images; none is opened before it is chosen.
+    """List the images; none is read before it is chosen, but for the range of deep ones.
 
     Args:
         folder: Holds class sub-folders, split folders with class sub-folders, or images.
         preprocessing: How chosen images are decoded.
         class_names: The order in which the model numbers its classes; sorted names otherwise.
+        class_order: How names are sorted: 2 before 10 (as timm does), or as plain texts.
 
     Raises:
         DataError: No images, one class only, or a class that is not among ``class_names``.
     """
     train, test = _find_splits(folder)
-    listing = _list_images(train, class_names)
+    listing = _list_images(train, class_names, class_order)
+    preprocessing, told = _with_white(preprocessing, listing.files)
     pool = _pool_of(listing, preprocessing)
     if test is None:
-        return PooledData(pool, None, listing.class_names, listing.warnings)
-    test_listing = _list_images(test, listing.class_names)
+        return PooledData(pool, None, listing.class_names, listing.warnings + told, preprocessing)
+    test_listing = _list_images(test, listing.class_names, class_order)
     if (listing.labels is None) != (test_listing.labels is None):
         raise DataError(f"'{train}' and '{test}' differ: only one of them has class sub-folders")
     return PooledData(
         pool,
         _pool_of(test_listing, preprocessing),
         listing.class_names,
-        listing.warnings + test_listing.warnings,
+        listing.warnings + test_listing.warnings + told,
+        preprocessing,
     )
 
 
@@ -78,13 +91,20 @@ def _find_splits(folder: Path) -> tuple[Path, Path | None]:
     return (found[0], found[1]) if has_train and len(found) > 1 else (found[0], None)
 
 
-def _sub_folders(folder: Path) -> list[Path]:
+def _sub_folders(folder: Path, order: ClassOrder = "natural") -> list[Path]:
     children = (child for child in folder.iterdir() if child.is_dir())
-    return sorted((c for c in children if not c.name.startswith(".")), key=lambda c: c.name)
+    by = natural_key if order == "natural" else str
+    return sorted((c for c in children if not c.name.startswith(".")), key=lambda c: by(c.name))
 
 
-def _list_images(folder: Path, class_names: Sequence[str] | None) -> _Listing:
-    classes = _sub_folders(folder)
+def natural_key(name: str) -> tuple[object, ...]:
+    """Sorts ``2`` before ``10`` and does not mind case, as timm does; the name breaks ties."""
+    parts = re.split(r"(\d+)", name.lower())
+    return tuple(int(part) if part.isdecimal() else part for part in parts), name
+
+
+def _list_images(folder: Path, class_names: Sequence[str] | None, order: ClassOrder) -> _Listing:
+    classes = _sub_folders(folder, order)
     if not classes:
         return _Listing(_images_in(folder, recursive=False), None, None)
     names = tuple(class_names) if class_names is not None else tuple(c.name for c in classes)
@@ -177,52 +197,54 @@ def _decode_chosen(
     skipped = (
         (f"{len(bad)} unreadable images were skipped, the first is '{bad[0]}'",) if bad else ()
     )
-    images = torch.stack(good).float().div_(255)
-    return Fetched(normalize(images, preprocessing), indices[kept], skipped)
+    return Fetched(torch.stack(good), indices[kept], skipped)
 
 
 def _decode(path: Path, preprocessing: Preprocessing) -> Tensor | None:
-    """One image as uint8 [C, H, W], or None if the file is not a whole image."""
+    """One image as the model takes it [C, H, W], or None if the file is not a whole image."""
+    if preprocessing.channels not in (1, 3):
+        raise DataError(
+            f"image files have 1 or 3 channels, the model takes {preprocessing.channels}; "
+            "give an .npz or a DataLoader"
+        )
+    told = asdict(preprocessing)
+    pixels = _opened(path, lambda image: decoded(image, told))
+    return None if pixels is None else torch.from_numpy(prepared(pixels, told))
+
+
+def _opened(path: Path, read: Callable[[Image.Image], Any]) -> Any:
+    """What ``read`` makes of the opened file; None if it is not a whole image."""
     limit = Image.MAX_IMAGE_PIXELS
     try:
-        with Image.open(path) as image:
+        require_regular(path)
+        with Image.open(path, formats=_FORMATS) as image:
             if limit is not None and image.width * image.height > limit:
                 raise _too_large(path, f"{image.width}x{image.height} pixels")
-            fitted = _fit(_as_8_bit(image), preprocessing)
+            return read(image)
     except Image.DecompressionBombError as error:
         raise _too_large(path, "hundreds of millions of pixels") from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError):
+    except DataError:
+        raise
+    except Exception:  # decoders of damaged files raise anything
         return None
-    pixels = torch.from_numpy(np.array(fitted, dtype=np.uint8))
-    return pixels.unsqueeze(0) if pixels.ndim == 2 else pixels.permute(2, 0, 1)
 
 
 def _too_large(path: Path, size: str) -> DataError:
     return DataError(f"'{path}' unpacks to {size}, which is refused; remove it or scale it down")
 
 
-def _as_8_bit(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image
+def _with_white(
+    preprocessing: Preprocessing, files: Sequence[Path]
+) -> tuple[Preprocessing, tuple[str, ...]]:
+    """With the white of deep images, where nobody gave it and some are deep."""
+    looked_at = files[:: max(1, len(files) // _MAX_LOOKED_AT)]
+    if preprocessing.white is not None:
+        return preprocessing, ()
+    peaks = [peak for path in looked_at if (peak := _opened(path, _deep_peak)) is not None]
+    return with_white(preprocessing, peaks)
 
 
-def _fit(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """Right mode, shorter side scaled to just cover the input, centre cropped."""
-    if preprocessing.channels not in (1, 3):
-        raise DataError(
-            f"image files have 1 or 3 channels, the model takes {preprocessing.channels}; "
-            "give an .npz or a DataLoader"
-        )
-    height, width = preprocessing.height, preprocessing.width
-    # Decoding a large JPEG at a fraction of its size is several times faster.
-    if min(image.width / width, image.height / height) >= 4:
-        image.draft("RGB" if preprocessing.channels == 3 else "L", (2 * width, 2 * height))
-    image = image.convert("L" if preprocessing.channels == 1 else "RGB")
-    if image.size == (width, height):
-        return image
-    scale = max(width / image.width, height / image.height)
-    size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
-    image = image.resize(size, Image.Resampling.BICUBIC)
-    left, top = (size[0] - width) // 2, (size[1] - height) // 2
-    return image.crop((left, top, left + width, top + height))
+def _deep_peak(image: Image.Image) -> int | None:
+    """The highest value of an image of 16 bits; the pixels of usual ones are not even read."""
+    pixels = deep_pixels(image)
+    return None if pixels is None or pixels.dtype != np.uint16 else int(pixels.max())

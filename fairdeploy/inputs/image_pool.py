@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fairdeploy.errors import DataError
 from fairdeploy.records import Preprocessing
+from fairdeploy.records.image_preparation import DEEP_WHITE
+
+# Of 8, 10, 12, 14 and 16 bits.
+WHITES = (255, 1023, 4095, 16383, DEEP_WHITE)
 
 Indices = NDArray[np.int64]
 
@@ -45,40 +47,24 @@ class PooledData:
     test: ImagePool | None
     class_names: tuple[str, ...] | None
     warnings: tuple[str, ...] = ()
+    preprocessing: Preprocessing | None = None
+    """With what the images themselves told of it; None: as it was given."""
 
 
-def normalize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Subtract mean and divide by std per channel; ``images`` float32 [N, C, H, W] in [0, 1]."""
-    mean = torch.tensor(preprocessing.mean).view(1, -1, 1, 1)
-    std = torch.tensor(preprocessing.std).view(1, -1, 1, 1)
-    return (images - mean) / std
+def with_white(
+    preprocessing: Preprocessing, peaks: Sequence[int]
+) -> tuple[Preprocessing, tuple[str, ...]]:
+    """With a white for images of 16 bits whose highest values are ``peaks``, and a line about it.
 
-
-def fit_channels(images: Tensor, channels: int) -> Tensor:
-    """Grey to colour by repetition, colour to grey by luminance; anything else is an error."""
-    found = images.shape[1]
-    if found == channels:
-        return images
-    if found == 1:
-        return images.expand(-1, channels, -1, -1)
-    if found in (3, 4) and channels == 3:
-        return images[:, :3]
-    if found in (3, 4) and channels == 1:
-        weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)  # ITU-R BT.601
-        return (images[:, :3] * weights).sum(dim=1, keepdim=True)
-    raise DataError(f"the images have {found} channels, the model takes {channels}")
-
-
-def fit_size(images: Tensor, height: int, width: int) -> Tensor:
-    """Scale so that [height, width] is just covered, then crop the centre."""
-    found_height, found_width = images.shape[-2:]
-    if (found_height, found_width) == (height, width):
-        return images
-    scale = max(height / found_height, width / found_width)
-    size = (max(height, round(found_height * scale)), max(width, round(found_width * scale)))
-    images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
-    top, left = (size[0] - height) // 2, (size[1] - width) // 2
-    return images[..., top : top + height, left : left + width]
+    Cameras give 10, 12 or 14 bits in files of 16: divided by 65535 little would be left of them.
+    """
+    if not peaks or preprocessing.white is not None:
+        return preprocessing, ()
+    white = next(white for white in WHITES if max(peaks) <= white)
+    return replace(preprocessing, white=white), (
+        f"the images have 16 bits a colour and values up to {max(peaks)} (in {len(peaks)} of "
+        f"them): {white} is taken for white; if the model was trained otherwise give --white",
+    )
 
 
 def check_labels(

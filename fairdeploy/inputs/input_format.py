@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from torch import nn
 
 from fairdeploy.errors import UsageError
 from fairdeploy.input_specs import InputSpec, VaryingSize, image_of
-from fairdeploy.records import Preprocessing
+from fairdeploy.inputs.published_preprocessing import Published
+from fairdeploy.records import ImageFitting, Preprocessing
 
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
-_TORCHVISION_SIZE = 224
-_INCEPTION_SIZE = 299
+# timm's largest is 1.15: a border of black around the image.
+_LEAST_CROP, _MOST_CROP = 0.1, 2.0
 
 InputShape = int | tuple[int, int, int]
 """Height = width, or [C, H, W]."""
@@ -31,6 +30,10 @@ class InputHints:
     """From the architecture's options or an exported graph; weaker than ``shape``."""
     inputs: Sequence[InputSpec] = ()
     """As the user described them."""
+    fitting: ImageFitting = field(default_factory=ImageFitting)
+    published: Published = field(default_factory=Published)
+    may_be_other: bool = True
+    """Whether somebody else than the publisher may have trained the network."""
 
 
 def find_preprocessing(
@@ -41,18 +44,20 @@ def find_preprocessing(
     Raises:
         UsageError: Nobody knows the size of the images, or a value is impossible.
     """
-    config = _library_config(network)
+    config = hints.published
     if hints.inputs:
         channels, height, width = _described_shape(network, hints, config)
     else:
         channels, height, width = _find_shape(network, hints, config)
     warnings: tuple[str, ...] = ()
-    mean, std = hints.mean or config.get("mean"), hints.std or config.get("std")
+    mean, std = hints.mean or config.mean, hints.std or config.std
     if mean is None or std is None:
         warnings = (
             "the model does not say how its images are normalised; they are scaled to [0, 1] only; "
             "give --mean and --std if it was trained otherwise",
         )
+    may_be_other = hints.may_be_other and _num_classes(network) != config.num_classes
+    asked, usual = hints.fitting, config.fitting(height, width, may_be_other=may_be_other)
     return (
         Preprocessing(
             channels=channels,
@@ -60,8 +65,30 @@ def find_preprocessing(
             width=width,
             mean=_per_channel("--mean", mean or (0.0,), channels, hints.mean is None),
             std=_checked_std(_per_channel("--std", std or (1.0,), channels, hints.std is None)),
+            crop_pct=_checked_share(asked.crop_pct or usual.crop_pct or 1.0),
+            crop_mode=asked.crop_mode or usual.crop_mode or "center",
+            interpolation=asked.interpolation or usual.interpolation or "bicubic",
+            channel_order=asked.channel_order or "rgb",
+            white=asked.white,
         ),
         warnings,
+    )
+
+
+def _num_classes(network: nn.Module) -> int | None:
+    """Of the classifier: what the module says, or the length of its last linear layer."""
+    said = getattr(network, "num_classes", None)
+    lengths = [m.out_features for m in network.modules() if isinstance(m, nn.Linear)]
+    return said if isinstance(said, int) else (lengths[-1] if lengths else None)
+
+
+def _checked_share(crop_pct: float) -> float:
+    if _LEAST_CROP <= crop_pct <= _MOST_CROP:
+        return crop_pct
+    hint = f"did you mean {crop_pct / 100:g}? " if 1 < crop_pct <= 100 else ""
+    raise UsageError(
+        f"--crop-pct {crop_pct:g} is not a share of the resized image; {hint}"
+        "use 0.875, as timm does, or 1 for the whole image"
     )
 
 
@@ -72,11 +99,9 @@ def image_size_from_option(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _find_shape(
-    network: nn.Module, hints: InputHints, config: Mapping[str, Sequence[float]]
-) -> tuple[int, int, int]:
+def _find_shape(network: nn.Module, hints: InputHints, config: Published) -> tuple[int, int, int]:
     wanted = hints.shape or hints.image_size or _patch_grid_size(network)
-    size = config.get("input_size")
+    size = config.input_size
     if wanted is None and size is not None:
         wanted = (_first_channels(network) or int(size[0]), int(size[1]), int(size[2]))
     if wanted is None:
@@ -92,7 +117,7 @@ def _find_shape(
 
 
 def _described_shape(
-    network: nn.Module, hints: InputHints, config: Mapping[str, Sequence[float]]
+    network: nn.Module, hints: InputHints, config: Published
 ) -> tuple[int, int, int]:
     """The sizes of the input that takes images; one that varies is the model's own, or the largest.
 
@@ -101,7 +126,7 @@ def _described_shape(
     """
     spec = image_of(hints.inputs)
     is_asked = hints.shape is not None
-    is_known = is_asked or bool(hints.image_size or config.get("input_size"))
+    is_known = is_asked or bool(hints.image_size or config.input_size)
     usual = _find_shape(network, hints, config) if is_known else None
     shape = [
         size if isinstance(size, int) else _size_at_capture(size, usual and usual[place])
@@ -134,18 +159,6 @@ def _patch_grid_size(network: nn.Module) -> tuple[int, int, int] | None:
     if channels is None or not isinstance(size, (tuple, list)) or len(size) != 2:
         return None
     return (channels, int(size[0]), int(size[1]))
-
-
-def _library_config(network: nn.Module) -> Mapping[str, Sequence[float]]:
-    """``input_size``, ``mean`` and ``std`` as timm records them or torchvision trains with."""
-    for attribute in ("pretrained_cfg", "default_cfg"):
-        config = getattr(network, attribute, None)
-        if isinstance(config, Mapping) and config.get("input_size"):
-            return {key: config[key] for key in ("input_size", "mean", "std") if config.get(key)}
-    if type(network).__module__.startswith("torchvision.models"):
-        size = _INCEPTION_SIZE if type(network).__name__ == "Inception3" else _TORCHVISION_SIZE
-        return {"input_size": (3, size, size), "mean": _IMAGENET_MEAN, "std": _IMAGENET_STD}
-    return {}
 
 
 def _per_channel(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -15,6 +16,7 @@ from torch import nn
 from fairdeploy.errors import ModelError, UsageError
 from fairdeploy.input_specs import InputSpec
 from fairdeploy.inputs.architectures import Architecture, build_network, parse_architecture
+from fairdeploy.inputs.checkpoint_contents import Weights, WeightSet, find_weight_sets
 from fairdeploy.inputs.exported_programs import is_exported_program, load_exported_program
 from fairdeploy.inputs.fingerprint import sha256_of_tensors
 from fairdeploy.inputs.input_format import (
@@ -23,15 +25,14 @@ from fairdeploy.inputs.input_format import (
     find_preprocessing,
     image_size_from_option,
 )
+from fairdeploy.inputs.names import check_module_names, check_weight_names
 from fairdeploy.inputs.pickle_safety import damaged, load_checkpoint
-from fairdeploy.inputs.state_dicts import (
-    Weights,
-    fill_network,
-    find_network,
-    infer_num_classes,
-    strip_wrappers,
-)
-from fairdeploy.records import LoadedModel
+from fairdeploy.inputs.published_preprocessing import Published, published_preprocessing
+from fairdeploy.inputs.sharded_weights import is_index, model_name, read_shards, weights_file
+from fairdeploy.inputs.state_dicts import fill_network, infer_num_classes, quantised_name
+from fairdeploy.inputs.weight_choice import choose_module, choose_weights, quantised
+from fairdeploy.manifest import open_regular
+from fairdeploy.records import ImageFitting, LoadedModel
 
 _FOREIGN_KINDS = {
     ".onnx": "an ONNX file",
@@ -55,13 +56,15 @@ def load_model(
     std: Sequence[float] | None = None,
     seed: int = 0,
     inputs: tuple[InputSpec, ...] = (),
+    weights: str | None = None,
+    fitting: ImageFitting | None = None,
 ) -> LoadedModel:
     """Load a network in eval mode, in float32, on the CPU.
 
     Args:
-        source: A file (whole pickled module, state dict, safetensors, ``.pt2``), ``timm:NAME`` or
-            ``torchvision:NAME``. The last two have random weights unless ``,pretrained=true``
-            follows the name.
+        source: A file (whole pickled module, state dict, safetensors, ``.pt2``), the index of
+            sharded weights, ``timm:NAME`` or ``torchvision:NAME``. The last two have random weights
+            unless ``,pretrained=true`` follows the name.
         arch: The network that a state dict belongs to; see ``architectures``.
         trust_pickle: Let the file run code.
         num_classes: Length of the classifier; read off a state dict where it is not given.
@@ -70,27 +73,38 @@ def load_model(
         std: The same.
         seed: Of random weights. The caller's random state stays as it was.
         inputs: What the network takes, if not one image and nothing else.
+        weights: Key or prefix of the weights to take where a file holds several.
+        fitting: How images are resized and cut; overrides the model's own configuration.
 
     Raises:
         ModelError: The file or the weights cannot be used; ``UnsafePickleError`` if it would run
             code.
         UsageError: An option is missing or impossible.
     """
-    hints = InputHints(shape=input_shape, mean=mean, std=std, inputs=inputs)
+    hints = InputHints(
+        shape=input_shape, mean=mean, std=std, inputs=inputs, fitting=fitting or ImageFitting()
+    )
     if source.startswith(_DIRECT_PREFIXES):
+        _refuse_weights(source, weights)
         return _load_by_name(source, arch, num_classes, hints, seed)
-    path = Path(source)
+    path = weights_file(Path(source))
     _check_file(path)
     if is_exported_program(path):
+        _refuse_weights(source, weights)
         network = load_exported_program(path, trust_pickle=trust_pickle)
         hints = replace(hints, image_size=network.image_shape)
         return _finished(source, path.stem, network.module, hints, is_user_class=False)
-    content = _read_content(path, trust_pickle)
-    if isinstance(content, nn.Module):
-        warnings = (f"'{source}' holds a whole module; --arch {arch} is ignored",) if arch else ()
-        return _finished(source, path.stem, _unwrapped(content), hints, warnings=warnings)
+    sets = _read_sets(path, trust_pickle)
+    chosen = choose_module(sets, source=source, wanted=weights)
+    if chosen is not None and chosen.module is not None:
+        check_module_names(source, chosen.module)
+        ignored = (f"'{source}' holds a whole module; --arch {arch} is ignored",) if arch else ()
+        notes = (*ignored, *chosen.notes)
+        return _finished(
+            source, path.stem, chosen.module, hints, warnings=notes, weights=chosen.text
+        )
     return _load_state_dict(
-        source, content, arch=arch, num_classes=num_classes, hints=hints, seed=seed
+        source, sets, arch=arch, num_classes=num_classes, hints=hints, seed=seed, wanted=weights
     )
 
 
@@ -107,38 +121,59 @@ def _load_by_name(
             f"'{source}' has random weights, so its accuracy means nothing; write "
             f"{source},pretrained=true or give a checkpoint with --arch {source}",
         )
-    hints = _with_option_size(hints, architecture)
+    hints = _with_architecture(hints, architecture, network, source)
     return _finished(source, architecture.name, network, hints, warnings=warnings)
 
 
 def _load_state_dict(
     source: str,
-    weights: Weights,
+    sets: tuple[WeightSet, ...],
     *,
     arch: str | None,
     num_classes: int | None,
     hints: InputHints,
     seed: int,
+    wanted: str | None,
 ) -> LoadedModel:
     if arch is None:
         raise UsageError(
             f"'{source}' holds weights only; name their network with --arch timm:NAME, "
             "--arch torchvision:NAME or --arch package.module:factory"
         )
+    for item in sets:
+        check_weight_names(source, item.weights)
     architecture = parse_architecture(arch)
-    network = build_network(
-        architecture, num_classes=num_classes, seed=seed, state_keys=weights.keys()
-    )
-    weights = strip_wrappers(weights, set(network.state_dict()))
-    if num_classes is None and "num_classes" not in architecture.options:
-        inferred = infer_num_classes(weights, network)
-        if inferred is not None:
-            network = build_network(
-                architecture, num_classes=inferred, seed=seed, state_keys=weights.keys()
-            )
-    fill_network(network, weights, source=source, arch=arch)
-    hints = _with_option_size(hints, architecture)
-    return _finished(source, Path(source).stem, network, hints)
+
+    @functools.cache
+    def build(classes: int | None) -> nn.Module:
+        keys = _names_without_prefixes(sets)
+        return build_network(architecture, num_classes=classes, seed=seed, state_keys=keys)
+
+    network = build(num_classes)
+    infers = num_classes is None and "num_classes" not in architecture.options
+    chosen = choose_weights(
+        sets, network, source=source, arch=arch, wanted=wanted,
+        with_classes=build if infers else None,
+    )  # fmt: skip
+    inferred = infer_num_classes(chosen.weights, network) if infers else None
+    if inferred is not None:
+        network = build(inferred)
+    fill_network(network, chosen.weights, source=source, arch=arch)
+    hints = _with_architecture(hints, architecture, network, source)
+    warnings = chosen.notes + _half_note(chosen.weights.values())
+    name = model_name(weights_file(Path(source)))
+    return _finished(source, name, network, hints, warnings=warnings, weights=chosen.text)
+
+
+def _names_without_prefixes(sets: Sequence[WeightSet]) -> set[str]:
+    """Every name, and its ends, since what wraps a network puts prefixes before its names."""
+    parts = (name.split(".") for item in sets for name in item.weights)
+    return {".".join(words[place:]) for words in parts for place in range(min(len(words), 4))}
+
+
+def _refuse_weights(source: str, weights: str | None) -> None:
+    if weights is not None:
+        raise UsageError(f"'{source}' holds one set of weights; leave --weights {weights} out")
 
 
 def _finished(
@@ -149,12 +184,14 @@ def _finished(
     *,
     is_user_class: bool = True,
     warnings: tuple[str, ...] = (),
+    weights: str = "",
 ) -> LoadedModel:
     _check_weights(source, module)
-    half = {p.dtype for p in module.parameters() if p.is_floating_point()} - {torch.float32}
+    half = _half_note(module.parameters())
     if half:
         module = module.float()
-        warnings += (f"weights in {', '.join(map(str, sorted(half, key=str)))} became float32",)
+    if hints.published == Published():
+        hints = replace(hints, published=published_preprocessing(module, None, source))
     preprocessing, assumed = find_preprocessing(module, hints)
     return LoadedModel(
         name=name,
@@ -163,18 +200,35 @@ def _finished(
         preprocessing=preprocessing,
         sha256=sha256_of_tensors(module.state_dict()),
         source=source,
-        warnings=warnings + assumed,
+        warnings=warnings + half + assumed,
         inputs=tuple(hints.inputs),
+        weights=weights,
     )
 
 
-def _with_option_size(hints: InputHints, architecture: Architecture) -> InputHints:
-    size = image_size_from_option(architecture.options.get("img_size"))
-    return replace(hints, image_size=size)
+def _half_note(values: Iterable[object]) -> tuple[str, ...]:
+    """Which precisions other than float32 there are, as a warning; none for none."""
+    kinds = {v.dtype for v in values if isinstance(v, torch.Tensor) and v.is_floating_point()}
+    names = ", ".join(sorted(map(str, kinds - {torch.float32})))
+    return (f"weights in {names} became float32",) if names else ()
+
+
+def _with_architecture(
+    hints: InputHints, architecture: Architecture, network: nn.Module, source: str
+) -> InputHints:
+    """With what the architecture's options and its library tell."""
+    return replace(
+        hints,
+        image_size=image_size_from_option(architecture.options.get("img_size")),
+        published=published_preprocessing(network, architecture, source),
+        may_be_other=not architecture.is_pretrained,
+    )
 
 
 def _check_weights(source: str, module: nn.Module) -> None:
     for name, tensor in module.state_dict().items():
+        if not isinstance(tensor, torch.Tensor):
+            continue
         if tensor.is_meta:
             raise ModelError(f"'{source}' has no values for '{name}'; save it with its weights")
         if not torch.isfinite(tensor).all():
@@ -187,20 +241,13 @@ def _check_weights(source: str, module: nn.Module) -> None:
         raise ModelError(f"'{source}' has no parameters; there is nothing to shrink")
 
 
-def _unwrapped(module: nn.Module) -> nn.Module:
-    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    return module.module if isinstance(module, parallel) else module
-
-
 def _check_file(path: Path) -> None:
-    if path.is_dir():
-        raise ModelError(f"'{path}' is a folder; give the model file in it")
     if not path.exists():
         raise ModelError(
             f"no model file '{path}'; give a path to one, timm:NAME or torchvision:NAME"
         )
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             head = file.read(64)
     except OSError as error:
         raise ModelError(f"'{path}' cannot be read: {error.strerror}") from error
@@ -216,16 +263,41 @@ def _check_file(path: Path) -> None:
         raise ModelError(f"'{path}' is cut off: its end is missing; copy or save it again")
 
 
-def _read_content(path: Path, trust_pickle: bool) -> nn.Module | Weights:
+def _read_sets(path: Path, trust_pickle: bool) -> tuple[WeightSet, ...]:
+    content = _read_content(path, trust_pickle)
+    sets = find_weight_sets(content)
+    for item in sets:
+        name = quantised_name(item.weights, item.others)
+        if item.module is not None and name is not None:
+            raise quantised(path, name)
+    if not sets:
+        raise ModelError(
+            f"'{path}' holds neither a module nor a dictionary of tensors{_keys_text(content)}; "
+            "save the module, or its state_dict()"
+        )
+    return sets
+
+
+def _keys_text(content: object) -> str:
+    if not isinstance(content, Mapping):
+        return f" but a {type(content).__name__}"
+    return f"; its keys are {', '.join(str(key)[:40] for key in list(content)[:8]) or 'none'}"
+
+
+def _read_content(path: Path, trust_pickle: bool) -> object:
+    if is_index(path):
+        return read_shards(path, lambda shard: _read_shard(shard, trust_pickle))
     if path.suffix.lower() == ".safetensors":
         return _read_safetensors(path)
     _reject_torchscript_and_strangers(path)
-    content = find_network(load_checkpoint(path, trust_pickle=trust_pickle))
-    if content is None:
-        raise ModelError(
-            f"'{path}' holds neither a module nor a dictionary of tensors; "
-            "save the module, or its state_dict()"
-        )
+    return load_checkpoint(path, trust_pickle=trust_pickle)
+
+
+def _read_shard(path: Path, trust_pickle: bool) -> Mapping[str, object]:
+    _check_file(path)
+    content = _read_content(path, trust_pickle)
+    if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
+        raise ModelError(f"'{path}' holds no dictionary of tensors; copy or save it again")
     return content
 
 
@@ -254,5 +326,5 @@ def _read_safetensors(path: Path) -> Weights:
         raise ModelError(f"'{path}' needs safetensors; run pip install safetensors") from error
     try:
         return cast("Weights", reader.load_file(path))
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise damaged(path, error) from error

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fairdeploy.errors import DataError
 from fairdeploy.graph.model_inputs import ModelInputs, random_input
-from fairdeploy.inputs.fingerprint import sha256_of_tensors
+from fairdeploy.inputs.fingerprint import sha256_of_images
 from fairdeploy.records import DataSplits, ImageSet
 
 OtherInputs = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
@@ -67,7 +67,7 @@ def with_noise_for_others(splits: DataSplits, inputs: ModelInputs, seed: int) ->
         splits,
         calibration=calibration,
         test=test,
-        sha256=sha256_of_tensors({"images": calibration.images, **calibration.others}),
+        sha256=sha256_of_images(calibration),
         warnings=(*splits.warnings, warning),
         selection=selection,
         training=None,  # random values would be new ones in each round

@@ -29,9 +29,17 @@ from fairdeploy.option_values import parse_drop
 from fairdeploy.options import ATTENTION_OPTIONS, SWEEP_METRICS, AttentionOption, choice_of
 from fairdeploy.records import (
     ALLOCATION_RULES,
+    CHANNEL_ORDERS,
+    CLASS_ORDERS,
+    CROP_MODES,
+    INTERPOLATIONS,
     PROTECTIONS,
     SIGNALS,
     AllocationRule,
+    ChannelOrder,
+    ClassOrder,
+    CropMode,
+    Interpolation,
     MetricName,
     ProtectName,
     SignalName,
@@ -52,6 +60,7 @@ class ProjectFile:
     """
 
     arch: str | None = None
+    weights: str | None = None
     num_classes: int | None = None
     input_size: int | tuple[int, int, int] | None = None
     """Height = width, or [C, H, W]."""
@@ -61,9 +70,17 @@ class ProjectFile:
     fixed_batch: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    crop_pct: float | None = None
+    """This and the next four: see ``records.ImageFitting``."""
+    crop_mode: CropMode | None = None
+    interpolation: Interpolation | None = None
+    channel_order: ChannelOrder | None = None
+    white: int | None = None
     data: str | None = None
     """A path, made absolute against the file's folder, or a factory."""
     class_names: tuple[str, ...] | None = None
+    """In the order in which the model numbers its classes."""
+    class_order: ClassOrder | None = None
     num_calibration: int | None = None
     num_selection: int | None = None
     max_test: int | None = None
@@ -198,6 +215,7 @@ def _one_of(choices: tuple[_Choice, ...]) -> Callable[[object], _Choice]:
 
 _READERS: dict[str, Reader] = {
     "arch": text,
+    "weights": text,
     "num_classes": whole_number(1),
     "input_size": _input_size,
     "inputs": text_or_texts,
@@ -205,8 +223,14 @@ _READERS: dict[str, Reader] = {
     "fixed_batch": whole_number(1),
     "mean": numbers,
     "std": _positive_numbers,
+    "crop_pct": positive_number,
+    "crop_mode": _one_of(CROP_MODES),
+    "interpolation": _one_of(INTERPOLATIONS),
+    "channel_order": _one_of(CHANNEL_ORDERS),
+    "white": whole_number(1),
     "data": text,
     "class_names": texts,
+    "class_order": _one_of(CLASS_ORDERS),
     "num_calibration": whole_number(2),
     "num_selection": whole_number(10),
     "max_test": whole_number(0),

@@ -78,7 +78,8 @@ def choose(train: ImagePool, test: ImagePool | None, wishes: Wishes, seed: int) 
         calibration = choose_balanced(train, wishes.num_calibration, seed)
         everything = np.arange(test.size, dtype=np.int64)
         share = _SHARE_WITHOUT if wishes.num_selection else 1.0
-        tested = choose_uniform(everything, min(wishes.max_test, int(share * test.size)), seed)
+        most = 0 if test.labels is None else min(wishes.max_test, int(share * test.size))
+        tested = choose_uniform(everything, most, seed)
         selection = _selected(np.setdiff1d(everything, tested), wishes.num_selection, seed)
         left = np.setdiff1d(np.arange(train.size, dtype=np.int64), calibration)
         choice = Choice(calibration, tested, selection, left if wishes.keeps_rest else _none())
@@ -127,7 +128,7 @@ def split_one_pool(pool: ImagePool, wishes: Wishes, seed: int) -> Choice:
         tested = choose_uniform(rest, num_test, seed)
     left = np.setdiff1d(rest, tested)
     num_selection = wishes.num_selection
-    if wishes.with_training:
+    if wishes.keeps_rest:
         num_selection = min(num_selection, int(_SHARE_WITH_TRAINING * len(rest)))
     selection = _selected(left, num_selection, seed)
     training = np.setdiff1d(left, selection) if wishes.keeps_rest else _none()

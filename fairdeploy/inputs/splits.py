@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from fairdeploy.errors import DataError
 from fairdeploy.inputs.copies import digests, without_copies
-from fairdeploy.inputs.fingerprint import sha256_of_tensors
+from fairdeploy.inputs.fingerprint import sha256_of_images
 from fairdeploy.inputs.image_pool import ImagePool, Indices, PooledData
 from fairdeploy.inputs.sampling import Choice
 from fairdeploy.records import DataSplits, ImageSet, TrainingImages
 
 _MIN_CALIBRATION = 2
+_MOST_SPARE = 1_000
+"""Of a difference of two points this many show most."""
 
 
 def read_choice(spec: str, data: PooledData, choice: Choice) -> DataSplits:
@@ -58,11 +62,26 @@ def read_choice(spec: str, data: PooledData, choice: Choice) -> DataSplits:
         test=test,
         class_names=data.class_names,
         source=spec,
-        sha256=_sha256(calibration),
+        sha256=sha256_of_images(calibration),
         warnings=data.warnings + warnings + more,
         selection=selection,
         training=training,
+        preprocessing=data.preprocessing,
     )
+
+
+def with_spare_selection(data: DataSplits, limit: int) -> DataSplits:
+    """Some of what is left for training, evenly spread, is read to choose with; the rest is not.
+
+    Args:
+        data: Returned unchanged where nothing is left.
+        limit: At most this many, and no more than show a difference of two points.
+    """
+    if data.training is None:
+        return data
+    last, count = data.training.num_images - 1, min(data.training.num_images, limit, _MOST_SPARE)
+    images = data.training.fetch(np.unique(np.linspace(0, last, count).round().astype(np.int64)))
+    return replace(data, selection=images if len(images) else None, training=None)
 
 
 def _apart(images: ImageSet, known: set[bytes], kind: str) -> tuple[ImageSet, tuple[str, ...]]:
@@ -101,14 +120,6 @@ def _training(
         return without_copies(_read_set(spec, pool, indices[places])[0], held_out)
 
     return TrainingImages(len(indices), pool.labels is not None, fetch)
-
-
-def _sha256(calibration: ImageSet) -> str:
-    hashed = {"images": calibration.images}
-    hashed |= {f"input {name}": tensor for name, tensor in calibration.others.items()}
-    if calibration.labels is not None:
-        hashed["labels"] = calibration.labels
-    return sha256_of_tensors(hashed)
 
 
 def _read_set(spec: str, pool: ImagePool, indices: Indices) -> tuple[ImageSet, tuple[str, ...]]:

@@ -1,63 +1,43 @@
-"""Finds the weights in a checkpoint and puts them into a network of the right shape."""
+"""Compares the weights of a file with a network, and puts them into it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from fairdeploy.errors import ModelError
+from fairdeploy.inputs.checkpoint_contents import Weights
 
-Weights = dict[str, Tensor]
-
-# Where training scripts keep the network inside a checkpoint, best first: averaged weights are
-# what their authors evaluate, but the plain ones are what "the model" names.
-_NESTING_KEYS = ("state_dict", "model", "model_state_dict", "net", "network", "module", "weights")
-_PREFIXES = ("module.", "_orig_mod.", "model.")
-_MAX_NESTING = 3
+_SHOWN_PROBLEMS = 3
 
 
-def find_network(checkpoint: object) -> nn.Module | Weights | None:
-    """The module or the dictionary of tensors in a checkpoint, also when it is nested."""
-    for _ in range(_MAX_NESTING):
-        if isinstance(checkpoint, nn.Module):
-            return checkpoint
-        if not isinstance(checkpoint, Mapping):
-            return None
-        weights = _as_weights(checkpoint)
-        if weights is not None:
-            return weights
-        nested = [checkpoint[key] for key in _NESTING_KEYS if checkpoint.get(key) is not None]
-        if not nested:
-            return None
-        checkpoint = nested[0]
-    return None
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Names in which a file's weights and a network differ; empty where they agree."""
+
+    reshaped: tuple[str, ...]
+    missing: tuple[str, ...]
+    """In the file."""
+    surplus: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.reshaped) + len(self.missing) + len(self.surplus)
 
 
-def _as_weights(mapping: Mapping[object, object]) -> Weights | None:
-    if not mapping:
-        return None
-    weights = {key: value for key, value in mapping.items() if isinstance(value, Tensor)}
-    if len(weights) != len(mapping) or not all(isinstance(key, str) for key in weights):
-        return None
-    return {str(key): value for key, value in weights.items()}
-
-
-def strip_wrappers(weights: Weights, expected_keys: set[str]) -> Weights:
-    """Remove the name prefixes that data-parallel and compiled wrappers add.
-
-    A prefix goes only if all names carry it and the network does not have it itself.
-    """
-    for _ in range(_MAX_NESTING):
-        for prefix in _PREFIXES:
-            is_wrapped = all(name.startswith(prefix) for name in weights)
-            is_own = any(name.startswith(prefix) for name in expected_keys)
-            if is_wrapped and not is_own:
-                weights = {name[len(prefix) :]: value for name, value in weights.items()}
-                break
-        else:
-            break
-    return weights
+def difference(weights: Weights, expected: Mapping[str, object]) -> Difference:
+    """Where ``weights`` do not fit a network whose ``state_dict`` is ``expected``."""
+    reshaped = [
+        name
+        for name, ours in expected.items()
+        if name in weights and not _fits(weights[name], ours)
+    ]
+    missing = [name for name in expected if name not in weights and not _is_optional(name)]
+    surplus = [name for name in weights if name not in expected]
+    return Difference(tuple(reshaped), tuple(missing), tuple(surplus))
 
 
 def infer_num_classes(weights: Weights, network: nn.Module) -> int | None:
@@ -67,54 +47,96 @@ def infer_num_classes(weights: Weights, network: nn.Module) -> int | None:
         None when the shapes agree, or differ in more than one first dimension.
     """
     expected = network.state_dict()
-    if weights.keys() != expected.keys():
+    found = difference(weights, expected)
+    if found.missing or found.surplus:
         return None
     lengths: set[tuple[int, int]] = set()
-    for name, theirs in weights.items():
-        ours = expected[name]
-        if theirs.shape == ours.shape:
-            continue
-        if theirs.ndim == 0 or ours.ndim == 0 or theirs.shape[1:] != ours.shape[1:]:
+    for name in found.reshaped:
+        theirs, ours = weights[name], expected[name]
+        if not isinstance(theirs, Tensor) or theirs.ndim == 0 or ours.ndim == 0:
+            return None
+        if theirs.shape[1:] != ours.shape[1:] or not theirs.dtype.is_floating_point:
             return None
         lengths.add((ours.shape[0], theirs.shape[0]))
     return lengths.pop()[1] if len(lengths) == 1 else None
 
 
 def fill_network(network: nn.Module, weights: Weights, *, source: str, arch: str) -> None:
-    """Copy ``weights`` into ``network``, which is changed only if all of them fit.
+    """Copy ``weights``, which fit, into ``network``.
 
     Raises:
-        ModelError: Names the first weights that are missing, surplus or of another shape.
+        ModelError: The network's own code refuses them.
     """
-    expected = network.state_dict()
-    problems = _mismatches(weights, expected)
-    if problems:
-        shown = "; ".join(problems[:3])
-        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+    try:
+        network.load_state_dict(weights, strict=False)
+    except Exception as error:  # extra states go through the user's own code
         raise ModelError(
-            f"'{source}' does not fit --arch {arch}: {shown}{more}; give the architecture and "
-            "options that it was trained with"
-        )
-    network.load_state_dict(weights, strict=False)
+            f"'{source}' fits --arch {arch} by name, but loading it fails with "
+            f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+        ) from error
 
 
-def _mismatches(weights: Weights, expected: Mapping[str, object]) -> list[str]:
+def problem_texts(weights: Weights, expected: Mapping[str, object]) -> str:
+    """The first differences, and which names may be the same thing."""
+    found = difference(weights, expected)
     problems = [
-        f"'{name}' is {_shape(weights[name])} in the file, {_shape(ours)} in the network"
-        for name, ours in expected.items()
-        if name in weights and isinstance(ours, Tensor) and weights[name].shape != ours.shape
+        f"'{name}' is {_text(weights[name])} in the file, {_text(expected[name])} in the network"
+        for name in found.reshaped[:_SHOWN_PROBLEMS]
     ]
+    problems += [
+        f"the {who} lacks '{name}' {_text(has[name])}"
+        for who, names, has in (
+            ("file", found.missing, expected),
+            ("network", found.surplus, weights),
+        )
+        for name in names[:_SHOWN_PROBLEMS]
+    ]
+    more = len(found) - len(problems)
+    return "; ".join(problems) + (f" (and {more} more)" if more else "") + _nearest(found)
+
+
+def quantised_name(weights: Weights, others: Sequence[str] = ()) -> str | None:
+    """A name that only a quantised network has, or one prepared for it."""
+    marks = ("_packed_params", "fake_quant", "activation_post_process", "qweight", ".quant_state")
+    for name in (*weights, *others):
+        value = weights.get(name)
+        if any(mark in name for mark in marks) or _is_low_bit(name, value):
+            return name
+    return None
+
+
+def _is_low_bit(name: str, value: object) -> bool:
+    if not isinstance(value, Tensor):
+        return False
+    is_integer = value.dtype in (torch.int8, torch.uint8) and name.endswith("weight")
+    return value.is_quantized or is_integer
+
+
+def _nearest(found: Difference) -> str:
+    pairs = (
+        (name, difflib.get_close_matches(name, found.surplus[:500], n=1, cutoff=0.5))
+        for name in found.missing[:_SHOWN_PROBLEMS]
+    )
+    texts = [f"'{close[0]}' for '{name}'" for name, close in pairs if close]
+    return f"; nearest names: {', '.join(texts)}" if texts else ""
+
+
+def _is_optional(name: str) -> bool:
     # Old checkpoints lack this counter, which inference never reads.
-    missing = [
-        name
-        for name, ours in expected.items()
-        if name not in weights and not name.endswith("num_batches_tracked")
-    ]
-    surplus = [name for name in weights if name not in expected]
-    problems += [f"the file lacks '{name}' {_shape(expected[name])}" for name in missing]
-    problems += [f"the network lacks '{name}' {_shape(weights[name])}" for name in surplus]
-    return problems
+    return name.endswith(("num_batches_tracked", "_extra_state"))
 
 
-def _shape(value: object) -> str:
-    return str(list(value.shape)) if isinstance(value, Tensor) else f"({type(value).__name__})"
+def _fits(theirs: object, ours: object) -> bool:
+    """Same shape, and no whole numbers where the network computes with others."""
+    if not isinstance(ours, Tensor):
+        return True
+    if not isinstance(theirs, Tensor) or theirs.shape != ours.shape:
+        return False
+    return theirs.dtype.is_floating_point or not ours.dtype.is_floating_point
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, Tensor):
+        return f"({type(value).__name__})"
+    whole = "" if value.dtype.is_floating_point or value.ndim == 0 else f" {value.dtype}"
+    return f"{list(value.shape)}{whole}"

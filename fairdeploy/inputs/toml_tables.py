@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fairdeploy.errors import ProjectFileError
+from fairdeploy.manifest import read_regular_text
 
 _Value = TypeVar("_Value")
 
@@ -49,7 +50,7 @@ def read_text(path: Path) -> str:
         ProjectFileError: The file cannot be read or is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return read_regular_text(path)
     except UnicodeDecodeError as error:
         raise ProjectFileError(f"'{path}' is not UTF-8 text; save it as UTF-8") from error
     except OSError as error:

@@ -22,6 +22,7 @@ from fairdeploy.inspection.standing_rows import standing_rows, unknown_op_rows
 from fairdeploy.options import InspectOptions
 from fairdeploy.progress import Progress, SilentProgress
 from fairdeploy.records import LoadedModel
+from fairdeploy.removal_stage import check_answers
 from fairdeploy.rounding import known_multiple, multiple_row
 from fairdeploy.scored_groups import group_sizes, limits_of
 from fairdeploy.settings import project_of, resolve_model, resolve_restrictions, resolve_target
@@ -55,6 +56,7 @@ def inspect(options: InspectOptions, progress: Progress | None = None) -> dict[s
     document = inspection_document(model, graph, rules, limits)
     document["channel_multiple"] = multiple_row(channels)
     if options.prove:
+        check_answers(model, graph, settings.seed, watch)
         document["proof"] = prove_random_removal(model, graph, limits, settings.seed, watch)
     return document
 

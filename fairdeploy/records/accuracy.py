@@ -2,9 +2,39 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Literal
 
 from fairdeploy.records.allocation import MetricName
+
+Measure = Literal["accuracy", "agreement", "error"]
+"""Share of right answers; share of the images with the original's class; squared error against the
+original as a share of its outputs' variance."""
+_CONFIDENCE = 0.95
+
+
+def paired_interval(
+    total: float, squares: float, count: int, unit: float = 1.0, num_looks: int = 1
+) -> tuple[float, float]:
+    """The 95 % interval of a mean of paired differences.
+
+    Agresti and Min's (2005) for matched pairs: Wald's with half an image added to each of the four
+    cells, which keeps its level for few images too. Images that both have right, or both wrong,
+    tell nothing about the difference, so it is much narrower than one made of two intervals.
+
+    Args:
+        total: Sum of the differences.
+        squares: Sum of their squares.
+        count: How many there are.
+        unit: How large a difference is where there is one.
+        num_looks: Of so many means this is the largest; wider for it (Bonferroni).
+    """
+    value, centre = total / count, total / (count + 2)
+    spread = ((squares + unit**2) / (count + 2) - centre**2) / (count + 2)
+    half = NormalDist().inv_cdf(1 - (1 - _CONFIDENCE) / 2 / num_looks) * max(spread, 0.0) ** 0.5
+    return min(centre - half, value), max(centre + half, value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +52,70 @@ class PairedDifference:
     num_changed: int
     """Images that get another class than the original gives, right or wrong."""
 
+    @classmethod
+    def of_counts(
+        cls, num_images: int, num_lost: int, num_gained: int, num_changed: int
+    ) -> PairedDifference:
+        """From how many images only the original, and only the other, has right."""
+        total, squares = num_gained - num_lost, num_gained + num_lost
+        low, high = paired_interval(total, squares, num_images)
+        return cls(
+            value=total / num_images,
+            low=max(low, -1.0),
+            high=min(high, 1.0),
+            num_images=num_images,
+            num_lost=num_lost,
+            num_gained=num_gained,
+            num_changed=num_changed,
+        )
+
     def stays_within(self, max_drop: float) -> bool:
         """Whether even the low end of the interval loses at most this share of all images."""
         return self.low >= -max_drop
+
+    def surely_exceeds(self, max_drop: float) -> bool:
+        """Whether even the high end of the interval loses more than this share of all images."""
+        return self.high < -max_drop
+
+    def images_needed(self, max_drop: float) -> int | None:
+        """How many images would show that half of this drop is within it; None: no number would.
+
+        From the share of images that just one of both networks has right: with many of those, a
+        difference of two accuracies is known badly.
+        """
+        discordant = (self.num_lost + self.num_gained + 1) / (self.num_images + 2)
+        if max_drop <= 0:
+            return None
+        quantile = NormalDist().inv_cdf(1 - (1 - _CONFIDENCE) / 2)
+        return math.ceil(discordant * (2 * quantile / max_drop) ** 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a step of the repair did to the figure that decides whether its weights stay."""
+
+    measure: Measure
+    before: float
+    """Of what the step began with."""
+    after: float
+    """Of what stays."""
+    low: float
+    """Of the gain, as a 95 % interval of paired samples; a gain is positive, whatever the
+    measure."""
+    high: float
+    num_images: int
+    """That decided, and that nothing was fitted to unless ``are_fitted`` says so."""
+    is_taken: bool
+    """Whether the step's weights stay; else those from before came back."""
+    are_fitted: bool = False
+    """Whether the step also learned from these images, since there are no others."""
+
+    @property
+    def outcome(self) -> Literal["improved", "unclear", "kept"]:
+        """``unclear``: better, but it may be chance; ``kept``: the weights are as they were."""
+        if not self.is_taken:
+            return "kept"
+        return "improved" if self.low > 0 else "unclear"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +135,8 @@ class AnswerChanges:
     """Against the original, after each step; by class for the exported file, else the last step."""
 
     by_step: dict[str, PairedDifference]
+    since_last: dict[str, PairedDifference]
+    """By step: against the step before it instead."""
     by_class: tuple[ClassChange, ...]
 
 
@@ -84,3 +177,19 @@ class DropGate:
     def passed(self) -> bool:
         """Whether even the low end of the interval is within the drop."""
         return self.difference.stays_within(self.max_drop)
+
+    @property
+    def undecided(self) -> DropTrial | None:
+        """The smallest network that was within by its figure alone, and smaller than the result."""
+        trials = self.search.trials if self.search else ()
+        within = [t for t in trials if not t.is_within and t.difference.value >= -self.max_drop]
+        smallest = min(within, key=lambda trial: trial.cost, default=None)
+        if self.search is None or smallest is None:
+            return None
+        return smallest if smallest.cost < trials[self.search.chosen].cost else None
+
+    @property
+    def images_needed(self) -> int | None:
+        """How many images would tell such a drop, for the network that is hardest to judge."""
+        hardest = self.difference if self.undecided is None else self.undecided.difference
+        return hardest.images_needed(self.max_drop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -41,10 +42,13 @@ class Budget:
 
     def allowed(self, original: float) -> float:
         """The largest value that meets this budget, in the metric's own unit."""
-        if self.fraction is not None:
-            return self.fraction * original
-        assert self.absolute is not None
-        return self.absolute
+        if self.fraction is None:
+            assert self.absolute is not None
+            return self.absolute
+        share = self.fraction * original
+        whole = round(share)
+        # 29 % of 100 is 29, not 28.999999999999996
+        return float(whole) if math.isclose(share, whole) else share
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +140,8 @@ class TimedPlan:
     seconds_to_make: float = 0.0
     """To make the file that was timed."""
     seconds_to_measure: float = 0.0
+    is_too_busy: bool = False
+    """Whether the interval is too wide for a claim."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -208,16 +209,30 @@ class LatencyComparison:
     is_noisy: bool
     idle_gap: IdleGapComparison | None = None
     device: DeviceRecord | None = None
+    is_too_busy: bool = False
+    """Whether the interval is too wide for a claim."""
+
+    @property
+    def typical_ms(self) -> tuple[float, float]:
+        """Milliseconds of original and shrunk that have the ratio of the pairs.
+
+        The two medians share the noise of the race but not its spells, so their own quotient would
+        be another speed-up than the one that is claimed.
+        """
+        level = math.sqrt(self.original.median_ms * self.shrunk.median_ms)
+        return level * math.sqrt(self.speedup), level / math.sqrt(self.speedup)
 
     @property
     def timed_plan(self) -> TimedPlan:
         """The same the other way round: shrunk over original."""
+        original_ms, shrunk_ms = self.typical_ms
         return TimedPlan(
             ratio=1 / self.speedup,
             ratio_low=1 / self.speedup_high,
             ratio_high=1 / self.speedup_low,
-            original_ms=self.original.median_ms,
-            shrunk_ms=self.shrunk.median_ms,
+            original_ms=original_ms,
+            shrunk_ms=shrunk_ms,
+            is_too_busy=self.is_too_busy,
         )
 
 

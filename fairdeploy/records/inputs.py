@@ -3,27 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fairdeploy.input_specs import InputSpec
+    from fairdeploy.records.judgement import NotJudged
     from fairdeploy.records.training import TrainingImages
 
 LabelSource = Literal["given", "predicted", "none"]
 
 
+CropMode = Literal["center", "squash", "border"]
+"""``center``: the shorter side fits, then the centre; ``squash``: both sides fit, in any shape;
+``border``: the longer side fits, with borders of the mean. As timm calls them."""
+CROP_MODES: tuple[CropMode, ...] = ("center", "squash", "border")
+Interpolation = Literal["bicubic", "bilinear", "nearest", "lanczos", "box", "hamming"]
+INTERPOLATIONS: tuple[Interpolation, ...] = (
+    "bicubic", "bilinear", "nearest", "lanczos", "box", "hamming",
+)  # fmt: skip
+ClassOrder = Literal["natural", "text"]
+"""How class folders are sorted: 2 before 10, or 10 before 2."""
+CLASS_ORDERS: tuple[ClassOrder, ...] = ("natural", "text")
+ChannelOrder = Literal["rgb", "bgr"]
+CHANNEL_ORDERS: tuple[ChannelOrder, ...] = ("rgb", "bgr")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFitting:
+    """How images are resized, cut and scaled as the user said; None where nothing was said."""
+
+    crop_pct: float | None = None
+    crop_mode: CropMode | None = None
+    interpolation: Interpolation | None = None
+    channel_order: ChannelOrder | None = None
+    white: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """How an image file becomes the model's input: resize, scale to [0, 1], normalise."""
+    """How an image file becomes the model's input: resize, crop, scale to [0, 1], normalise.
+
+    ``image_preparation`` does what it says.
+    """
 
     channels: int
     height: int
     width: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    crop_pct: float = 1.0
+    """Share of the resized image that is kept, in each direction."""
+    crop_mode: CropMode = "center"
+    interpolation: Interpolation = "bicubic"
+    channel_order: ChannelOrder = "rgb"
+    white: int | None = None
+    """The pixel value that becomes one in images of more than 8 bits; None: 65535."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -48,6 +85,8 @@ class LoadedModel:
     """What was assumed in loading and should be told: random weights, unknown mean and std, …"""
     inputs: tuple[InputSpec, ...] = ()
     """As the user described them; empty for one image and nothing else."""
+    weights: str = ""
+    """Which of the file's weights these are; empty for the only ones at its top."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +102,15 @@ class ImageSet:
 
     def __len__(self) -> int:
         return int(self.images.shape[0])
+
+    def part(self, chosen: Tensor) -> ImageSet:
+        """Some of them, by place or by a mask [N]."""
+        return replace(
+            self,
+            images=self.images[chosen],
+            labels=None if self.labels is None else self.labels[chosen],
+            others={name: tensor[chosen] for name, tensor in self.others.items()},
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +128,10 @@ class DataSplits:
     """Held-out images to choose a network or an epoch with: neither trained nor reported on."""
     training: TrainingImages | None = None
     """What is left to train on."""
+    preprocessing: Preprocessing | None = None
+    """With what the images themselves told of it; None: as it was given."""
+    not_judged: NotJudged | None = None
+    """Why nothing can be said about accuracy, where labels and answers do not belong together."""
 
     def image_sets(self) -> dict[str, ImageSet]:
         """The sets that were read, by what they are for."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from fairdeploy.records.accuracy import Verdict
+
 
 @dataclass(frozen=True, slots=True)
 class ProofResult:
@@ -62,3 +64,5 @@ class RecoverySummary:
     layers: tuple[LayerFit, ...]
     num_images: int
     seconds: float
+    verdict: Verdict | None = None
+    """Against the network without units as it was; None where noise took the images' place."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from fairdeploy.records.accuracy import PairedDifference
 from fairdeploy.records.allocation import Allocation, Budget, MetricName, TimedPlan
 from fairdeploy.records.surgery import AccuracyEstimate, ProofResult
 
@@ -49,13 +50,18 @@ class SweepPoint:
     """After repair, on the test images."""
     latency: TimedPlan | None = None
     """Raced against the original."""
+    classes: tuple[int, ...] | None = None
+    """What it answers, by test image; None where accuracy was not measured."""
     seconds: float = 0.0
     """That it took to make and measure."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """How good a network is, and the range that cannot be told from it; larger is better."""
+    """How good a network is, and the range that cannot be told from it; larger is better.
+
+    The range is about the difference to the best: the best one's value, and the paired interval.
+    """
 
     value: float
     low: float
@@ -83,5 +89,7 @@ class Sweep:
     """What the smallest allowed plan costs in this metric."""
     points: tuple[SweepPoint, ...]
     trade_off: TradeOff
+    differences: tuple[PairedDifference | None, ...]
+    """By point: accuracy minus the original's; None where it was not measured."""
     notes: tuple[str, ...]
     """What came out otherwise than asked: shares out of reach, equal plans."""

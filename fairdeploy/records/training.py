@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from fairdeploy.records.accuracy import Measure, Verdict
 from fairdeploy.records.surgery import RecoverySummary
 
 if TYPE_CHECKING:
@@ -34,20 +35,9 @@ class DistillationSummary:
     num_steps: int
     num_images: int
     """Trained on, without labels."""
-    num_held_out: int
-    error_before: float
-    """Against the original's answers, on the held-out images in several views: half the sum of the
-    class probabilities' differences (0 to 1), else the squared error as a share of the variance."""
-    error_after: float
-    agreement_before: float | None
-    """Share of held-out images with the original's class; None for other outputs."""
-    agreement_after: float | None
+    verdict: Verdict
+    """Against the network after least squares."""
     seconds: float
-
-    @property
-    def outcome(self) -> Literal["improved", "kept"]:
-        """``kept``: nothing helped on held-out images, so the weights are as they were."""
-        return "improved" if self.error_after < self.error_before else "kept"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +60,7 @@ class TuningSummary:
     epochs: tuple[TunedEpoch, ...]
     best_epoch: int
     """Whose weights were kept."""
-    measure: Literal["accuracy", "agreement"]
+    measure: Measure
     num_images: int
     num_selection: int
     uses_labels: bool
@@ -86,6 +76,8 @@ class TuningSummary:
     """Epoch of the checkpoint that it went on from; 0 if there was none."""
     device: str
     ended_because: str
+    verdict: Verdict
+    """Against the network before the training."""
     seconds: float
 
 

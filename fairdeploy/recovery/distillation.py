@@ -4,8 +4,8 @@ First block by block: each block gets what the shrunk network itself computes up
 learns to give what the original gives; all blocks learn in the same passes, and no gradient leaves
 a block. Then the network as a whole learns the original's answers (Hinton et al. 2015), with the
 blocks' ends as a guide. Images are moved and mirrored at random, few of them blended too, and the
-original is asked afresh each time (Beyer et al. 2022). It takes minutes, and never gives a result
-that is worse on held-out images than the start.
+original is asked afresh each time (Beyer et al. 2022). It takes minutes; which moment stays, if
+any, ``judgement`` decides.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from torch import Tensor, fx
 
 from fairdeploy.graph.train_mode import SwitchableGraph, switchable
 from fairdeploy.graph.unit_graph import UnitGraph
-from fairdeploy.records import DistillationSummary, TrainingImages
-from fairdeploy.recovery.best_weights import BestWeights, trainable
+from fairdeploy.records import DistillationSummary, TrainingImages, Verdict
+from fairdeploy.recovery.best_weights import trainable
 from fairdeploy.recovery.fitted_weights import own_tensors
-from fairdeploy.recovery.imitation import Imitation, answer_error, compared, value_error
+from fairdeploy.recovery.imitation import answer_error, value_error
+from fairdeploy.recovery.judgement import Contest, Judge
 from fairdeploy.recovery.network_blocks import (
     Cut,
     find_cuts,
@@ -37,7 +38,7 @@ from fairdeploy.recovery.network_blocks import (
 from fairdeploy.recovery.processes import PlainRuntime, moved, on_device
 from fairdeploy.recovery.schedule import has_batchnorm, rate_factor, set_rate, with_decay
 from fairdeploy.recovery.sweep import Inputs, all_inputs
-from fairdeploy.recovery.unlabelled_images import ENOUGH_IMAGES, UnlabelledImages, split
+from fairdeploy.recovery.unlabelled_images import ENOUGH_IMAGES, UnlabelledImages
 
 Progress = Callable[[int, int], None]
 
@@ -45,6 +46,7 @@ MAX_BATCH = 128
 BATCH_VALUE_BYTES = 64_000_000
 SHARE_OF_GPU = 0.4
 """Of its free memory, for what the layers give and the gradients with respect to it."""
+MIN_IMAGES = 7
 MIN_NORM_BATCH = 16
 """Of fewer images batch norms keep their statistics."""
 BLOCK_STEPS = 100
@@ -64,7 +66,7 @@ ENOUGH_STEPS = 300
 """For Adam's high rate: it throws the network off at first, and takes a while to return."""
 TEMPERATURE = 2.0
 LOOKS = 5
-"""How often each phase compares with the original on held-out images."""
+"""How often each phase is judged on the selection images."""
 
 
 def distil(
@@ -72,6 +74,7 @@ def distil(
     shrunk: fx.GraphModule,
     removed: NDArray[np.bool_],
     images: Tensor | Inputs,
+    judge: Judge,
     *,
     more: TrainingImages | None = None,
     seed: int = 0,
@@ -88,6 +91,7 @@ def distil(
         shrunk: The network without the removed units, in eval mode; least squares comes first.
         removed: Which units went, bool [num_units].
         images: Calibration images, float32 [N, C, H, W], or one tensor per input. No labels needed.
+        judge: Knows other images, and decides which moment stays.
         more: Further images; their labels are not looked at. ResNet-20 on CIFAR-10 at half of its
             MACs: 448 images bring 2.7 points, 18,936 bring 4.7.
         seed: Of the order of the images, and how they are moved.
@@ -96,31 +100,26 @@ def distil(
         answer_steps: Steps of the network as a whole; likewise.
 
     Returns:
-        None if there are too few images to train on some and hold out others.
+        None if there are too few images to train on.
     """
     started = time.perf_counter()
     tensors = all_inputs(images)
-    held_out, used = split(len(tensors[0]))
     device = PlainRuntime().device
-    batch = _batch_size(graph, len(used), device)
-    if batch == 0 or len(held_out) == 0 or (not graph.has_dynamic_batch and len(held_out) < batch):
+    batch = _batch_size(graph, len(tensors[0]), device)
+    if batch == 0 or len(tensors[0]) < MIN_IMAGES:
         return None
     own_tensors(shrunk, graph.module)
     plan = _steps(graph, removed, batch, (block_steps, answer_steps), device)
-    divided = UnlabelledImages(graph, tensors, seed, batch, more)
+    learned = UnlabelledImages(graph, tensors, seed, batch, more)
     with moved(shrunk, device):
-        run = _Distilling(graph, shrunk, removed, divided, device)
+        run = _Distilling(graph, shrunk, removed, learned, device)
         plan = (plan[0] if run.num_blocks else 0, plan[1])
-        before, after = run.run(plan, progress)
+        verdict = run.run(plan, judge, progress)
     return DistillationSummary(
         num_blocks=run.num_blocks,
         num_steps=sum(plan),
-        num_images=divided.num_images,
-        num_held_out=len(held_out),
-        error_before=before.error,
-        error_after=after.error,
-        agreement_before=before.agreement,
-        agreement_after=after.agreement,
+        num_images=learned.num_images,
+        verdict=verdict,
         seconds=time.perf_counter() - started,
     )
 
@@ -164,14 +163,15 @@ class _Distilling:
     def num_blocks(self) -> int:
         return len(self._blocks)
 
-    def run(self, steps: tuple[int, int], progress: Progress | None) -> tuple[Imitation, Imitation]:
-        """Both phases; how well the network imitates before and after."""
-        wanted = self._answers(self._original)
-        before = compared(self._answers(self._whole), wanted)
-        best = BestWeights(self._shrunk, before.error)
+    def run(self, steps: tuple[int, int], judge: Judge, progress: Progress | None) -> Verdict:
+        """Both phases; what they brought."""
+        contest = Contest(judge, self._shrunk, self._device)
+        num_looks = 0
 
         def look(done: int) -> None:
-            best.offer(self._shrunk, compared(self._answers(self._whole), wanted).error)
+            nonlocal num_looks
+            num_looks += 1
+            contest.look()
             if progress is not None:
                 progress(done, sum(steps))
 
@@ -181,8 +181,7 @@ class _Distilling:
                 look(done)
             for done in self._phase([self._whole], steps[1], self._answer_loss, batches):
                 look(steps[0] + done)
-        best.restore(self._shrunk)
-        return before, compared(self._answers(self._whole), wanted)
+        return contest.end(num_looks)
 
     def _phase(
         self,
@@ -229,7 +228,7 @@ class _Distilling:
         source: Inputs = ()
         for block, value in zip(self._blocks, wanted[:-1], strict=True):
             (found,) = block.network(*inputs, *source)
-            total = total + value_error(found, block.cut.kept_part(value))
+            total = total + value_error(found, block.cut.kept_part(value), block.cut.batch_dim)
             source = (found.detach(),)
         return total
 
@@ -240,16 +239,10 @@ class _Distilling:
         *found, own_answer = self._whole(*inputs)
         loss = answer_error(own_answer, answer, TEMPERATURE)
         errors = [
-            value_error(value, cut.kept_part(goal))
+            value_error(value, cut.kept_part(goal), cut.batch_dim)
             for cut, value, goal in zip(self._cuts, found, wanted, strict=True)
         ]
         return loss + sum(errors, torch.zeros_like(loss)) / max(len(errors), 1)
-
-    def _answers(self, network: fx.GraphModule) -> Tensor:
-        """The main output for all views of the held-out images."""
-        with torch.no_grad():
-            answers = [network(*self._moved(part))[-1].cpu() for part in self._images.views()]
-        return torch.cat(answers)
 
     def _moved(self, inputs: Inputs) -> Inputs:
         return tuple(tensor.to(self._device) for tensor in inputs)

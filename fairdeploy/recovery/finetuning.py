@@ -21,20 +21,20 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 from torch.nn import functional
 
-from fairdeploy.errors import DataError
+from fairdeploy.errors import DataError, UsageError
 from fairdeploy.graph.train_mode import switchable
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.options import TuningOptions
-from fairdeploy.records import ImageSet, TrainingImages, TunedEpoch, TuningSummary
-from fairdeploy.recovery.best_weights import BestWeights, trainable
+from fairdeploy.records import ImageSet, TrainingImages, TunedEpoch, TuningSummary, Verdict
+from fairdeploy.recovery.best_weights import trainable
 from fairdeploy.recovery.checkpoints import Checkpoints, TrainingState
 from fairdeploy.recovery.fitted_weights import own_tensors
 from fairdeploy.recovery.imitation import answer_error, value_error
+from fairdeploy.recovery.judgement import Contest, Judge
 from fairdeploy.recovery.moving_average import MovingAverage
 from fairdeploy.recovery.network_blocks import Cut, find_cuts, input_names, main_output, stretch
 from fairdeploy.recovery.processes import Runtime, moved, on_device, open_runtime
 from fairdeploy.recovery.schedule import has_batchnorm, rate_factor, set_rate, with_decay
-from fairdeploy.recovery.selection_score import SelectionScore
 from fairdeploy.recovery.sweep import Inputs
 from fairdeploy.recovery.training_batches import MIN_BATCH, TrainingBatches
 
@@ -101,13 +101,13 @@ def finetune(
             Checkpoints(checkpoint if runtime.rank == 0 else None, checkpoint),
             uses_labels=uses_labels,
         )  # fmt: skip
-        history, ended_because, resumed_from = run.run(progress)
+        history, ended_because, resumed_from, verdict = run.run(progress)
     best = max(history, key=lambda epoch: (epoch.score, -epoch.epoch))
     return TuningSummary(
         epochs_asked=options.epochs,
         epochs=history,
         best_epoch=best.epoch,
-        measure="accuracy" if selection.labels is not None else "agreement",
+        measure=verdict.measure,
         num_images=training.num_images,
         num_selection=len(selection),
         uses_labels=uses_labels,
@@ -118,6 +118,7 @@ def finetune(
         resumed_from=resumed_from,
         device=runtime.name,
         ended_because=ended_because,
+        verdict=verdict,
         seconds=time.perf_counter() - started,
     )
 
@@ -172,7 +173,7 @@ class _Tuning:
         targets = [*(cut.node for cut in self._cuts), main]
         self._network = switchable(stretch(shrunk, input_names(shrunk), targets))
         self._original = self._teacher(targets)
-        self._score = SelectionScore(graph, selection)
+        self._judge = _judge(graph, selection, runtime.device)
         self._batches = TrainingBatches(
             graph, training, options.batch_size, seed, runtime, with_labels=uses_labels
         )
@@ -181,13 +182,13 @@ class _Tuning:
         default = SGD_RATE if self.optimizer == "SGD" else ADAMW_RATE
         self.rate = default if options.learning_rate is None else options.learning_rate
 
-    def run(self, progress: Progress | None) -> tuple[tuple[TunedEpoch, ...], str, int]:
-        """All rounds; what each gave, why they ended, and after which one they were resumed."""
+    def run(self, progress: Progress | None) -> tuple[tuple[TunedEpoch, ...], str, int, Verdict]:
+        """All rounds; why they ended, after which one they were resumed, and what they brought."""
         options, runtime = self._options, self._runtime
         optimizer = self._new_optimizer()
         network, prepared = runtime.prepared(self._network, optimizer)
-        history = [TunedEpoch(0, None, self._score.of(self._network.eval(), runtime))]
-        best = BestWeights(self._shrunk, -history[0].score)
+        contest = Contest(self._judge, self._shrunk, runtime.device, self._agreed)
+        history, best = [TunedEpoch(0, None, contest.value)], contest.best
         state = self._checkpoints.load(self._shrunk, optimizer, self._average, best)
         if state is not None:
             history = list(state.history)
@@ -196,7 +197,7 @@ class _Tuning:
         ended_because = "all epochs are done"
         for epoch in range(resumed_from + 1, options.epochs + 1):
             loss = self._train_once(network, prepared, epoch)
-            score = self._averaged_score(best)
+            score = self._averaged_score(contest)
             history.append(TunedEpoch(epoch, loss, score))
             self._checkpoints.save(
                 self._shrunk, optimizer, self._average, best, TrainingState(tuple(history))
@@ -207,9 +208,13 @@ class _Tuning:
             if since_best >= patience and epoch < options.epochs:
                 ended_because = f"none of the last {patience} epochs was better"
                 break
-        best.restore(self._shrunk)
+        verdict = contest.end(max(len(history) - 1, 1))
         self._checkpoints.remove()
-        return tuple(history), ended_because, resumed_from
+        return tuple(history), ended_because, resumed_from, verdict
+
+    def _agreed(self, value: float) -> float:
+        """Each process has norm statistics of its own; the first one's count."""
+        return self._runtime.gathered(value if self._runtime.rank == 0 else 0.0)
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         if self.optimizer == "AdamW":
@@ -265,11 +270,19 @@ class _Tuning:
         module = on_device(self._graph.module, self._runtime.device)
         return stretch(module, input_names(module), targets)
 
-    def _averaged_score(self, best: BestWeights) -> float:
-        """Score of the network, or of its average; offered to ``best``."""
+    def _averaged_score(self, contest: Contest) -> float:
+        """Of the network, or of its average."""
         with ExitStack() as stack:
             if self._average is not None:
                 stack.enter_context(self._average.applied(self._shrunk))
-            score = self._score.of(self._network, self._runtime)
-            best.offer(self._shrunk, -score)
-        return score
+            return contest.look()
+
+
+def _judge(graph: UnitGraph, selection: ImageSet, device: torch.device) -> Judge:
+    judge = Judge(graph, selection, device)
+    if judge.measure == "error":
+        raise UsageError(
+            "--finetune needs a network with one score per class, which this one does not give; "
+            "use --recover distil"
+        )
+    return judge

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import fx
 
+from fairdeploy.graph.batch_dimension import BatchDimension, batch_dimensions
 from fairdeploy.graph.layer_calls import LAYER_OPS, aten, bound_arguments, window_of
 from fairdeploy.graph.layer_rows import LINEAR, Window
 from fairdeploy.graph.unit_graph import UnitGraph
@@ -47,6 +48,8 @@ class FittableLayer:
     """The original's value to reproduce: of the layer, its batch norm, or the sum after it."""
     sum_after: SumAfter | None
     """How the layer gets into that sum, whose other operand the shrunk network has by then."""
+    batch: BatchDimension
+    """Of its output."""
     is_rectified: bool
     """Whether only the positive part of the target is used."""
     kept_channels: tuple[int, ...]
@@ -69,7 +72,7 @@ def find_layers(
     """All layers that can be refitted, in the order of execution.
 
     Left out: weights that are computed or used more than once, transposed convolutions, string
-    paddings, and layers whose output has no batch or has lost more than channels.
+    paddings, and layers whose output holds no images one by one or has lost more than channels.
     """
     uses = _attribute_uses(shrunk)
     finder = _Finder(graph, shrunk, removed, uses)
@@ -106,6 +109,7 @@ class _Finder:
         self._nodes = {node.name: node for node in shrunk.graph.nodes}
         self._order = {name: i for i, name in enumerate(self._nodes)}
         self._original_nodes = {node.name: node for node in graph.module.graph.nodes}
+        self._batches = batch_dimensions(graph)
         self._sums_gone = {branch.total for branch in graph.branches_gone(removed)}
 
     def layer_at(self, node: fx.Node) -> FittableLayer | None:
@@ -144,7 +148,8 @@ class _Finder:
         found = self._sum_after(node, end, window)
         target, is_past_relu = self._past_gone_branches(end.name if found is None else found.node)
         kept = self._kept_channels(target, window, found)
-        if kept is None:
+        batch = self._batches.get(node.name)
+        if kept is None or batch is None:
             return None
         return FittableLayer(
             node=node.name,
@@ -155,6 +160,7 @@ class _Finder:
             batchnorm=batchnorm,
             target_node=target,
             sum_after=found,
+            batch=batch,
             is_rectified=is_past_relu or self._is_rectified(target),
             kept_channels=kept,
         )

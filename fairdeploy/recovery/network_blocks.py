@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from fairdeploy.graph.batch_dimension import batch_dimensions
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.recovery.sweep import attribute
 
@@ -28,6 +29,8 @@ class Cut:
     kept: tuple[Tensor | None, ...]
     """Per dimension, which indices of the original's value the shrunk network still has; None:
     all."""
+    batch_dim: int
+    """The dimension of the images."""
 
     def kept_part(self, value: Tensor) -> Tensor:
         """The part of the original's value that the shrunk network should give."""
@@ -154,9 +157,9 @@ def _is_weight(module: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _cut_at(node: fx.Node, graph: UnitGraph, stays: NDArray[np.bool_]) -> Cut | None:
-    """None where the original has no such value, or what stays differs from block to block."""
-    dims = graph.value_units.get(node.name)
-    if not dims:
+    """None where the original has no such value, or no images in it, or blocks differ."""
+    dims, batch = graph.value_units.get(node.name), batch_dimensions(graph).get(node.name)
+    if not dims or batch is None:
         return None
     masks = [stays[units] for units in dims]
     if any(mask.ndim > 1 and not mask.all() for mask in masks):
@@ -164,6 +167,7 @@ def _cut_at(node: fx.Node, graph: UnitGraph, stays: NDArray[np.bool_]) -> Cut | 
     return Cut(
         node.name,
         tuple(None if mask.all() else torch.from_numpy(np.flatnonzero(mask)) for mask in masks),
+        batch.dim,
     )
 
 

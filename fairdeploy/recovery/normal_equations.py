@@ -17,6 +17,8 @@ from torch import Tensor
 
 # float32 products of a short block, added up in float64, lose nothing that matters here.
 BLOCK_ROWS = 4096
+# Share of the error: candidates nearer to each other differ by the rounding of these products.
+ROUNDING = 1e-6
 # Penalties relative to the mean squared input, from "trust the old weights" to "trust the images".
 RIDGE_GRID = (3e1, 3.0, 1.0, 3e-1, 1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5)
 
@@ -115,7 +117,7 @@ def solve_ridge(
     """Change the weights as far as held-out rows confirm that it helps.
 
     Minimises ``|rows @ change - residuals|^2 + ridge * s * |change|^2``. The penalty is the best
-    on ``held_out``; the solution then uses all rows.
+    on ``held_out``, of near ties the smallest; the solution then uses all rows.
 
     Args:
         fit: Sums that the candidates are solved from.
@@ -123,14 +125,15 @@ def solve_ridge(
         num_free: See ``RidgeSystem``.
     """
     before = held_out.residual_square
-    best_error, best_ridge = before, math.inf
+    best_error, best_ridge, lowest = before, math.inf, before
+    rounding = ROUNDING * before
     for ridge in RIDGE_GRID:
         system = RidgeSystem(fit, ridge, num_free)
         if not system.is_solvable:
             break  # smaller penalties are no better conditioned
         error = held_out.squared_error(system.change(fit.cross))
-        if error < best_error:
-            best_error, best_ridge = error, ridge
+        if error < best_error - rounding or (best_ridge < math.inf and error <= lowest + rounding):
+            best_error, best_ridge, lowest = error, ridge, min(error, lowest)
         elif best_ridge < math.inf:
             break  # the error is unimodal in the penalty, but for noise
     if best_ridge == math.inf:

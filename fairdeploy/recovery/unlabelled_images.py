@@ -1,8 +1,7 @@
-"""Images as a label-free training needs them: some to learn from, some calibration images held out.
+"""Images as a label-free training needs them.
 
-The teacher says what each image is, so images may be moved, mirrored and blended at will: in
-training for more variety, and the held-out ones so that a comparison on few images is less a matter
-of chance. Whatever else of the training images nothing uses is learned from, too.
+The teacher says what each image is, so images may be moved, mirrored and blended at will, for more
+variety. Whatever else of the training images nothing uses is learned from, too.
 """
 
 from __future__ import annotations
@@ -18,33 +17,14 @@ from fairdeploy.records import TrainingImages
 from fairdeploy.recovery.augmentation import blended, shifted_and_flipped
 from fairdeploy.recovery.sweep import Inputs
 
-HELD_OUT_EVERY = 8
-NUM_VIEWS = 4
-"""Of each held-out image: itself, and moved."""
 BLENDED_SHARE = 0.5
 ENOUGH_IMAGES = 4_096
 """So many are not blended: then it does harm (ResNet-56, half of its MACs, 20,000 images and 700
 steps: 85.7 % right with it and 86.4 % without)."""
 
 
-def not_held_out(images: Inputs) -> Inputs:
-    """The images that are learned from.
-
-    An earlier repair must not see the others: what is fitted to them looks better there than it is.
-    """
-    _, used = split(len(images[0]))
-    return tuple(tensor[used] for tensor in images)
-
-
-def split(num_images: int) -> tuple[Tensor, Tensor]:
-    """Which images are held out, and which are learned from."""
-    every = torch.arange(num_images)
-    is_held_out = every % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
-    return every[is_held_out], every[~is_held_out]
-
-
 class UnlabelledImages:
-    """The inputs of a network, by what they are for."""
+    """What the inputs of a network learn from."""
 
     def __init__(
         self,
@@ -54,11 +34,11 @@ class UnlabelledImages:
         batch: int,
         more: TrainingImages | None = None,
     ) -> None:
-        """Divide them.
+        """Know them.
 
         Args:
             graph: Says which input is the image.
-            tensors: One per input, all calibration images.
+            tensors: One per input, calibration images.
             seed: Of the order and of what is drawn.
             batch: Images of a step, and of a chunk.
             more: Further images to learn from, read when they are needed.
@@ -66,24 +46,9 @@ class UnlabelledImages:
         self._graph, self._place = graph, graph.inputs.image
         self._tensors, self._seed, self._more = tensors, seed, more
         self.batch = batch
-        self.held_out, self.used = split(len(tensors[0]))
-        self.num_images = len(self.used) + (0 if more is None else more.num_images)
+        self._num_known = len(tensors[0])
+        self.num_images = self._num_known + (0 if more is None else more.num_images)
         """That are learned from."""
-
-    def views(self) -> Iterator[Inputs]:
-        """The held-out images, each in several views, in chunks; always the same.
-
-        A network of fixed batch leaves the last few out.
-        """
-        generator = torch.Generator().manual_seed(0)
-        chosen = [tensor[self.held_out] for tensor in self._tensors]
-        for view in range(NUM_VIEWS):
-            seen = list(chosen)
-            if view > 0:
-                seen[self._place] = shifted_and_flipped(seen[self._place], generator)
-            for part in zip(*(torch.split(one, self.batch) for one in seen), strict=True):
-                if self._graph.has_dynamic_batch or len(part[0]) == self.batch:
-                    yield part
 
     def batches(self) -> Generator[Inputs, None, None]:
         """Full batches to learn from, without end, each round in a new order.
@@ -108,14 +73,14 @@ class UnlabelledImages:
 
     def _taken(self, chosen: Tensor) -> list[Tensor]:
         """The images with these numbers; the calibration images come first."""
-        known = self.used[chosen[chosen < len(self.used)]]
-        others = chosen[chosen >= len(self.used)] - len(self.used)
+        known = chosen[chosen < self._num_known]
+        others = chosen[chosen >= self._num_known] - self._num_known
         taken = [tensor[known] for tensor in self._tensors]
         if self._more is not None and len(others):
             read = self._graph.inputs.arranged(self._more.fetch(others.numpy()))
             taken = [torch.cat(parts) for parts in zip(taken, read, strict=True)]
         if len(taken[0]) == 0:
-            taken = [tensor[self.used] for tensor in self._tensors]
+            taken = list(self._tensors)
         # Copies of held-out images are left out, and a network may want just this many.
         again = torch.arange(self.batch) % len(taken[0])
         return [tensor[again] for tensor in taken]

@@ -17,6 +17,9 @@ from fairdeploy.records import (
     ImageSet,
     Mending,
     PairedDifference,
+    RecoverySummary,
+    TuningSummary,
+    Verdict,
 )
 
 STEPS = {
@@ -28,6 +31,12 @@ STEPS = {
     "exported": "exported file",
 }
 """Steps that are reported first, in this order and these words; any others follow."""
+
+
+def not_judged_row(data: DataSplits | None) -> dict[str, Any] | None:
+    """Why no accuracy is claimed, and what was tried; None where accuracy is what it is."""
+    found = None if data is None else data.not_judged
+    return None if found is None else asdict(found) | {"text": found.text}
 
 
 def accuracy_row(accuracy: AccuracyByStage) -> dict[str, Any]:
@@ -54,6 +63,7 @@ def changes_row(
         return None
     return {
         "by_step": {step: difference_row(paired) for step, paired in changes.by_step.items()},
+        "since_last": {step: difference_row(row) for step, row in changes.since_last.items()},
         "by_class": [_class_row(change, class_names) for change in changes.by_class],
     }
 
@@ -84,6 +94,8 @@ def gate_row(gate: DropGate | None) -> dict[str, Any] | None:
         "passed": gate.passed,
         "problem": None if gate.passed else gate_problem(gate),
         "search": asdict(search) if search else None,
+        "images_needed": gate.images_needed,
+        "undecided": asdict(gate.undecided) if gate.undecided else None,
     }
 
 
@@ -102,16 +114,25 @@ def gate_problem(gate: DropGate) -> str:
 
 def mending_rows(mending: Mending) -> dict[str, Any]:
     """What repair, distillation and training did."""
-    tuning, distillation = mending.tuning, mending.distillation
     return {
-        "recovery": asdict(mending.recovery) if mending.recovery else None,
-        "distillation": _distillation_row(distillation) if distillation else None,
-        "tuning": asdict(tuning) if tuning else None,
+        "recovery": _judged_row(mending.recovery),
+        "distillation": _judged_row(mending.distillation),
+        "tuning": _judged_row(mending.tuning),
     }
 
 
-def _distillation_row(summary: DistillationSummary) -> dict[str, Any]:
-    return asdict(summary) | {"outcome": summary.outcome}
+def _judged_row(
+    summary: RecoverySummary | DistillationSummary | TuningSummary | None,
+) -> dict[str, Any] | None:
+    if summary is None:
+        return None
+    verdict = None if summary.verdict is None else verdict_row(summary.verdict)
+    return asdict(summary) | {"verdict": verdict}
+
+
+def verdict_row(verdict: Verdict) -> dict[str, Any]:
+    """Whether a step's weights stay, and by which figure."""
+    return asdict(verdict) | {"outcome": verdict.outcome}
 
 
 def purposes(data: DataSplits) -> list[dict[str, Any]]:

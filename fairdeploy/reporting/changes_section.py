@@ -7,7 +7,16 @@ from typing import Any
 
 from fairdeploy.reporting.accuracy_rows import STEPS
 from fairdeploy.reporting.markup import NOTHING, Html, details, join, pill, section, table, tag
-from fairdeploy.reporting.quantities import MISSING, percent, plural, points, seconds
+from fairdeploy.reporting.quantities import (
+    MISSING,
+    change_text,
+    needed_text,
+    percent,
+    plural,
+    points,
+    seconds,
+    verdict_text,
+)
 
 Row = Mapping[str, Any]
 _LABELS = {
@@ -28,6 +37,7 @@ def changed_answers(document: Row) -> Html:
         _gate(document["max_drop"]),
         _by_step(document["changes"]),
         _by_class(document["changes"]),
+        _recovery(document["recovery"]),
         _distillation(document["distillation"]),
         _tuning(document["tuning"]),
         _purposes(document["data"]),
@@ -50,7 +60,8 @@ def _gate(gate: Row | None) -> Html:
     difference = gate["difference"]
     text = (
         f" --max-drop {percent(gate['max_drop'], 2)} on {difference['num_images']:,} "
-        f"{gate['images']} images: {_difference(difference)}."
+        f"{gate['images']} images: accuracy {change_text(difference)}. How many images it takes: "
+        f"{needed_text(gate)}."
     )
     return join((tag("p", verdict, text), _search(gate["search"])))
 
@@ -75,10 +86,6 @@ def _search(search: Row | None) -> Html:
                    table(headers, rows))  # fmt: skip
 
 
-def _difference(row: Row) -> str:
-    return f"{points(row['value'])}, interval {points(row['low'])} to {points(row['high'])}"
-
-
 def _by_step(changes: Row | None) -> Html:
     if changes is None:
         return NOTHING
@@ -90,10 +97,12 @@ def _by_step(changes: Row | None) -> Html:
             f"{row['num_lost']:,}",
             f"{row['num_gained']:,}",
             percent(row["changed_share"]),
+            change_text(changes["since_last"][step]),
         )
         for step, row in changes["by_step"].items()
     )
-    return table(("step", "accuracy", "interval", "lost", "gained", "changed"), rows)
+    headers = ("step", "accuracy", "interval", "lost", "gained", "changed", "with this step")
+    return table(headers, rows)
 
 
 def _by_class(changes: Row | None) -> Html:
@@ -117,26 +126,21 @@ def _by_class(changes: Row | None) -> Html:
     return details("By class, the largest loss first", table(headers, cells))
 
 
+def _recovery(row: Row | None) -> Html:
+    if row is None or row["verdict"] is None:
+        return NOTHING
+    fitted = ", which it is fitted to" if row["verdict"]["are_fitted"] else ""
+    return tag("p", f"Repaired: {verdict_text(row['verdict'])}{fitted}.")
+
+
 def _distillation(row: Row | None) -> Html:
     if row is None:
         return NOTHING
-    agreement = ""
-    if row["agreement_before"] is not None:
-        agreement = (
-            f"; the same class as the original for {percent(row['agreement_before'])} of them, "
-            f"then {percent(row['agreement_after'])}"
-        )
-    outcome = (
-        f"error against the original's answers on {row['num_held_out']:,} held-out images "
-        f"{row['error_before']:.3g}, then {row['error_after']:.3g}{agreement}"
-        if row["outcome"] == "improved"
-        else "nothing helped on held-out images, so the weights stayed as they were"
-    )
     return tag(
         "p",
         f"Distilled without labels: {plural(row['num_blocks'], 'block')}, "
         f"{row['num_steps']:,} steps on {row['num_images']:,} images in "
-        f"{seconds(row['seconds'])}; {outcome}.",
+        f"{seconds(row['seconds'])}; {verdict_text(row['verdict'])}.",
     )
 
 
@@ -151,8 +155,8 @@ def _tuning(row: Row | None) -> Html:
         f"on {row['num_images']:,} images ({how}) with {row['optimizer']} at a rate of "
         f"{row['learning_rate']:g} on {row['device']} in "
         f"{seconds(row['seconds'])}; the weights are those of epoch {row['best_epoch']}, best of "
-        f"all on {row['num_selection']:,} selection images. Ended because "
-        f"{row['ended_because']}."
+        f"all on {row['num_selection']:,} selection images: {verdict_text(row['verdict'])}. Ended "
+        f"because {row['ended_because']}."
     )
     cells = (
         (

@@ -55,13 +55,16 @@ def measure_row(result: LatencyMeasurement | LatencyComparison) -> dict[str, Any
     if isinstance(result, LatencyMeasurement):
         gaps = (result.idle_gap_ms, result.idle_gap)
         interval = {"low_ms": result.median_low_ms, "high_ms": result.median_high_ms}
-        return common | {"first": _network(result.stats, result.batch, *gaps) | interval}
+        network = _network(result.stats, result.batch, *gaps, result.stats.median_ms)
+        return common | {"first": network | interval}
     idle = result.idle_gap
+    first_ms, second_ms = result.typical_ms
     gap_ms, first, second = (idle.gap_ms, idle.original, idle.shrunk) if idle else (None,) * 3
     return common | {
-        "first": _network(result.original, result.batch, gap_ms, first),
-        "second": _network(result.shrunk, result.batch, gap_ms, second),
+        "first": _network(result.original, result.batch, gap_ms, first, first_ms),
+        "second": _network(result.shrunk, result.batch, gap_ms, second, second_ms),
         "speedup": _interval(result.speedup, result.speedup_low, result.speedup_high),
+        "is_too_busy": result.is_too_busy,
         "idle_gap_speedup": _interval(idle.speedup, idle.speedup_low, idle.speedup_high)
         if idle
         else None,
@@ -69,12 +72,14 @@ def measure_row(result: LatencyMeasurement | LatencyComparison) -> dict[str, Any
 
 
 def _network(
-    stats: LatencyStats, batch: int, gap_ms: float | None, idle: CallTimes | None
+    stats: LatencyStats, batch: int, gap_ms: float | None, idle: CallTimes | None, ms: float
 ) -> dict[str, Any]:
+    """One network; ``ms`` of two have the quotient that is claimed of them."""
     return {
+        "ms": ms,
         **_times(stats),
         "cold_start_ms": stats.cold_start_ms,
-        "images_per_second": batch * _MS_PER_S / stats.median_ms,
+        "images_per_second": batch * _MS_PER_S / ms,
         "idle_gap": {"gap_ms": gap_ms, **_times(idle)} if idle else None,
     }
 

@@ -12,6 +12,7 @@ from fairdeploy.reporting.accuracy_rows import STEPS
 from fairdeploy.reporting.charts import axis_labels, interval_bar, latency_histogram
 from fairdeploy.reporting.markup import NOTHING, Html, join, pill, section, table, tag
 from fairdeploy.reporting.quantities import (
+    NO_CLAIM,
     error_text,
     factor,
     milliseconds,
@@ -31,10 +32,14 @@ def accuracy(document: Row) -> Html:
         stage: document["accuracy"][stage] for stage in STEPS if document["accuracy"].get(stage)
     }
     if not estimates:
+        found = document.get("not_judged")
         return section(
             "Accuracy",
+            _not_judged(found) if found else NOTHING,
             _recovery_line(document["recovery"]),
-            lead="Not measured: it needs labelled images that were not used for calibration.",
+            lead=f"Not judged: {found['reason']}."
+            if found
+            else "Not measured: it needs labelled images that were not used for calibration.",
         )
     low = min(row["low"] for row in estimates.values())
     high = max(row["high"] for row in estimates.values())
@@ -55,6 +60,22 @@ def accuracy(document: Row) -> Html:
     )
 
 
+def _not_judged(found: Row) -> Html:
+    """The remedy, and how the original did on images that were prepared in other ways."""
+    rows = [
+        (row["options"] or "as in this run", percent(row["accuracy"]), _deviations(row))
+        for row in found["trials"]
+    ]
+    headers = ("prepared with", "images right", "first norm off by")
+    advice = tag("p", f"What to do: {found['remedy']}.")
+    return join([advice, table(headers, rows)]) if rows else advice
+
+
+def _deviations(row: Row) -> str:
+    distance = row["norm_distance"]
+    return "" if distance is None else f"{distance:.2g} deviations"
+
+
 def latency(comparison: LatencyComparison | None) -> Html:
     """Distributions of both networks on one axis, percentiles and the conditions."""
     if comparison is None:
@@ -72,7 +93,8 @@ def latency(comparison: LatencyComparison | None) -> Html:
         ),
         _latency_table(comparison),
         _latency_facts(comparison),
-        lead=f"{factor(comparison.speedup)} as fast (95 % interval "
+        lead=f"{NO_CLAIM if comparison.is_too_busy else factor(comparison.speedup) + ' as fast'} "
+        "(95 % interval "
         f"{factor(comparison.speedup_low)} to {factor(comparison.speedup_high)}), from "
         f"{len(comparison.original.raw_ms):,} pairs of calls in turn, batch {comparison.batch}."
         + (" The machine was not quiet: take this with care." if comparison.is_noisy else ""),
@@ -168,11 +190,10 @@ def _latency_table(comparison: LatencyComparison) -> Html:
             label,
             milliseconds(before),
             milliseconds(after),
-            factor(before / after if after else None),
         )
         for label, before, after in pairs
     )
-    return table(("per call", "original", "shrunk", "ratio"), rows)
+    return table(("per call", "original", "shrunk"), rows)
 
 
 def _latency_facts(comparison: LatencyComparison) -> Html:

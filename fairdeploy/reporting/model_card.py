@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from fairdeploy.file_metadata import fit_in_words, pixels_in_words
 from fairdeploy.reporting.accuracy_rows import STEPS
 from fairdeploy.reporting.chain import verdict
 from fairdeploy.reporting.markup import not_shown
 from fairdeploy.reporting.quantities import (
+    NO_CLAIM,
     amount,
     count,
     error_text,
@@ -104,7 +106,9 @@ def _budget_lines(document: Document) -> Iterator[str]:
 def _accuracy_lines(document: Document) -> Iterator[str]:
     accuracy = document["accuracy"]
     steps = [name for name in STEPS if accuracy.get(name)]
-    if not steps:
+    if document.get("not_judged"):
+        yield f"Not judged: {document['not_judged']['text']}."
+    elif not steps:
         yield "Not measured: no labelled test images were given."
     for name in steps:
         row = accuracy[name]
@@ -117,11 +121,11 @@ def _latency_lines(latency: Document | None) -> Iterator[str]:
     if latency is None:
         yield "Not measured."
         return
+    claim = f"{factor(latency['speedup'])} as fast as the original"
     yield (
-        f"{factor(latency['speedup'])} as fast as the original (95 % interval "
+        f"{NO_CLAIM if latency['is_too_busy'] else claim} (95 % interval "
         f"{factor(latency['speedup_low'])} to {factor(latency['speedup_high'])}): "
-        f"{milliseconds(latency['original_median_ms'])}, now "
-        f"{milliseconds(latency['shrunk_median_ms'])} a call, "
+        f"{milliseconds(latency['original_ms'])}, now {milliseconds(latency['shrunk_ms'])} a call, "
         f"batch {latency['batch']}, target {latency['target']}"
     )
     device = latency["device"]
@@ -151,12 +155,7 @@ def _use_lines(document: Document) -> Iterator[str]:
     yield f"takes {inputs} (sizes without the batch)"
     told = document.get("preprocessing")
     if told:
-        channels = "RGB" if told["channels"] == 3 else f"{told['channels']}-channel"
-        yield (
-            f"images: {channels}, the shorter side scaled to just cover {told['height']}x"
-            f"{told['width']} (bicubic), the centre cut out, pixels divided by 255, minus "
-            f"{told['mean']}, divided by {told['std']}"
-        )
+        yield f"images: {fit_in_words(told)}; pixels: {pixels_in_words(told)}"
     yield "`python run.py IMAGE` classifies an image; it needs numpy, onnxruntime and Pillow"
     yield "`fairdeploy verify .` checks every file of this folder"
 

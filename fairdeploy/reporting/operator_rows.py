@@ -37,10 +37,8 @@ def why_not_faster(
     return {
         "promised_speedup": promised,
         "speedup": latency.speedup,
-        "profiled_speedup": operators.original_ms / operators.shrunk_ms
-        if operators.shrunk_ms
-        else None,
-        "is_slower": latency.speedup < 1,
+        "is_too_busy": latency.is_too_busy,
+        "is_slower": latency.speedup_high < 1 and not latency.is_too_busy,
         "is_short": latency.speedup < max(1.0, SHORT_OF_PROMISE * promised),
         "obstacles": [asdict(obstacle) for obstacle in operators.obstacles],
     }

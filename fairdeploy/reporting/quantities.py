@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 MISSING = "\N{EN DASH}"
+NO_CLAIM = "no claim: machine too busy"
+"""Of the speed, where the interval is so wide that it says little."""
 TIMES = "\N{MULTIPLICATION SIGN}"
 _MINUS = "\N{MINUS SIGN}"
 _SPACE = "\N{NO-BREAK SPACE}"
@@ -88,6 +93,11 @@ def factor(value: float | None) -> str:
     return MISSING if value is None else f"{value:.2f}{TIMES}"
 
 
+def as_fast(latency: Mapping[str, Any]) -> str:
+    """``1.42x as fast``, or that the race allows no claim; from a row of any of our documents."""
+    return NO_CLAIM if latency["is_too_busy"] else f"{factor(latency['speedup'])} as fast"
+
+
 def error_text(value: float | None) -> str:
     """A relative error: ``3.1e-07``; ``not a number`` where the outputs were NaN or infinite."""
     return "not a number" if value is None else f"{value:.1e}"
@@ -119,3 +129,57 @@ def seconds(value: float | None) -> str:
 def plural(number: int, noun: str) -> str:
     """``1 group``, ``3 groups``."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def verdict_text(row: Mapping[str, Any]) -> str:
+    """``accuracy 62.5 %, now 64.0 % on 500 selection images (+1.5 points, +0.3 to +2.7)``."""
+    name, shown = _MEASURES[row["measure"]]
+    images = f"{row['num_images']:,} {'calibration' if row['are_fitted'] else 'selection'} images"
+    if row["outcome"] == "kept":
+        return (
+            f"nothing was better on {images} ({name} {shown(row['before'])}); the weights stay as "
+            "they were"
+        )
+    gain = ""
+    if row["measure"] != "error":
+        gain = f" ({points(row['after'] - row['before'])}{_interval(row)})"
+    chance = "" if row["outcome"] == "improved" else ", which may be chance"
+    return f"{name} {shown(row['before'])}, now {shown(row['after'])} on {images}{gain}{chance}"
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    return f", interval {points(row['low'])} to {points(row['high'])}"
+
+
+def change_text(row: Mapping[str, Any]) -> str:
+    """``fell by 2.30 points``: a paired difference of accuracies in a word and with its sign."""
+    value = row["value"]
+    word = "fell" if value < 0 else "rose" if value > 0 else "stayed"
+    chance = "" if row["low"] > 0 or row["high"] < 0 or not value else ", which may be chance"
+    return (
+        f"{word}: {100 * value:+.2f} points ({100 * row['low']:+.2f} to {100 * row['high']:+.2f})"
+        f"{chance}"
+    )
+
+
+def needed_text(gate: Mapping[str, Any]) -> str:
+    """How many images the asked drop needs, and what was left open for want of them."""
+    needed, count = gate["images_needed"], gate["difference"]["num_images"]
+    if needed is None:
+        return "no number of images shows that nothing at all is lost"
+    enough = "there are" if count >= needed else "there are only"
+    text = f"to tell a drop of {100 * gate['max_drop']:g} % takes about {needed:,} images here; "
+    text += f"{enough} {count:,}"
+    if (open_one := gate["undecided"]) is not None:
+        text += (
+            f", which leaves open whether {open_one['budget']} would do: "
+            f"accuracy {change_text(open_one['difference'])}"
+        )
+    return text
+
+
+_MEASURES: Mapping[str, tuple[str, Callable[[float], str]]] = {
+    "accuracy": ("accuracy", percent),
+    "agreement": ("same class as the original", percent),
+    "error": ("error against the original", error_text),
+}

@@ -47,6 +47,7 @@ from fairdeploy.reporting.accuracy_rows import (
     changes_row,
     gate_row,
     mending_rows,
+    not_judged_row,
     purposes,
 )
 from fairdeploy.reporting.chain import chain_of
@@ -148,6 +149,7 @@ def build_document(
         "artifacts": [asdict(artifact) for artifact in artifacts],
         "parity": [asdict(result) | {"passed": result.passed} for result in parity],
         "accuracy": accuracy_row(accuracy),
+        "not_judged": not_judged_row(data),
         "changes": changes_row(changes, data.class_names if data else None),
         "max_drop": gate_row(gate),
         "latency": _latency(latency),
@@ -217,6 +219,7 @@ def model_row(model: LoadedModel, graph: UnitGraph) -> dict[str, Any]:
         "name": model.name,
         "source": model.source,
         "sha256": model.sha256,
+        "weights": model.weights,
         "input_shape": list(model.preprocessing.shape),
         "inputs": [str(spec) for spec in graph.inputs.specs],
         "outputs": list(graph.outputs.names),
@@ -243,6 +246,7 @@ def _latency(latency: LatencyComparison | None) -> dict[str, Any] | None:
         raw = stats.pop("raw_ms")
         row |= {f"{name}_{key}": value for key, value in stats.items()}
         row[f"{name}_raw_ms"] = [round(time, 6) for time in raw]
+    row["original_ms"], row["shrunk_ms"] = latency.typical_ms
     row["num_pairs"] = len(latency.original.raw_ms)
     for name in ("original", "shrunk") if latency.idle_gap else ():
         times = row["idle_gap"][name]

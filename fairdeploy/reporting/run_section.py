@@ -36,7 +36,8 @@ def run_facts(document: Row) -> Html:
         _restrictions(document["restrictions"]),
         stage_times(document["stage_seconds"]),
         _layers(document["recovery"]),
-        lead="The same command with the same files and seed gives the same plan, byte for byte.",
+        lead="The same command with the same files and seed gives the same plan, byte for byte, on "
+        "the same machine with the same versions; elsewhere up to ties.",
     )
 
 
@@ -45,6 +46,7 @@ def facts(document: Row, more: Mapping[str, str]) -> Html:
     environment, target, model = document["environment"], document["target"], document["model"]
     pairs = {
         "Model": f"{model['name']} from {model['source']}, {_inputs(model)}",
+        **({"Weights": model["weights"]} if model.get("weights") else {}),
         "Weights SHA-256": tag("span", model["sha256"], class_="hash mono"),
         **more,
         "Data": _data(document["data"]),

@@ -9,6 +9,7 @@ from fairdeploy.reporting.accuracy_rows import STEPS
 from fairdeploy.reporting.markup import NOTHING, Html, pill, section, table, tag
 from fairdeploy.reporting.quantities import (
     amount,
+    as_fast,
     error_text,
     factor,
     metric_name,
@@ -127,6 +128,9 @@ def _accuracy_tile(document: Document) -> Html:
     before = accuracy["original"]
     _, *later = STEPS
     after = next((accuracy[step] for step in reversed(later) if accuracy.get(step)), None)
+    found = document.get("not_judged")
+    if found:
+        return tile("Accuracy", "not judged", f"{found['reason']}.")
     if not before or not after:
         return tile("Accuracy", "not measured", "No labelled test images were given.")
     return tile(
@@ -142,7 +146,7 @@ def _latency_tile(latency: Document | None) -> Html:
         return tile("Speed", "not measured", "Latency measurement was switched off.")
     return tile(
         "Speed",
-        f"{factor(latency['speedup'])} as fast",
+        as_fast(latency),
         f"95 % interval {factor(latency['speedup_low'])} to {factor(latency['speedup_high'])}"
         f"{_speed_remark(latency)}; target {latency['target']}, batch {latency['batch']}",
         verdict=pill("noisy", is_good=False) if latency["is_noisy"] else NOTHING,
@@ -151,7 +155,7 @@ def _latency_tile(latency: Document | None) -> Html:
 
 def _speed_remark(latency: Document) -> str:
     low, high = latency["speedup_low"], latency["speedup_high"]
-    if low is None or high is None or low > 1:
+    if low is None or high is None or low > 1 or latency["is_too_busy"]:
         return ""
     return ": slower than the original" if high < 1 else ": no clear difference"
 

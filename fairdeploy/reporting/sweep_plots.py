@@ -8,7 +8,7 @@ from typing import Any
 
 from fairdeploy.reporting.frontier_chart import Mark, MarkKind, axis_over, frontier_chart
 from fairdeploy.reporting.markup import Html, section, tag
-from fairdeploy.reporting.quantities import factor, metric_name, percent, repaired
+from fairdeploy.reporting.quantities import as_fast, metric_name, percent, repaired
 
 Row = Mapping[str, Any]
 
@@ -133,7 +133,7 @@ def _latency_mark(document: Row, point: Row) -> Mark:
         mark = _mark(document, point, 1.0, 1.0, 1.0, text="of the latency")
     else:
         interval = f"{percent(row['left_low'])} to {percent(row['left_high'])}"
-        text = f"of the latency, 95 % interval {interval}; {factor(row['speedup'])} as fast"
+        text = f"of the latency, 95 % interval {interval}; {as_fast(row)}"
         mark = _mark(document, point, row["left_low"], row["left"], row["left_high"], text=text)
     return replace(mark, is_joined=True)
 

@@ -22,7 +22,7 @@ from fairdeploy.records import (
     TargetProfile,
     TimedPlan,
 )
-from fairdeploy.reporting.accuracy_rows import estimate_row
+from fairdeploy.reporting.accuracy_rows import difference_row, estimate_row, not_judged_row
 from fairdeploy.reporting.json_tree import circumstance_rows, heading_rows, json_tree
 from fairdeploy.reporting.run_record import (
     costs_row,
@@ -79,9 +79,10 @@ def build_sweep_document(
     original = result.points[0]
     rows = [
         _point_row(point, original, plans_folder, shrink_commands)
+        | {"difference": None if difference is None else difference_row(difference)}
         | {"non_dominated": is_front, "is_knee": index == result.trade_off.knee}
-        for index, (point, is_front) in enumerate(
-            zip(result.points, result.trade_off.non_dominated, strict=True)
+        for index, (point, difference, is_front) in enumerate(
+            zip(result.points, result.differences, result.trade_off.non_dominated, strict=True)
         )
     ]
     knee = next((row for row in rows if row["is_knee"]), None)
@@ -107,6 +108,7 @@ def build_sweep_document(
         "method": method_row(method),
         "channel_multiple": dict(channel_multiple),
         "notes": list(result.notes),
+        "not_judged": not_judged_row(data),
         "num_test_images": original.accuracy.num_images if original.accuracy else 0,
         "data": data_row(data),
         **circumstance_rows(profile, warnings, stage_seconds),
@@ -160,5 +162,6 @@ def _race_row(timed: TimedPlan | None) -> dict[str, Any] | None:
         "speedup_high": 1 / timed.ratio_low,
         "original_ms": timed.original_ms,
         "shrunk_ms": timed.shrunk_ms,
+        "is_too_busy": timed.is_too_busy,
         "is_wide": timed.ratio_high - timed.ratio_low > WIDE_INTERVAL * timed.ratio,
     }

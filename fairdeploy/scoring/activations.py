@@ -15,7 +15,12 @@ import torch
 from torch import Tensor
 
 from fairdeploy.graph.layers import ScorePoint
-from fairdeploy.scoring.channel_maps import channel_index, channel_maps, has_whole_images
+from fairdeploy.scoring.channel_maps import (
+    channel_index,
+    channel_maps,
+    has_whole_images,
+    images_and_channels,
+)
 from fairdeploy.scoring.readings import Reading, Scores
 
 MAX_RANKED_IMAGES = 64
@@ -110,8 +115,7 @@ class MapRanks:
         chosen = self._images[(self._images >= first_image) & (self._images < first_image + used)]
         if not len(chosen) or not has_whole_images(value, point, batch):
             return
-        ordered = value.detach().movedim((point.batch_dim, point.channel_dim), (0, 1))
-        images = ordered.reshape(batch, -1, *ordered.shape[1:])
+        images = images_and_channels(value.detach(), point, batch)
         values = images[(chosen - first_image).to(value.device)].flatten(0, 1)
         index = self._index[number]
         if index is not None:

@@ -28,6 +28,7 @@ from torch import Tensor, fx
 from torch.fx.node import Argument, Target
 
 from fairdeploy.graph.model_outputs import class_scores
+from fairdeploy.graph.near_ties import settled
 from fairdeploy.graph.residual_branches import is_check
 from fairdeploy.graph.stored_tensors import fetch_tensor
 from fairdeploy.graph.unit_graph import Branch, UnitGraph
@@ -87,7 +88,7 @@ def _elimination(
     fresh = dict(added)
     reached = 0.0
     while added:
-        while (best := min(added, key=lambda number: (added[number], number))) not in fresh:
+        while (best := _least(added)) not in fresh:
             fresh[best] = trial.divergence(best)
             added[best] = fresh[best] - reached
         reached = fresh[best]
@@ -96,6 +97,12 @@ def _elimination(
         if added:
             trial.leave_out(best)
             fresh = {}
+
+
+def _least(added: Mapping[int, float]) -> int:
+    """The branch that adds least; of near ties the first."""
+    numbers = list(added)
+    return numbers[int(np.argmin(settled(np.array([added[number] for number in numbers]))))]
 
 
 class _Trial:

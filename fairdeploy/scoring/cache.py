@@ -1,4 +1,4 @@
-"""Scores on disk, so that a new budget for the same weights and data costs no second pass."""
+"""Scores on disk, so that a new budget for the same network and data costs no second pass."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from fairdeploy.records import UnitScores
 
-_FORMAT = 1
+_FORMAT = 2
 """Raise when scores of the same inputs change."""
 _COUNTS = ("num_classes", "num_unmeasured")
 

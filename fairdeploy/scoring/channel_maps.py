@@ -21,16 +21,20 @@ def channel_index(point: ScorePoint) -> Tensor | None:
 def channel_maps(value: Tensor, point: ScorePoint, batch: int) -> Tensor:
     """The value as [batch, C, D], a view wherever strides allow.
 
-    Windows of one image, which lie behind each other in the batch dimension, join its map.
+    What is folded into the batch dimension of one image joins its map.
     """
-    ordered = value.movedim((point.batch_dim, point.channel_dim), (0, 1))
-    maps = ordered.reshape(ordered.shape[0], ordered.shape[1], -1)
-    if len(maps) > batch:
-        windows = maps.reshape(batch, -1, *maps.shape[1:])
-        maps = windows.transpose(1, 2).reshape(batch, maps.shape[1], -1)
-    return maps
+    ordered = images_and_channels(value, point, batch)
+    if ordered.shape[1] == 1:
+        return ordered.squeeze(1).flatten(2) if ordered.dim() > 3 else ordered.movedim(1, -1)
+    return ordered.transpose(1, 2).flatten(2)
+
+
+def images_and_channels(value: Tensor, point: ScorePoint, batch: int) -> Tensor:
+    """The value as [batch, folded into it, C, ...]."""
+    dim, channel = point.batch.dim, point.channel_dim
+    return point.batch.images_first(value, batch).movedim(channel + (2 if channel < dim else 1), 2)
 
 
 def has_whole_images(value: Tensor, point: ScorePoint, batch: int) -> bool:
-    """Whether the batch dimension holds ``batch`` images, or as many windows of each."""
-    return value.shape[point.batch_dim] % batch == 0
+    """Whether the batch dimension holds ``batch`` images, as often each."""
+    return value.shape[point.batch.dim] % batch == 0

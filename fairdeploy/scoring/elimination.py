@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fairdeploy.graph.near_ties import settled
+
 # Relative to the mean squared input: what so few images cannot tell from zero.
 DAMPING = 1e-3
 # Of those that are left, a round takes this share (at least one), before it looks again.
@@ -92,7 +94,7 @@ def elimination_costs(layers: Sequence[AdaptingLayer], num_units: int) -> NDArra
         costs = sum((layer.costs(is_left) for layer in layers), start=np.zeros(num_units))
         left = np.flatnonzero(is_left)
         count = max(1, int(len(left) * SHARE_PER_ROUND))
-        cheapest = left[np.argsort(costs[left], kind="stable")[:count]]
+        cheapest = left[np.argsort(settled(costs[left]), kind="stable")[:count]]
         for layer in layers:
             layer.remove(cheapest)
         scores[cheapest] = total + np.cumsum(np.maximum(costs[cheapest], 0.0))

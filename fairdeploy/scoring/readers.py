@@ -7,16 +7,18 @@ single positions stand for it, and the kernel's taps count as so many more outpu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from fairdeploy.graph.batch_dimension import BatchDimension, batch_dimensions
 from fairdeploy.graph.layer_calls import LAYER_OPS, aten, bound_arguments, window_of
 from fairdeploy.graph.layer_rows import (
     LINEAR,
+    Positions,
     Window,
     choose_positions,
     sample_rows,
@@ -46,6 +48,8 @@ class Reader:
     """float64 [G, n, o]: the layer's map from rows to outputs (and taps)."""
     has_constant: bool
     """Whether the last of the n rows is a constant that the layer can add."""
+    batch: BatchDimension | None
+    """Of its input; None where that holds no images."""
     owners: tuple[UnitIds, ...]
     """The one or two units of each input channel, or ``KEPT``."""
 
@@ -62,11 +66,14 @@ class Reader:
 
 def find_readers(graph: UnitGraph) -> tuple[Reader, ...]:
     """All layers that read units, in graph order; depthwise ones only pass them on."""
-    found = (_reader_at(node, graph) for node in graph.module.graph.nodes)
+    batches = batch_dimensions(graph)
+    found = (_reader_at(node, graph, batches) for node in graph.module.graph.nodes)
     return tuple(reader for reader in found if reader is not None)
 
 
-def _reader_at(node: fx.Node, graph: UnitGraph) -> Reader | None:
+def _reader_at(
+    node: fx.Node, graph: UnitGraph, batches: Mapping[str, BatchDimension]
+) -> Reader | None:
     if node.target not in LAYER_OPS:
         return None
     arguments = bound_arguments(node)
@@ -91,7 +98,8 @@ def _reader_at(node: fx.Node, graph: UnitGraph) -> Reader | None:
     window, flat = _rows_and_weight(window, tensor)
     if has_constant:
         flat = torch.cat([flat, flat.new_zeros(flat.shape[0], 1, flat.shape[2])], dim=1)
-    return Reader(node.name, source.name, window, flat, has_constant, graph.owners(channels))
+    batch, owners = batches.get(source.name), graph.owners(channels)
+    return Reader(node.name, source.name, window, flat, has_constant, batch, owners)
 
 
 def _scale_of_norm(layer: fx.Node, module: fx.GraphModule) -> Tensor | None:
@@ -172,13 +180,13 @@ class RowProducts(fx.Interpreter):
 
     def _add(self, reader: Reader, inputs: Tensor) -> None:
         size, used = self._used
-        per_image = len(inputs) // size
+        places = _places(inputs, reader.window)
+        positions = Positions(places, reader.batch or BatchDimension(0), size)
+        if reader.batch is None or places[positions.batch.dim] % size:  # of no image or of all
+            positions, used = Positions(places, BatchDimension(0), 1), 1
         wanted = max(MIN_ROWS, ROWS_PER_NUMBER * reader.weight.shape[1])
         at = choose_positions(
-            torch.arange(used * per_image),
-            _places(inputs, reader.window),
-            wanted / self._num_images / max(per_image, 1),
-            self._generator,
+            torch.arange(used), positions, wanted / self._num_images, self._generator
         )
         rows = sample_rows(inputs, reader.window, at, reader.has_constant).float()
         self._grams[reader.rows_key] += (rows.mT @ rows).double().cpu()
@@ -193,11 +201,12 @@ def _batches(graph: UnitGraph, num_images: int) -> Iterator[tuple[int, int, int]
 
 
 def _places(inputs: Tensor, window: Window) -> tuple[int, ...]:
-    """How many positions a row can be taken at, by spatial dimension."""
+    """How many positions a row can be taken at, by every dimension but the channels'."""
     if window.is_linear:
-        return tuple(inputs.shape[1:-1])
+        return tuple(inputs.shape[:-1])
     dims = zip(inputs.shape[2:], *_by_dim(window), strict=True)
-    return tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in dims)
+    moves = ((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in dims)
+    return (inputs.shape[0], *moves)
 
 
 def _by_dim(window: Window) -> tuple[tuple[int, ...], ...]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fairdeploy.graph.near_ties import settled
 from fairdeploy.graph.unit_graph import UnitGraph, UnitIds
 
 Scores = NDArray[np.float64]
@@ -55,7 +56,8 @@ def with_stand_in(graph: UnitGraph, measured: Measured, stand_in: Scores) -> Sco
     for group in graph.groups:
         missing = ~measured.is_measured[group.units]
         if missing.any():
-            ranks = np.argsort(np.argsort(stand_in[group.units], kind="stable"), kind="stable")
+            order = np.argsort(settled(stand_in[group.units]), kind="stable")
+            ranks = np.argsort(order)
             by_rank = 2.0 * (ranks + 0.5) / len(ranks)
             filled[group.units[missing]] = by_rank[missing]
     return filled

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fairdeploy.graph.layers import ScorePoint
+from fairdeploy.graph.near_ties import settled
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.scoring.projections import ProjectionStore
 from fairdeploy.scoring.readings import Measured, mean_over_layers
@@ -35,7 +36,8 @@ def class_members(labels: Tensor, top_logits: Tensor) -> list[Tensor]:
     """
     classes, counts = torch.unique(labels, return_counts=True)
     if len(classes) < 2:
-        order = torch.argsort(top_logits, stable=True)
+        logits = settled(top_logits.double().numpy())
+        order = torch.from_numpy(np.argsort(logits, kind="stable"))
         half = max(len(order) // 2, 1)
         return [order[:half], order[half:]] if len(order) > 1 else [order]
     if int((counts > 1).sum()) >= 2:

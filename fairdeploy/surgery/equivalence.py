@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import operator
 from collections import defaultdict
 
 import numpy as np
@@ -26,6 +27,7 @@ from fairdeploy.surgery.coupled_norms import norms_that_lose_channels, take_stat
 from fairdeploy.surgery.double_precision import double_by_default, double_inputs, in_double
 from fairdeploy.surgery.removal import StayingIndices
 
+aten = torch.ops.aten
 PROOF_LIMIT = 1e-5
 BATCH_SIZES = (1, 3)
 
@@ -58,17 +60,15 @@ def zeroed_original(
             take_statistics_over_kept(module, nodes[name], masks)
     for branch in graph.branches_gone(removed):
         _add_zeros(module, nodes[branch.total], nodes[branch.value])
-    masked: dict[tuple[str, int], fx.Node] = {}
     for (consumer, argument), dims in summed.items():
         value = nodes[argument]
         for dim in sorted(dims):
             mask = stays.mask(graph.value_units[argument][dim])
-            if mask.all():
-                continue
-            key = (value.name, dim)
-            if key not in masked:
-                masked[key] = _insert_mask(module, value, dim, mask)
-            value = masked[key]
+            if not mask.all():
+                # at the reader: what is written into the value before then must not come back
+                value = _insert_mask(
+                    module, value, dim, mask, batch=graph.inputs.batch, reader=nodes[consumer]
+                )
         nodes[consumer].replace_input_with(nodes[argument], value)
     module.graph.lint()
     module.recompile()
@@ -76,27 +76,42 @@ def zeroed_original(
 
 
 def _insert_mask(
-    module: fx.GraphModule, value: fx.Node, dim: int, mask: NDArray[np.bool_]
+    module: fx.GraphModule,
+    value: fx.Node,
+    dim: int,
+    mask: NDArray[np.bool_],
+    *,
+    batch: int,
+    reader: fx.Node,
 ) -> fx.Node:
-    rank = value.meta["val"].dim()
-    dtype = value.meta["val"].dtype
+    """Zeros where the mask says so, for ``reader`` alone; ``batch``: images at capture."""
+    example = value.meta["val"]
     shape = mask.shape
     if mask.ndim == 1:
-        shape = tuple(len(mask) if axis == dim else 1 for axis in range(rank))
+        shape = tuple(len(mask) if axis == dim else 1 for axis in range(example.dim()))
     name = f"_mask_of_{value.name}_{dim}"
-    module.register_buffer(name, torch.from_numpy(mask.copy()).to(dtype).reshape(shape))
-    with module.graph.inserting_after(value):
+    zeros = torch.from_numpy(mask.copy()).to(example.dtype).reshape(shape)
+    counts_with_batch = mask.ndim == 1 and not isinstance(example.shape[dim], int)
+    if counts_with_batch:
+        zeros = zeros.reshape(batch, -1).select(0, 0).reshape([-1 if n > 1 else 1 for n in shape])
+    if not hasattr(module, name):
+        module.register_buffer(name, zeros)
+    with module.graph.inserting_before(reader):
         constant = module.graph.get_attr(name)
-    with module.graph.inserting_after(constant):
-        masked = module.graph.call_function(torch.ops.aten.mul.Tensor, (value, constant))
-    masked.meta["val"] = value.meta["val"]
+        if counts_with_batch:
+            length = module.graph.call_function(aten.sym_size.int, (value, dim))
+            times = module.graph.call_function(operator.floordiv, (length, zeros.shape[dim]))
+            repeats = [times if axis == dim else 1 for axis in range(example.dim())]
+            constant = module.graph.call_function(aten.repeat.default, (constant, repeats))
+        masked = module.graph.call_function(aten.mul.Tensor, (value, constant))
+    masked.meta["val"] = example
     return masked
 
 
 def _add_zeros(module: fx.GraphModule, total: fx.Node, value: fx.Node) -> None:
     """Let the sum read zeros for one operand (changes both)."""
     with module.graph.inserting_before(total):
-        zeros = module.graph.call_function(torch.ops.aten.zeros_like.default, (value,))
+        zeros = module.graph.call_function(aten.zeros_like.default, (value,))
     total.replace_input_with(value, zeros)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fairdeploy.graph.call_facts import argument, normal_dim
+from fairdeploy.graph.call_facts import argument, hint_of, normal_dim
 from fairdeploy.graph.functionalize import op_name
 from fairdeploy.graph.label_grids import length_of
 from fairdeploy.graph.rules.indexing import slice_bounds
@@ -120,12 +120,12 @@ class Rewriter:
         sizes = list(given)
         for dim, (size, computed) in enumerate(zip(given, before, strict=True)):
             if isinstance(computed, fx.Node):
-                sizes[dim] = self._scaled(node, size, computed, self.kept(original, dim))
+                sizes[dim] = self.scaled(node, size, computed, self.kept(original, dim))
             elif size != -1 and self.changes(original, dim):
                 sizes[dim] = self.kept(original, dim)
         node.update_arg(index, sizes)
 
-    def _scaled(self, node: fx.Node, size: Any, computed: fx.Node, new: int) -> Any:
+    def scaled(self, node: fx.Node, size: Any, computed: fx.Node, new: int) -> Any:
         """A size that the graph computes, times what it lacks to be right for the kept indices."""
         found = self._after(computed)
         if found == new or found == 0:
@@ -136,7 +136,10 @@ class Rewriter:
             return self.module.graph.call_function(operator.floordiv, (product, found // shared))
 
     def _after(self, computed: fx.Node) -> int:
-        """What a size computed in the original graph comes to in the new one, for the example."""
+        """What a size computed in the original graph comes to in the new one, for the example.
+
+        0 where the data decide it: then the code that computes it is right as it is.
+        """
         name = op_name(computed)
         if name == "sym_size" and isinstance(computed.args[0], fx.Node):
             source, given = computed.args[0], argument(computed, 1, "dim", 0)
@@ -148,8 +151,7 @@ class Rewriter:
                 self._after(part) if isinstance(part, fx.Node) else part for part in computed.args
             ]
             return int(computed.target(*values))
-        hint = computed.meta["val"]
-        return hint if isinstance(hint, int) else int(hint.node.hint)
+        return hint_of(computed.meta["val"]) or 0
 
 
 def _conv(rewriter: Rewriter, original: fx.Node, node: fx.Node) -> None:
@@ -163,7 +165,11 @@ def _conv(rewriter: Rewriter, original: fx.Node, node: fx.Node) -> None:
         return
     data, weight = rewriter.units(original.args[0]), rewriter.units(original.args[1])
     inputs = rewriter.kept(original.args[0], len(data) - len(weight) + 1)
-    rewriter.set_argument(node, index, "groups", inputs // rewriter.kept(original.args[1], 1))
+    new = inputs // rewriter.kept(original.args[1], 1)
+    before = argument(original, index, "groups", 1)
+    if isinstance(before, fx.Node):  # it counts with the batch
+        new = rewriter.scaled(node, groups, before, new)
+    rewriter.set_argument(node, index, "groups", new)
 
 
 def _transposed(rewriter: Rewriter, original: fx.Node, node: fx.Node) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fairdeploy.graph.module_paths import module_path
+from fairdeploy.graph.module_state import unchanged
 from fairdeploy.graph.train_mode import SwitchableGraph
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.surgery.equivalence import relative_error
@@ -113,8 +114,9 @@ class _Check:
     def _error(self) -> float | None:
         args, kwargs = filled(self.call.arguments, self.values)
         try:
-            with torch.no_grad():
-                result = self.candidate.get_submodule(self.call.path)(*args, **kwargs)
+            part = self.candidate.get_submodule(self.call.path)
+            with torch.no_grad(), unchanged(part):
+                result = part(*args, **kwargs)
             return relative_error(result, filled(self.call.result, self.values))
         except Exception:  # user code may fail in any way with other sizes
             return None

@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from torch import Tensor, fx, nn
 
 from fairdeploy.graph.capture import quiet_export
+from fairdeploy.graph.module_state import unchanged
 from fairdeploy.graph.stored_tensors import fetch_tensor
-from fairdeploy.graph.tensor_caches import restored_caches, tensor_caches
+from fairdeploy.graph.tensor_caches import tensor_caches
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.surgery.attribute_slots import assign, slots
 from fairdeploy.surgery.layer_sizes import set_epsilons
@@ -37,7 +38,7 @@ def rebuild_own_class(
     Returns:
         The copy in eval mode and an empty string; or None and the reason why there is none.
     """
-    with restored_caches(module):
+    with unchanged(module):
         result, problem = _rebuilt(module, graph, shrunk)
     return (None, problem) if problem else (result, "")
 
@@ -56,16 +57,13 @@ def _rebuilt(module: nn.Module, graph: UnitGraph, shrunk: fx.GraphModule) -> tup
         set_epsilons(result, graph.module, shrunk)
     except Exception as failure:  # user code may fail in any way when it is copied or set
         return module, f"it cannot be copied with the new sizes: {first_line(failure)}"
-    with restored_caches(result):
-        problem = disagreement(result, graph, shrunk)
+    problem = disagreement(result, graph, shrunk)
     if problem:
         try:
-            with restored_caches(result):
-                repair_modules(module, result, graph, shrunk, changes)
+            repair_modules(module, result, graph, shrunk, changes)
         except Exception as failure:  # the same: the first problem is the one to tell
             return result, f"{problem}; looking for the module: {first_line(failure)}"
-        with restored_caches(result):
-            problem = disagreement(result, graph, shrunk)
+        problem = disagreement(result, graph, shrunk)
     return result, problem
 
 
@@ -85,13 +83,18 @@ def _with_tensors(module: nn.Module, graph: UnitGraph, shrunk: fx.GraphModule) -
         if original is not None and new is not None and original.numel():
             by_storage[original.data_ptr()] = new
     memo: dict[int, object] = {}
+    computed: dict[int, object] = {}
     named = {
         **dict(shrunk.named_parameters(remove_duplicate=False)),
         **dict(shrunk.named_buffers(remove_duplicate=False)),
     }
     for name, tensor in _tensors(module):
         new = named.get(name, by_storage.get(tensor.data_ptr()) if tensor.numel() else None)
-        if new is None or id(tensor) in memo:
+        if id(tensor) in memo:
+            continue
+        if new is None:
+            if tensor.grad_fn is not None:  # kept of a run with gradients: it cannot be copied so
+                computed[id(tensor)] = tensor.detach().clone()
             continue
         data = new.detach().clone()
         is_parameter = isinstance(tensor, nn.Parameter)
@@ -100,7 +103,7 @@ def _with_tensors(module: nn.Module, graph: UnitGraph, shrunk: fx.GraphModule) -
         )
     replaced = {id(new) for new in memo.values()}
     with quiet_export():
-        result = copy.deepcopy(module, memo)
+        result = copy.deepcopy(module, memo | computed)
     assert isinstance(result, nn.Module)
     for _, cache in tensor_caches(result):
         for key in [key for key, tensor in cache.items() if id(tensor) not in replaced]:

@@ -7,6 +7,7 @@ from torch import Tensor, fx, nn
 
 from fairdeploy.errors import ModelError
 from fairdeploy.graph.capture import capture
+from fairdeploy.graph.module_state import unchanged
 from fairdeploy.graph.stored_tensors import fetch_tensor
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.weight_folding import SUFFIX
@@ -55,7 +56,7 @@ def own_class_error(
 
     What rounding may explain is compared again in float64.
     """
-    with torch.no_grad():
+    with torch.no_grad(), unchanged(module):
         error = relative_error(graph.inputs.call(module, tensors), shrunk(*tensors))
     if PROOF_LIMIT < error <= MAX_ROUNDING:
         return _error_in_double(module, graph, shrunk, tensors, error)

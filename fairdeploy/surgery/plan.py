@@ -15,16 +15,15 @@ from numpy.typing import NDArray
 from fairdeploy.errors import PlanError, UsageError
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.input_specs import InputSpec, parse_inputs
+from fairdeploy.manifest import read_regular_text
 from fairdeploy.options import ATTENTION_OPTIONS, AttentionOption, choice_of
 
 SCHEMA_VERSION = 1
-
-
 BLOCKS_VERSION = 2
 """Of plans whose groups are residual blocks too, which fairdeploy 0.1 and older cannot read."""
-_MOST_VALUES = 2**28
-"""Of one image; as the next, a limit on what a plan from elsewhere may ask for."""
-_MOST_IMAGES = 2**16
+# A plan from elsewhere must not make its reader take all memory.
+_MAX_IMAGE_ELEMENTS = 2**28
+_MAX_BATCH = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +111,7 @@ def read_plan(path: Path) -> Plan:
         PlanError: The file is missing, not JSON, or not a plan of this version.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(read_regular_text(path))
     except OSError as error:
         raise PlanError(f"cannot read plan '{path}': {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -129,13 +128,16 @@ def _attention(text: object) -> AttentionOption:
 
 def _image_shape(lengths: Any) -> tuple[int, int, int]:
     channels, height, width = (int(length) for length in lengths)
-    if min(channels, height, width) < 1 or channels * height * width > _MOST_VALUES:
-        raise ValueError(f"an image of {channels} x {height} x {width}")
+    if min(channels, height, width) < 1 or channels * height * width > _MAX_IMAGE_ELEMENTS:
+        raise ValueError(f"input shape {[channels, height, width]}")
     return (channels, height, width)
 
 
 def _fixed_batch(value: Any) -> int | None:
-    return None if value is None else min(max(1, int(value)), _MOST_IMAGES)
+    batch = None if value is None else max(1, int(value))
+    if batch is not None and batch > _MAX_BATCH:
+        raise ValueError(f"batch {batch}")
+    return batch
 
 
 def _plan_from(document: Any, path: Path) -> Plan:

@@ -25,6 +25,7 @@ from fairdeploy.records import (
     TimedPlan,
 )
 from fairdeploy.removal_stage import remove_and_prove
+from fairdeploy.reporting.quantities import NO_CLAIM
 from fairdeploy.scored_groups import removed_units
 from fairdeploy.settings import RunSettings
 from fairdeploy.stopwatch import Stopwatch
@@ -68,8 +69,10 @@ class PointMeter:
 
     def original(self, costs: dict[str, float]) -> SweepPoint:
         """The network as it is."""
-        accuracy = self._accuracy(self._graph.module, self._watch, "original")
-        return SweepPoint("original", None, costs, r_mass_share=0.0, accuracy=accuracy)
+        accuracy, classes = self._tested(self._graph.module, self._watch, "original")
+        return SweepPoint(
+            "original", None, costs, r_mass_share=0.0, accuracy=accuracy, classes=classes
+        )
 
     def measure(self, plan: PlannedPoint, title: str) -> SweepPoint:
         """The network of one plan, under one line of progress.
@@ -88,7 +91,7 @@ class PointMeter:
         with steps.stage("remove and prove"):
             shrunk, proof = remove_and_prove(self._graph, removed, self._settings.model.seed)
         mend(self._graph, shrunk, removed, self._data, self._settings, steps)
-        accuracy = self._accuracy(shrunk, steps, plan.name)
+        accuracy, classes = self._tested(shrunk, steps, plan.name)
         latency = self._latency(removed, steps)
         return SweepPoint(
             plan.name,
@@ -98,6 +101,7 @@ class PointMeter:
             proof,
             accuracy,
             latency,
+            classes,
             time.perf_counter() - started,
         )
 
@@ -113,12 +117,13 @@ class PointMeter:
                 self._watch.warn(f"this network and those after it were not raced: {error}")
                 return None
 
-    def _accuracy(
+    def _tested(
         self, network: fx.GraphModule, watch: Stopwatch, step: str
-    ) -> AccuracyEstimate | None:
+    ) -> tuple[AccuracyEstimate | None, tuple[int, ...] | None]:
+        """Accuracy and answers; None where there are no labelled test images."""
         evaluation = Evaluation(self._graph, self._data.test, watch)
         evaluation.add(step, network)
-        return evaluation.estimates.get(step)
+        return evaluation.estimates.get(step), evaluation.classes(step)
 
 
 def _in_short(point: SweepPoint) -> str:
@@ -127,5 +132,6 @@ def _in_short(point: SweepPoint) -> str:
     if point.accuracy is not None:
         parts.append(f"{point.accuracy.value:.2%}")
     if point.latency is not None:
-        parts.append(f"{1 / point.latency.ratio:.2f}x")
+        timed = point.latency
+        parts.append(NO_CLAIM if timed.is_too_busy else f"{1 / timed.ratio:.2f}x")
     return "  ".join(parts)

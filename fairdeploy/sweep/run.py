@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 from fairdeploy.allocation.cost import CostModel
 from fairdeploy.allocation.restrictions import rules_of
 from fairdeploy.allocation.search import reachable_range
@@ -16,9 +19,11 @@ from fairdeploy.allocation.sweep_targets import capped_targets, shares_between, 
 from fairdeploy.allocation.trade_off import find_trade_off
 from fairdeploy.cache_folder import cache_folder
 from fairdeploy.deployment.latency import require_this_machine
+from fairdeploy.deployment.paired_accuracy import paired_difference
 from fairdeploy.deployment.precision import exporter_for
 from fairdeploy.errors import OutputError
 from fairdeploy.graph.unit_graph import UnitGraph
+from fairdeploy.inputs.original_check import require_judged
 from fairdeploy.inputs.target_profiles import load_profile
 from fairdeploy.options import SweepOptions
 from fairdeploy.output_folder import appearing_folder, check_output_folder
@@ -26,6 +31,7 @@ from fairdeploy.progress import Progress, SilentProgress
 from fairdeploy.records import (
     GroupScores,
     LoadedModel,
+    PairedDifference,
     PlannedPoint,
     Quality,
     Sweep,
@@ -33,6 +39,7 @@ from fairdeploy.records import (
     SweepTarget,
     TradeOff,
 )
+from fairdeploy.removal_stage import check_answers
 from fairdeploy.reporting.sweep_record import build_sweep_document, write_sweep
 from fairdeploy.rounding import multiple_row, resolve_multiple, with_multiple
 from fairdeploy.scored_groups import group_scores, group_sizes, unscored_groups
@@ -79,6 +86,7 @@ def sweep(options: SweepOptions, progress: Progress | None = None) -> SweepResul
 
     model = load_network(settings.model, watch)
     graph = capture_network(model, settings.model, watch)
+    check_answers(model, graph, settings.model.seed, watch)
     costs = CostModel(graph.cost_terms, len(graph.groups))
     rules = rules_of(graph, settings.restrictions)
     channels = resolve_multiple(
@@ -92,6 +100,11 @@ def sweep(options: SweepOptions, progress: Progress | None = None) -> SweepResul
     smallest, original = reachable_range(unscored, costs.costs)[settings.metric]
     targets = _targets(settings, smallest, original)
     data = load_images(settings, model, graph, watch)
+    require_judged(
+        data,
+        max_drop=None,
+        learns_labels=settings.tuning is not None and not settings.tuning.distill,
+    )
     scores = score(graph, model, data, settings, watch)
     groups = group_scores(graph, scores, channels.number, rules, settings.method.allocation)
     with watch.stage("plan points") as stage:
@@ -110,7 +123,10 @@ def sweep(options: SweepOptions, progress: Progress | None = None) -> SweepResul
         points = (first, *_measure(planned, meter, watch))
         write_target(folder, target, channels)
         _write_plans(folder / PLANS_FOLDER, planned, model, graph, groups)
-        result = Sweep(settings.metric, smallest, points, _trade_off(points, settings), notes)
+        labels = None if data.test is None else data.test.labels
+        differences = _differences(points, first, labels)
+        trade_off = _trade_off(points, labels, settings)
+        result = Sweep(settings.metric, smallest, points, trade_off, differences, notes)
         document = build_sweep_document(
             result,
             model=model,
@@ -161,14 +177,34 @@ def _measure(
     return points
 
 
-def _trade_off(points: Sequence[SweepPoint], settings: SweepSettings) -> TradeOff:
+def _trade_off(
+    points: Sequence[SweepPoint], labels: Tensor | None, settings: SweepSettings
+) -> TradeOff:
     """By accuracy; by R-mass where there are no labelled test images."""
     costs = [point.costs[settings.metric] for point in points]
-    estimates = [point.accuracy for point in points if point.accuracy is not None]
-    if len(estimates) == len(points):
-        return find_trade_off(costs, [Quality(x.value, x.low, x.high) for x in estimates])
-    kept = [1.0 - point.r_mass_share for point in points]
-    return find_trade_off(costs, [Quality(x, x, x) for x in kept], "r_mass_kept")
+    values = [point.accuracy.value for point in points if point.accuracy is not None]
+    if len(values) < len(points):
+        kept = [1.0 - point.r_mass_share for point in points]
+        return find_trade_off(costs, [Quality(x, x, x) for x in kept], "r_mass_kept")
+    best = points[int(np.argmax(values))]
+    qualities = [
+        Quality(value, max(values) + difference.low, max(values) + difference.high)
+        for value, difference in zip(values, _differences(points, best, labels), strict=True)
+        if difference is not None
+    ]
+    return find_trade_off(costs, qualities)
+
+
+def _differences(
+    points: Sequence[SweepPoint], reference: SweepPoint, labels: Tensor | None
+) -> tuple[PairedDifference | None, ...]:
+    """By point: accuracy minus that of ``reference``, on the same test images."""
+    return tuple(
+        None
+        if labels is None or point.classes is None or reference.classes is None
+        else paired_difference(np.array(reference.classes), np.array(point.classes), labels.numpy())
+        for point in points
+    )
 
 
 def _closer(result: Sweep, options: SweepOptions, settings: SweepSettings) -> str | None:

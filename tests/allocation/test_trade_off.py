@@ -61,10 +61,23 @@ def test_flat_curve_has_its_knee_at_the_cheapest_point() -> None:
 
 
 def test_curve_is_flat_if_the_cheapest_interval_reaches_the_best_point() -> None:
-    qualities = [*exact(0.90, 0.89, 0.91), Quality(0.88, 0.85, 0.91)]
+    qualities = [*exact(0.90, 0.89, 0.91), Quality(0.901, 0.892, 0.91)]
     assert find_trade_off(STEADY, qualities).knee == 3
-    qualities[3] = Quality(0.88, 0.85, 0.909)
+    qualities[3] = Quality(0.901, 0.892, 0.909)
     assert find_trade_off(STEADY, qualities).knee == 2
+
+
+def test_an_interval_that_is_wide_for_want_of_images_does_not_make_the_curve_flat() -> None:
+    qualities = [*exact(0.90, 0.89, 0.91), Quality(0.86, 0.80, 0.92)]
+    found = find_trade_off(STEADY, qualities)
+    assert found.knee == 2
+    assert found.reason.endswith("too few to tell even the cheapest point from the best one")
+
+
+def test_equal_points_on_few_images_have_no_knee() -> None:
+    found = find_trade_off(STEADY, [Quality(0.9, 0.8, 1.0)] * 4)
+    assert found.knee is None
+    assert "too few" in found.reason
 
 
 @pytest.mark.parametrize(("number", "text"), [(2, "there are 2"), (1, "there are 1")])

@@ -20,8 +20,8 @@ from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.records import GroupScores, ImageSet, TrainingImages, UnitScores
 from fairdeploy.recovery.batchnorm import reestimate_batchnorm
 from fairdeploy.recovery.distillation import distil
+from fairdeploy.recovery.judgement import Judge, divided
 from fairdeploy.recovery.least_squares import fit_least_squares
-from fairdeploy.recovery.unlabelled_images import not_held_out
 from fairdeploy.scored_groups import group_scores, removed_units
 from fairdeploy.scoring import as_unit_scores, measure_signals
 from fairdeploy.scoring.branches import with_branch_scores
@@ -67,8 +67,12 @@ class OurPruner:
         if repair == "least-squares":
             fit_least_squares(graph, shrunk, removed, images, seed=case.seed)
         if repair == "distil":
-            fit_least_squares(graph, shrunk, removed, not_held_out(images), seed=case.seed)
-            distil(graph, shrunk, removed, images, more=self._further, seed=case.seed)
+            learned, held_out = divided(ImageSet(case.calibration, None, "none"))
+            judge = Judge(graph, held_out)
+            fit_least_squares(graph, shrunk, removed, learned.images, seed=case.seed)
+            distil(
+                graph, shrunk, removed, learned.images, judge, more=self._further, seed=case.seed
+            )
         return shrunk
 
     @cached_property

@@ -33,6 +33,7 @@ from fairdeploy.inputs.target_profiles import load_profile
 from fairdeploy.records import GroupScores, ImageSet, RecoverySummary, default_multiple
 from fairdeploy.recovery.batchnorm import reestimate_batchnorm
 from fairdeploy.recovery.distillation import distil
+from fairdeploy.recovery.judgement import Judge, divided
 from fairdeploy.recovery.least_squares import fit_least_squares
 from fairdeploy.scored_groups import group_scores
 from fairdeploy.scoring import score_units
@@ -86,7 +87,8 @@ def _row(
     summary = fit_least_squares(graph, fitted, removed, trial.calibration.images)
     distilled, seconds = copy.deepcopy(fitted), 0.0
     if options.distil:
-        result = distil(graph, distilled, removed, trial.calibration.images)
+        learned, held_out = divided(trial.calibration)
+        result = distil(graph, distilled, removed, learned.images, Judge(graph, held_out))
         print("   ", result, file=sys.stderr, flush=True)
         seconds = result.seconds if result else 0.0
     cells = [

@@ -185,7 +185,7 @@ def test_only_two_good_looks_in_a_row_end_a_race(monkeypatch: pytest.MonkeyPatch
     clock = FakeClock()
     narrow, wide = Interval(1.0, 0.999, 1.001, 0.99, 1.01), Interval(1.0, 0.5, 2.0, 0.4, 3.0)
     looks = iter([narrow, wide, wide, narrow, narrow])
-    monkeypatch.setattr(race_module, "bootstrap_interval", lambda times, rng: next(looks))
+    monkeypatch.setattr(race_module, "bootstrap_interval", lambda times, rng, sessions: next(looks))
     result = race([lambda: clock.advance_ms(10.0)] * 2, SETTINGS, seed=0, clock=clock)
     # Looks at 20, 30, 40, 50 and 62 pairs.
     assert result.stopped_because == "interval narrower than 5% after 62 pairs"

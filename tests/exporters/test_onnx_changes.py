@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +66,25 @@ def test_another_opset_gives_the_same(fp32: Path, tmp_path: Path) -> None:
         changed(fp32, tmp_path / "n.onnx", opset=999)
 
 
+WAYS: tuple[dict[str, Any], ...] = (
+    {},
+    {"crop_pct": 0.875},
+    {"crop_pct": 0.7, "interpolation": "bilinear", "channel_order": "bgr"},
+    {"crop_pct": 1.2},
+    {"crop_mode": "squash", "interpolation": "bilinear"},
+    {"crop_mode": "squash", "crop_pct": 0.9},
+    {"crop_mode": "border", "crop_pct": 0.9, "channel_order": "bgr"},
+    {"interpolation": "nearest", "crop_mode": "squash"},
+)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: "-".join(map(str, way.values())) or "usual")
 @pytest.mark.parametrize("size", [(8, 8), (37, 23), (16, 31), (5, 6)])
 def test_embedded_preprocessing_is_that_of_image_files(
-    tmp_path: Path, size: tuple[int, int]
+    tmp_path: Path, size: tuple[int, int], way: dict[str, Any]
 ) -> None:
     """An identity network shows what comes in; a pixel value is 1/255 of the range."""
+    preprocessing = replace(PREPROCESSING, **way)
     random = np.random.default_rng(1)
     coarse = random.integers(0, 256, (4, 4, 3)).astype(np.uint8)
     pixels = np.asarray(
@@ -78,17 +93,39 @@ def test_embedded_preprocessing_is_that_of_image_files(
     folder = tmp_path / "images"
     folder.mkdir()
     Image.fromarray(pixels).save(folder / "a.png")
-    expected = open_image_folder(folder, PREPROCESSING, None).train.fetch(np.array([0])).images
+    expected = open_image_folder(folder, preprocessing, None).train.fetch(np.array([0])).images
     path = identity_network(tmp_path / "i.onnx")
-    embedded = changed(path, tmp_path / "m.onnx", preprocessing=PREPROCESSING)
+    embedded = changed(path, tmp_path / "m.onnx", preprocessing=preprocessing)
     graph = onnx.load(embedded).graph
     assert axes(graph.input[0]) == ["N", "height", "width", 3]
     assert graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
     (got,) = OnnxExporter().open(embedded, PROFILE).run((pixels[None],))
     std = np.array(PREPROCESSING.std).reshape(1, 3, 1, 1)
     levels = np.abs(got - expected.numpy()) * std * 255
-    assert levels.max() <= (1.01 if size != (8, 8) else 0.001)
+    assert levels.max() <= (1.01 if size != (8, 8) or way else 0.001)
     assert levels.mean() < 0.3
+
+
+def test_embedded_preprocessing_takes_sixteen_bits(tmp_path: Path) -> None:
+    preprocessing = replace(PREPROCESSING, white=4095, crop_mode="squash")
+    folder = tmp_path / "images"
+    folder.mkdir()
+    pixels = np.linspace(0, 4095, 20 * 12).reshape(20, 12).astype(np.uint16)
+    Image.fromarray(pixels).save(folder / "a.png")
+    expected = open_image_folder(folder, preprocessing, None).train.fetch(np.array([0])).images
+    embedded = changed(
+        identity_network(tmp_path / "i.onnx"), tmp_path / "m.onnx", preprocessing=preprocessing
+    )
+    images = np.repeat(pixels[None, :, :, None], 3, axis=3)
+    (got,) = OnnxExporter().open(embedded, PROFILE).run((images,))
+    std = np.array(PREPROCESSING.std).reshape(1, 3, 1, 1)
+    assert (np.abs(got - expected.numpy()) * std * 4095).max() <= 1.01
+
+
+def test_an_interpolation_that_onnx_lacks_is_refused(tmp_path: Path) -> None:
+    lanczos = replace(PREPROCESSING, interpolation="lanczos")
+    with pytest.raises(ExportError, match="ONNX cannot resize with 'lanczos', only with bicubic"):
+        changed(identity_network(tmp_path / "i.onnx"), tmp_path / "m.onnx", preprocessing=lanczos)
 
 
 def identity_network(path: Path) -> Path:

@@ -4,11 +4,13 @@ import pytest
 import torch
 from torch.nn import functional
 
+from fairdeploy.graph.batch_dimension import BatchDimension
 from fairdeploy.graph.layer_rows import (
     LINEAR,
+    Positions,
     Window,
     choose_positions,
-    position_shape,
+    positions_of,
     sample_rows,
     sample_targets,
 )
@@ -35,7 +37,8 @@ def test_rows_times_weights_are_the_convolution(window: Window, size: tuple[int,
     output = CONVOLVE[len(size)](
         inputs, weight, bias, window.stride, window.padding, window.dilation, window.groups
     )
-    at = choose_positions(torch.arange(2), position_shape(output, window), 1e9, generator)
+    positions = positions_of(output, window, BatchDimension(0), 2)
+    at = choose_positions(torch.arange(2), positions, 1e9, generator)
     rows = sample_rows(inputs, window, at, has_bias=True)
     solution = torch.cat([weight.flatten(1), bias[:, None]], dim=1)
     product = rows @ solution.reshape(window.groups, 8 // window.groups, -1).mT
@@ -64,9 +67,11 @@ def test_linear_rows_are_feature_vectors_with_channels_last() -> None:
 
 
 def test_positions_are_evenly_many_per_image_and_repeat_with_the_seed() -> None:
+    positions = Positions((4, 10, 10), BatchDimension(0), 4)
+
     def draw(seed: int) -> list[list[int]]:
         generator = torch.Generator().manual_seed(seed)
-        at = choose_positions(torch.tensor([1, 3]), (10, 10), 4.2, generator)
+        at = choose_positions(torch.tensor([1, 3]), positions, 4.2, generator)
         return [index.tolist() for index in at]
 
     images, rows, columns = draw(0)
@@ -77,5 +82,27 @@ def test_positions_are_evenly_many_per_image_and_repeat_with_the_seed() -> None:
 
 
 def test_every_position_is_taken_once_when_there_are_not_more_than_asked_for() -> None:
-    at = choose_positions(torch.tensor([0]), (2, 3), 100, torch.Generator().manual_seed(0))
+    positions = Positions((1, 2, 3), BatchDimension(0), 1)
+    at = choose_positions(torch.tensor([0]), positions, 100, torch.Generator().manual_seed(0))
     assert [index.tolist() for index in at] == [[0] * 6, [0, 0, 0, 1, 1, 1], [0, 1, 2, 0, 1, 2]]
+
+
+@pytest.mark.parametrize("rows_per_image", [2, 1_000])
+def test_positions_are_of_the_images_that_were_asked_for_wherever_those_lie(
+    rows_per_image: int,
+) -> None:
+    images = torch.arange(3.0)
+    sequence_first = images[None, :, None].expand(5, 3, 2)
+    time_outside = images[None, :, None].expand(4, 3, 2).reshape(12, 1, 2)
+    windows_inside = images[:, None, None].expand(3, 4, 2).reshape(12, 1, 2)
+    for value, batch in (
+        (sequence_first, BatchDimension(1)),
+        (time_outside, BatchDimension(0, outer=4)),
+        (windows_inside, BatchDimension(0, inner=4)),
+    ):
+        positions = positions_of(value, LINEAR, batch, 3)
+        generator = torch.Generator().manual_seed(0)
+        at = choose_positions(torch.tensor([0, 2]), positions, rows_per_image, generator)
+        found = sample_rows(value, LINEAR, at, has_bias=False)[0, :, 0]
+        per_image = min(rows_per_image, value.numel() // 6)
+        assert sorted(found.tolist()) == [0.0] * per_image + [2.0] * per_image

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from fairdeploy.errors import DataError
 from fairdeploy.inputs.calibration import load_data
@@ -49,18 +51,19 @@ def test_test_folder_with_an_unknown_class_is_refused(tmp_path: Path) -> None:
         load_data(str(tmp_path), TINY)
 
 
-def test_only_chosen_files_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_chosen_files_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_class_folders(tmp_path, {"ant": 20, "bee": 20})
-    opened: list[Path] = []
-    real_open = Image.open
+    loaded: list[object] = []
+    real_load = PngImageFile.load
 
-    def counting_open(path: Path) -> Image.Image:
-        opened.append(path)
-        return real_open(path)
+    def counting_load(image: PngImageFile) -> Any:
+        if image.filename not in loaded:
+            loaded.append(image.filename)
+        return real_load(image)
 
-    monkeypatch.setattr(Image, "open", counting_open)
+    monkeypatch.setattr(PngImageFile, "load", counting_load)
     load_data(str(tmp_path), TINY, num_calibration=4, max_test=2)
-    assert len(opened) == 6
+    assert len(loaded) == 6
 
 
 def test_images_of_the_right_size_are_untouched(tmp_path: Path) -> None:
@@ -102,7 +105,7 @@ def test_sixteen_bit_images_keep_their_range(tmp_path: Path) -> None:
         Image.fromarray(np.full((8, 8), 0x8000, dtype=np.uint16)).save(tmp_path / name / "x.png")
     grey = replace(TINY, channels=1, mean=(0.0,), std=(1.0,))
     images = load_data(str(tmp_path), grey).calibration.images
-    assert float(images.mean()) == pytest.approx(128 / 255)
+    assert float(images.mean()) == pytest.approx(0x8000 / 0xFFFF)
 
 
 def test_empty_folder_and_folder_of_other_files_are_refused(tmp_path: Path) -> None:

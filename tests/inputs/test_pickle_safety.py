@@ -89,9 +89,21 @@ def test_whole_module_of_torch_classes_loads_without_trust(tmp_path: Path) -> No
 
 def test_function_of_an_allowed_package_is_refused(tmp_path: Path) -> None:
     network = tiny_network()
-    network.activation = torch.nn.functional.relu  # type: ignore[assignment]
+    network.activation = torch.nn.functional.interpolate  # type: ignore[assignment]
     torch.save(network, tmp_path / "model.pt")
-    with pytest.raises(UnsafePickleError, match=r"torch\.nn\.functional\.relu"):
+    with pytest.raises(UnsafePickleError, match=r"torch\.nn\.functional\.interpolate"):
+        load_checkpoint(tmp_path / "model.pt", trust_pickle=False)
+
+
+def test_activation_function_is_harmless_as_a_value_but_is_not_called(tmp_path: Path) -> None:
+    network = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    torch.save(network, tmp_path / "model.pt")
+    loaded = load_checkpoint(tmp_path / "model.pt", trust_pickle=False)
+    assert isinstance(loaded, nn.TransformerEncoderLayer)
+    images = torch.ones(2, 3, 8)
+    assert torch.equal(loaded(images), network(images))
+    replace_pickle(tmp_path / "model.pt", b"\x80\x02ctorch.nn.functional\nrelu\nK\x01\x85R.")
+    with pytest.raises(UnsafePickleError, match=r"calls torch\.nn\.functional\.relu"):
         load_checkpoint(tmp_path / "model.pt", trust_pickle=False)
 
 
@@ -146,11 +158,12 @@ def test_class_that_the_library_lacks_is_an_error_about_versions(tmp_path: Path)
         load_checkpoint(path, trust_pickle=False)
 
 
-def test_whole_module_in_the_old_format_says_to_save_it_again(tmp_path: Path) -> None:
-    path = tmp_path / "model.pt"
-    torch.save(tiny_network(), path, _use_new_zipfile_serialization=False)
-    with pytest.raises(UnsafePickleError, match=r"save it again with a current torch\.save"):
-        load_checkpoint(path, trust_pickle=False)
+def test_whole_module_in_the_old_format_loads(tmp_path: Path) -> None:
+    path, network, images = tmp_path / "model.pt", tiny_network(), torch.ones(2, 3, 8, 8)
+    torch.save(network, path, _use_new_zipfile_serialization=False)
+    loaded = load_checkpoint(path, trust_pickle=False)
+    assert isinstance(loaded, nn.Sequential)
+    assert torch.equal(loaded(images), network(images))
 
 
 def test_trusted_file_whose_class_is_missing_says_where_to_run(tmp_path: Path) -> None:

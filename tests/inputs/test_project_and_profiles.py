@@ -14,10 +14,17 @@ from fairdeploy.records import default_multiple
 
 WHOLE = """
 arch = "nets.py:make"
+weights = "model_ema"
 num_classes = 10
 input_size = [1, 28, 28]
 mean = [0.5]
 std = 0.25
+crop_pct = 0.9
+crop_mode = "squash"
+interpolation = "bilinear"
+channel_order = "bgr"
+white = 4095
+class_order = "text"
 data = "digits"
 class_names = ["zero", "one"]
 num_calibration = 128
@@ -62,10 +69,17 @@ def test_folder_without_a_file_has_no_defaults(tmp_path: Path) -> None:
 def test_every_key_is_read_and_paths_lie_beside_the_file(tmp_path: Path) -> None:
     assert project_of(tmp_path, WHOLE) == ProjectFile(
         arch=f"{tmp_path}/nets.py:make",
+        weights="model_ema",
         num_classes=10,
         input_size=(1, 28, 28),
         mean=(0.5,),
         std=(0.25,),
+        crop_pct=0.9,
+        crop_mode="squash",
+        interpolation="bilinear",
+        channel_order="bgr",
+        white=4095,
+        class_order="text",
         data=f"{tmp_path}/digits",
         class_names=("zero", "one"),
         num_calibration=128,

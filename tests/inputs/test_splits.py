@@ -58,13 +58,16 @@ def test_the_rest_costs_nothing_else_an_image(num_images: int, is_labelled: bool
     labels = [index % 3 for index in range(num_images)] if is_labelled else None
     pool = pool_of(labels, num_images)
     plain, kept = (
-        parts_of(choose(pool, None, Wishes(6, 20, 5, with_rest=with_rest), seed=1))
+        parts_of(choose(pool, None, Wishes(6, 20, 0, with_rest=with_rest), seed=1))
         for with_rest in (False, True)
     )
     rest = kept.pop("training")
     assert not plain.pop("training")
     assert plain == kept
     assert rest == set(range(num_images)) - set().union(*kept.values())
+    chosen = parts_of(choose(pool, None, Wishes(6, 20, 5, with_rest=True), seed=1))
+    left = num_images - len(chosen["calibration"])
+    assert len(chosen["selection"]) == min(5, left // 4)
 
 
 @given(num_train=st.integers(4, 40), num_test=st.integers(1, 40), num_selection=st.integers(0, 40))

@@ -4,15 +4,17 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fairdeploy.records import ImageSet, TrainingImages
 from fairdeploy.recovery import distillation
 from fairdeploy.recovery.batchnorm import reestimate_batchnorm
 from fairdeploy.recovery.distillation import distil, macs_without
+from fairdeploy.recovery.judgement import Judge
 from fairdeploy.recovery.least_squares import fit_least_squares
-from fairdeploy.recovery.unlabelled_images import not_held_out
 from fairdeploy.surgery.removal import remove_units
-from tests.recovery.shrunk_networks import Pair, noise, shrink, small_residual
+from tests.random_networks import randomise
+from tests.recovery.shrunk_networks import Pair, SmallResidual, noise, shrink, small_residual
 
 
 def distance(pair: Pair, seed: int = 9) -> float:
@@ -23,40 +25,66 @@ def distance(pair: Pair, seed: int = 9) -> float:
     return float((got - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum())
 
 
+def with_varied_answers() -> SmallResidual:
+    """A network that gives each class to some of the images."""
+    module = small_residual()
+    with torch.no_grad():
+        logits = module(noise(200, seed=4))
+        module.head.bias.sub_(logits.mean(0)).div_(logits.std(0))
+        module.head.weight.div_(logits.std(0)[:, None])
+    return module
+
+
 def repaired(share: float = 0.5) -> Pair:
-    pair = shrink(small_residual(), share)
-    fit_least_squares(pair.graph, pair.shrunk, pair.removed, *not_held_out((noise(128),)))
+    pair = shrink(with_varied_answers(), share)
+    fit_least_squares(pair.graph, pair.shrunk, pair.removed, noise(112))
     return pair
+
+
+def judge(pair: Pair, count: int = 400) -> Judge:
+    return Judge(pair.graph, ImageSet(noise(count, seed=5), None, "none"))
 
 
 def test_distillation_brings_unseen_outputs_closer_after_least_squares() -> None:
     pair = repaired()
     before = distance(pair)
     summary = distil(
-        pair.graph, pair.shrunk, pair.removed, noise(128), block_steps=80, answer_steps=80
-    )
+        pair.graph, pair.shrunk, pair.removed, noise(112), judge(pair, 2000),
+        block_steps=40, answer_steps=160,
+    )  # fmt: skip
     assert summary is not None
-    assert summary.outcome == "improved"
-    assert summary.error_after < summary.error_before
+    assert summary.verdict.outcome == "improved"
+    assert summary.verdict.after > summary.verdict.before + summary.verdict.low > 0
     assert distance(pair) < before
-    assert (summary.num_blocks, summary.num_steps) == (3, 160)
-    assert (summary.num_images, summary.num_held_out) == (112, 16)
+    assert (summary.num_blocks, summary.num_steps) == (3, 200)
+    assert (summary.num_images, summary.verdict.num_images) == (112, 2000)
+
+
+class Maps(SmallResidual):
+    """The same without a classifier."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps, [N, 8, 8, 8]."""
+        x = self.stem_norm(self.stem(x)).relu()
+        return (x + self.norm2(self.conv2(self.norm1(self.conv1(x)).relu()))).relu()
 
 
 @pytest.mark.parametrize(("blocks", "answers"), [(80, 0), (0, 80)])
 def test_each_phase_alone_helps_a_network_that_was_not_repaired(blocks: int, answers: int) -> None:
-    pair = shrink(small_residual(), 0.5)
+    pair = shrink(randomise(Maps(), 0), 0.5)
     summary = distil(
-        pair.graph, pair.shrunk, pair.removed, noise(128), block_steps=blocks, answer_steps=answers
-    )
+        pair.graph, pair.shrunk, pair.removed, noise(112), judge(pair, 100),
+        block_steps=blocks, answer_steps=answers,
+    )  # fmt: skip
     assert summary is not None
-    assert summary.outcome == "improved"
+    assert (summary.verdict.measure, summary.verdict.outcome) == ("error", "improved")
+    assert summary.verdict.after < summary.verdict.before
     assert summary.num_steps == 80
 
 
 @pytest.mark.parametrize("answer_steps", [0, 3])
 @pytest.mark.parametrize("rate", ["LOW_RATE", "SGD_RATE"])
-def test_a_result_that_is_worse_on_held_out_images_is_not_kept(
+def test_a_result_that_is_worse_on_selection_images_is_not_kept(
     monkeypatch: pytest.MonkeyPatch, rate: str, answer_steps: int
 ) -> None:
     pair = repaired()
@@ -65,11 +93,17 @@ def test_a_result_that_is_worse_on_held_out_images_is_not_kept(
     if rate == "SGD_RATE":  # norms learn too
         monkeypatch.setattr(distillation, "ENOUGH_IMAGES", 1)
     summary = distil(
-        pair.graph, pair.shrunk, pair.removed, noise(64), block_steps=3, answer_steps=answer_steps
+        pair.graph,
+        pair.shrunk,
+        pair.removed,
+        noise(56),
+        judge(pair),
+        block_steps=3,
+        answer_steps=answer_steps,
     )
     assert summary is not None
-    assert summary.outcome == "kept"
-    assert summary.error_after == summary.error_before
+    assert summary.verdict.outcome == "kept"
+    assert summary.verdict.after == summary.verdict.before
     for name, tensor in pair.shrunk.state_dict().items():
         assert torch.equal(tensor, before[name]), name
 
@@ -80,7 +114,7 @@ def test_original_and_statistics_stay_and_equal_seeds_give_equal_weights() -> No
     buffers = {name: t.clone() for name, t in first.shrunk.named_buffers()}
     for pair in (first, second):
         distil(
-            pair.graph, pair.shrunk, pair.removed, noise(64), seed=5,
+            pair.graph, pair.shrunk, pair.removed, noise(56), judge(pair), seed=5,
             block_steps=10, answer_steps=10,
         )  # fmt: skip
     for name, tensor in first.graph.module.state_dict().items():
@@ -92,9 +126,9 @@ def test_original_and_statistics_stay_and_equal_seeds_give_equal_weights() -> No
     assert not any(p.grad is not None for p in first.shrunk.parameters())
 
 
-def test_too_few_images_to_hold_some_out_change_nothing() -> None:
+def test_too_few_images_to_learn_from_change_nothing() -> None:
     pair = repaired()
-    assert distil(pair.graph, pair.shrunk, pair.removed, noise(7)) is None
+    assert distil(pair.graph, pair.shrunk, pair.removed, noise(6), judge(pair)) is None
 
 
 def test_steps_grow_fewer_with_the_size_of_the_networks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +144,13 @@ def test_steps_grow_fewer_with_the_size_of_the_networks(monkeypatch: pytest.Monk
     assert macs_without(pair.graph, pair.removed) == shrunk < original
     monkeypatch.setattr(distillation, "MAX_MACS", 56 * (original + 3 * shrunk) * 50)
     summary = distil(
-        pair.graph, pair.shrunk, pair.removed, noise(64), block_steps=40, answer_steps=60
+        pair.graph,
+        pair.shrunk,
+        pair.removed,
+        noise(56),
+        judge(pair),
+        block_steps=40,
+        answer_steps=60,
     )
     assert summary is not None
     assert summary.num_steps == 20 + 30
@@ -128,6 +168,9 @@ def fresh_images(count: int) -> TrainingImages:
 def with_true_statistics(pair: Pair) -> Pair:
     """The original's norms have the statistics of the images, as if it were trained on them."""
     reestimate_batchnorm(pair.graph.module, (noise(512, seed=3),))
+    with torch.no_grad():  # with each class for some images, as before
+        logits = pair.graph.module(noise(200, seed=4))
+        pair.graph.module.get_parameter("head.bias").sub_(logits.mean(0))
     return Pair(pair.graph, pair.removed, remove_units(pair.graph, pair.removed).module)
 
 
@@ -136,19 +179,19 @@ def test_many_images_let_norms_learn_and_bring_more(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(distillation, "SGD_RATE", 0.003)
     distances = {}
     for count in (0, 1_000):
-        pair = with_true_statistics(shrink(small_residual(), 0.5))
-        images = noise(64)
-        fit_least_squares(pair.graph, pair.shrunk, pair.removed, not_held_out((images,)))
+        pair = with_true_statistics(shrink(with_varied_answers(), 0.5))
+        images = noise(56)
+        fit_least_squares(pair.graph, pair.shrunk, pair.removed, images)
         before = pair.shrunk.get_buffer("norm1.running_mean").clone()
         original = {name: t.clone() for name, t in pair.graph.module.state_dict().items()}
         more = fresh_images(count) if count else None
         summary = distil(
-            pair.graph, pair.shrunk, pair.removed, images, more=more,
+            pair.graph, pair.shrunk, pair.removed, images, judge(pair), more=more,
             block_steps=40, answer_steps=160,
         )  # fmt: skip
         assert summary is not None
         assert summary.num_images == 56 + count
-        assert summary.outcome == "improved" or not count
+        assert summary.verdict.is_taken
         distances[count] = distance(pair)
         after = pair.shrunk.get_buffer("norm1.running_mean")
         assert torch.equal(after, before) == (count == 0)

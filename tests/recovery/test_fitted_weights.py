@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fairdeploy.graph.layer_rows import choose_positions, position_shape, sample_rows
+from fairdeploy.graph.layer_rows import choose_positions, positions_of, sample_rows
 from fairdeploy.recovery.fittable_layers import FittableLayer, find_layers
 from fairdeploy.recovery.fitted_weights import current_map, has_bias, own_tensors, write_map
 from fairdeploy.recovery.normal_equations import NormalEquations
@@ -43,8 +43,8 @@ def prepared(kind: str) -> tuple[Pair, FittableLayer]:
 
 
 def rows_of(layer: FittableLayer, images: Tensor, output: Tensor) -> Tensor:
-    shape = position_shape(output, layer.window)
-    at = choose_positions(torch.arange(len(images)), shape, 1e9, torch.Generator())
+    positions = positions_of(output, layer.window, layer.batch, len(images))
+    at = choose_positions(torch.arange(len(images)), positions, 1e9, torch.Generator())
     return sample_rows(images, layer.window, at, has_bias(layer))
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fairdeploy.errors import DataError
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.recovery.least_squares import fit_least_squares, rows_wanted
+from fairdeploy.recovery.normal_equations import NormalEquations
 from fairdeploy.surgery.removal import remove_units
 from tests.random_networks import RandomNetwork, networks, randomise
 from tests.recovery.shrunk_networks import Pair, noise, shrink, shrink_channels, small_residual
@@ -226,3 +227,21 @@ def test_a_norm_that_stands_alone_is_restored_exactly() -> None:
     torch.testing.assert_close(
         shrunk.get_buffer("norm.running_mean"), maps.mean((0, 2, 3)), rtol=1e-2, atol=1e-2
     )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_said_of_a_layer_does_not_hang_on_the_rounding_of_its_products(
+    monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    add = NormalEquations.add
+
+    def add_coarsely(self: NormalEquations, rows: Tensor, residuals: Tensor) -> None:
+        """As sums of thousands of products come out in float32 at worst."""
+        add(self, rows, residuals)
+        for sums, columns in ((self.gram, rows), (self.cross, residuals)):
+            sizes = rows.abs().double().mT @ columns.abs().double()
+            sums.add_(2e-5 * sizes * torch.randn(sums.shape, generator=generator).double())
+
+    monkeypatch.setattr(NormalEquations, "add", add_coarsely)
+    test_a_norm_that_stands_alone_is_restored_exactly()

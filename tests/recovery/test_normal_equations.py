@@ -106,3 +106,30 @@ def test_inputs_that_are_all_zero_change_only_the_bias() -> None:
     found = solve_ridge(sums_over(rows, residuals), sums_over(rows, residuals), num_free=1)
     torch.testing.assert_close(found.change[0, :4], torch.zeros(4, 2, dtype=torch.float64))
     torch.testing.assert_close(found.change[0, 4], torch.full((2,), 3.0, dtype=torch.float64))
+
+
+def test_rounding_of_the_products_does_not_choose_the_penalty() -> None:
+    """An exact answer leaves nothing that tells small penalties apart but the last digits."""
+    generator = torch.Generator().manual_seed(7)
+    rows = torch.randn(1, 600, 5, generator=generator)
+    residuals = rows @ torch.randn(1, 5, 3, generator=generator)
+    chosen = set()
+    for seed in range(10):
+        parts = [(rows[:, :400], residuals[:, :400]), (rows[:, 400:], residuals[:, 400:])]
+        fit, held_out = (sums_over(*part) for part in parts)
+        noise = torch.Generator().manual_seed(seed)
+        for sums in (fit, held_out):
+            for tensor in (sums.gram, sums.cross):
+                tensor.mul_(1 + 1e-7 * torch.randn(tensor.shape, generator=noise).double())
+        found = solve_ridge(fit, held_out)
+        assert found.error_after <= found.error_before
+        chosen.add(found.ridge)
+    assert chosen == {1e-5}
+
+
+def test_what_only_rounding_could_improve_is_left_as_it_is() -> None:
+    rows, _ = random_problem(0)
+    residuals = 1e-7 * torch.randn(1, 400, 3, generator=torch.Generator().manual_seed(5))
+    fit, held_out = sums_over(rows[:, :300], residuals[:, :300]), sums_over(rows, 0 * residuals)
+    found = solve_ridge(fit, held_out)
+    assert (found.ridge, found.error_after) == (math.inf, 0.0)

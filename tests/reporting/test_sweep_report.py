@@ -26,8 +26,8 @@ def test_page_tells_the_knee_and_the_main_numbers() -> None:
     for expected in (
         "tinynet: 3 smaller networks, down to 20.0 % of its parameters",
         "The knee is params=50%: farthest above the line.",
-        "of the parameters: 89.0 % accuracy, 2.00× as fast",
-        "4.00× as fast with 20.0 % of the parameters: 40.0 % accuracy",
+        "of the parameters: 89.0 % accuracy (−1.0 points), 2.00× as fast",
+        "4.00× as fast with 20.0 % of the parameters: 40.0 % accuracy (−50.0 points)",
         "✓ proved 3.0e-07",
         "800 test images, after repair by least squares",
         "in races of at most 5 s, shorter than shrink's",
@@ -38,6 +38,16 @@ def test_page_tells_the_knee_and_the_main_numbers() -> None:
         "fairdeploy sweep m.pt --at 69%,62%",
     ):
         assert expected in text, expected
+
+
+def test_no_measurable_loss_is_only_claimed_where_the_images_could_show_one() -> None:
+    document = sweep_document(knee=None)
+    document["points"][2]["difference"] = {"value": -0.01, "low": -0.02, "high": 0.00}
+    document["points"][3]["difference"] = {"value": -0.06, "low": -0.13, "high": 0.01}
+    text = Page(render_sweep(document)).text.replace(SPACE, " ")
+    # A loss of 13 points is not ruled out for the smallest; for the next, 2 points are.
+    assert "No measurable loss down to 50.0 %" in text
+    assert "at most one of 2.0 %" in text
 
 
 def test_page_needs_nothing_from_elsewhere() -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fairdeploy.graph.batch_dimension import BatchDimension
 from fairdeploy.graph.layers import ScorePoint
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import build_unit_graph
@@ -78,7 +79,7 @@ def test_the_last_batch_may_be_smaller(graph: UnitGraph, monkeypatch: pytest.Mon
 
 def point(channel_dim: int, positions: list[list[int]], num_channels: int) -> ScorePoint:
     return ScorePoint(
-        layer="layer", node="layer", channel_dim=channel_dim, batch_dim=0,
+        layer="layer", node="layer", channel_dim=channel_dim, batch=BatchDimension(0),
         units=np.arange(len(positions)), positions=np.array(positions), num_channels=num_channels,
     )  # fmt: skip
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fairdeploy.graph.batch_dimension import BatchDimension
 from fairdeploy.graph.layers import ScorePoint
 from fairdeploy.scoring import projections
 from fairdeploy.scoring.projections import ProjectionStore, affordable_projections
@@ -19,7 +20,7 @@ def point(
         layer="layer",
         node="layer",
         channel_dim=channel_dim,
-        batch_dim=batch_dim,
+        batch=BatchDimension(batch_dim),
         units=np.arange(len(positions)),
         positions=np.array(positions),
         num_channels=num_channels,

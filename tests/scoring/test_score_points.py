@@ -67,7 +67,7 @@ def test_a_head_is_measured_with_all_its_query_key_and_value_channels() -> None:
     (point,) = heads
     assert isinstance(point, ScorePoint)
     assert point.positions[1].tolist() == [*range(5, 10), *range(25, 30), *range(45, 50)]
-    assert (point.batch_dim, point.channel_dim) == (0, 2)
+    assert (point.batch.dim, point.channel_dim) == (0, 2)
 
 
 class Reader(nn.Module):
@@ -89,7 +89,7 @@ def test_units_of_a_recurrent_layer_are_measured_at_its_output() -> None:
     (point,) = score_points(graph)
     (group,) = graph.groups
     assert point.units.tolist() == group.blocks[2:].reshape(-1).tolist()
-    assert (point.batch_dim, point.channel_dim, point.num_channels) == (0, 2, 8)
+    assert (point.batch.dim, point.channel_dim, point.num_channels) == (0, 2, 8)
 
 
 def test_scores_of_a_recurrent_layer_are_finite_and_tell_units_apart() -> None:

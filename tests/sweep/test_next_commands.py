@@ -20,7 +20,7 @@ SHARED: dict[str, Any] = {
     "include": ("layer*", "stem"), "exclude": ("fc",), "max_prune": (("*", 0.7), ("a.*", 0.3)),
     "min_units": (("*", 8), ("a=b", 4)), "round_to": 16, "attention": "both",
     "allow_norm_coupled": True, "blocks": True, "inputs": ("image:3,32,48", "tokens:77:int64"),
-    "main_output": "logits", "fixed_batch": 2,
+    "main_output": "logits", "fixed_batch": 2, "weights": "model_ema",
 }  # fmt: skip
 
 

@@ -8,7 +8,12 @@ from __future__ import annotations
 import numpy as np
 from torch import fx
 
-from fairdeploy.graph.call_facts import argument, result_shape
+from fairdeploy.graph.call_facts import (
+    UnlabelledError,
+    argument,
+    number_at_capture,
+    result_shape,
+)
 from fairdeploy.graph.label_grids import depends_on, is_grid
 from fairdeploy.graph.labels import Labels
 from fairdeploy.graph.propagation import KERNEL, READS_FIXED, Dims, Propagation, Value
@@ -168,17 +173,41 @@ def convolution(walk: Propagation, node: fx.Node) -> Value:
 
 def convolve(walk: Propagation, node: fx.Node, *, groups: object) -> Dims:
     """Labels of a plain convolution's result."""
-    assert isinstance(groups, int)
     data, weight = walk.dims(node.args[0]), walk.dims(node.args[1])
     channel = len(data) - len(weight) + 1
-    into = data[channel]
+    into, of_image = data[channel], weight
+    if isinstance(groups, fx.Node):
+        # weights of its own for each image, folded into the channels: alike in all of them
+        groups, images = _groups_of_one_image(groups)
+        into = _tied_blocks(walk, into, images)
+        of_image = (_tied_blocks(walk, weight[0], images), *weight[1:])
+    assert isinstance(groups, int)
     if groups == 1:
         walk.tie(into, weight[1], READS_FIXED)
         walk.contract(node, node.args[0], channel)
         walk.contract(node, node.args[1], 1)
     else:
-        _grouped(walk, node, into, weight, groups, channel)
+        _grouped(walk, node, into, of_image, groups, channel)
     return slid_over(walk, node, weight[0], channel)
+
+
+def _groups_of_one_image(groups: fx.Node) -> tuple[int, int]:
+    """Groups for each image, and the images at capture, of a number that counts with the batch."""
+    total, size = number_at_capture(groups), groups.meta["val"]
+    if isinstance(size, int):
+        return total, 1
+    expression = size.node.expr
+    single = int(expression.subs(dict.fromkeys(expression.free_symbols, 1)))
+    if single < 1 or total % single:
+        raise UnlabelledError(f"{groups} is no multiple of the batch")
+    return single, total // single
+
+
+def _tied_blocks(walk: Propagation, labels: Labels, count: int) -> Labels:
+    """Labels of the first of so many blocks; the same index goes from each."""
+    blocks = labels.reshape(count, -1)
+    walk.tie_rows(blocks)
+    return np.ascontiguousarray(blocks[0])
 
 
 def slid_over(walk: Propagation, node: fx.Node, out: Labels, channel: int) -> Dims:

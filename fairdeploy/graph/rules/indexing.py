@@ -5,9 +5,10 @@ from __future__ import annotations
 import operator
 
 import numpy as np
+import torch
 from torch import fx
 
-from fairdeploy.graph.call_facts import argument, normal_dim, result_shape
+from fairdeploy.graph.call_facts import argument, normal_dim, op_name, result_shape
 from fairdeploy.graph.label_grids import (
     cut_along,
     depends_on,
@@ -192,6 +193,61 @@ def index(walk: Propagation, node: fx.Node) -> Value:
     before, after = dims[: used[0]], dims[used[-1] + 1 :]
     middle = shape[len(before) : len(shape) - len(after)]
     return (*before, *(walk.fixed(length) for length in middle), *after)
+
+
+@rule("index_put")
+def index_put(walk: Propagation, node: fx.Node) -> Value:
+    """Values are put at places: indexed dimensions stay, the others go with those of the values."""
+    target, indices, given = node.args[:3]
+    assert isinstance(indices, (list, tuple))
+    dims, values = walk.dims(target), walk.dims(given)
+    ranks = [1 if index is None else _rank_of_index(index) for index in indices]
+    used = [place for place, index in enumerate(indices) if index is not None]
+    first, end = used[0], len(indices)
+    is_one_stretch = used == list(range(first, end))
+    covered = sum(ranks[first:]) if _is_mask(indices[first]) else end - first
+    before, after = dims[:first], dims[first + covered :]
+    for labels in dims[first : first + covered]:
+        walk.freeze(labels, "its rows are written by number, so that none can be missing")
+    if not is_one_stretch:
+        walk.freeze_all(dims, "written along separate dimensions")
+    rank = 1 if _is_mask(indices[first]) else max(ranks[first:])
+    own = (*before, *([None] * rank), *after)
+    for offset, labels in enumerate(reversed(values), start=1):
+        wanted = own[-offset] if offset <= len(own) else None
+        if wanted is None or len(wanted) != len(labels):
+            walk.freeze(labels, "put at places that are found by number")
+        else:
+            walk.tie(labels, wanted)
+    return dims
+
+
+def _is_mask(index: object) -> bool:
+    return isinstance(index, fx.Node) and index.meta["val"].dtype == torch.bool
+
+
+def _rank_of_index(index: object) -> int:
+    assert isinstance(index, fx.Node)
+    return int(index.meta["val"].dim())
+
+
+@rule("slice_scatter", "select_scatter", "index_copy", "index_add", "index_fill")
+def scatter(walk: Propagation, node: fx.Node) -> Value:
+    """Part of one dimension is replaced: that stays, the others go with those of the source."""
+    dims = walk.dims(node.args[0])
+    is_first = op_name(node) in {"slice_scatter", "select_scatter"}
+    dim = dim_of(node, 2 if is_first else 1)
+    walk.freeze(dims[dim], "part of it is replaced by number")
+    source = node.args[1] if is_first else node.args[3]
+    if walk.is_tensor(source):
+        given = walk.dims(source)
+        others = [labels for axis, labels in enumerate(dims) if axis != dim]
+        if len(given) == len(dims):
+            walk.freeze(given[dim], "it replaces part of another value by number")
+            given = (*given[:dim], *given[dim + 1 :])
+        for labels, wanted in zip(given, others, strict=bool(given)):
+            walk.tie(labels, wanted)
+    return dims
 
 
 @rule("index_select", "gather")

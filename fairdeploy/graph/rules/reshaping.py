@@ -128,7 +128,8 @@ def _take_apart(
     are heads' channels, or the batch.
     """
     axes = [axis for axis in targets if grid.shape[axis] > 1]
-    heads = batch_axis_of_attention(node, axes) if len(axes) > 1 else None
+    is_sought = len(axes) > 1 and walk.attention != "unseen"
+    heads = batch_axis_of_attention(node, axes) if is_sought else None
     if heads is not None and walk.attention == "none":
         walk.freeze(grid, "attention is left alone (--attention none)")
     live = heads

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import fx
 
-from fairdeploy.graph.call_facts import argument
+from fairdeploy.graph.call_facts import UnlabelledError, argument
 from fairdeploy.graph.labels import Labels
 from fairdeploy.graph.propagation import KERNEL, READS_FIXED, Dims, Propagation, Value
 from fairdeploy.graph.rules.contraction import convolve, slid_over
@@ -28,7 +28,8 @@ def transposed_convolution(walk: Propagation, node: fx.Node) -> Value:
 
 
 def _transposed(walk: Propagation, node: fx.Node, groups: object) -> Value:
-    assert isinstance(groups, int)
+    if not isinstance(groups, int):
+        raise UnlabelledError("its number of groups is computed")
     data, weight = walk.dims(node.args[0]), walk.dims(node.args[1])
     channel = len(data) - len(weight) + 1
     into = data[channel]

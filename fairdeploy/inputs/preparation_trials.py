@@ -1,0 +1,213 @@
+"""Which other way of preparing or numbering the images suits the original better.
+
+Tried are the usual normalisations, channel orders, ways of resizing, whites and orders of the class
+folders, one change after the other as long as each is a gain, on a few labelled images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from fairdeploy.errors import FairdeployError
+from fairdeploy.inputs.image_folder import natural_key
+from fairdeploy.inputs.image_pool import WHITES
+from fairdeploy.records import ImageSet, PreparationTrial, Preprocessing
+
+NUM_TRIED = 64
+_MAX_CHANGES = 3
+_LEAST_GAIN = 0.03
+
+_NORMALISATIONS = {
+    3: (
+        ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ((0.5,) * 3, (0.5,) * 3),
+        ((0.0,) * 3, (1.0,) * 3),
+        ((0.0,) * 3, (1 / 255,) * 3),
+    ),
+    1: (((0.5,), (0.5,)), ((0.1307,), (0.3081,)), ((0.0,), (1.0,)), ((0.0,), (1 / 255,))),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """The network as it is asked here."""
+
+    scores: Callable[[ImageSet], Tensor]
+    """Scores [N, classes]."""
+    norm_distance: Callable[[ImageSet], float | None]
+    reread: Callable[[Preprocessing], ImageSet] | None
+    """The same few images prepared otherwise; None where the user's own code prepares them."""
+    preprocessing: Preprocessing
+    num_outputs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Numbering:
+    """Another order of the classes."""
+
+    options: str
+    places: Tensor
+    """New number of each old one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """One way, with what the network says."""
+
+    preprocessing: Preprocessing
+    numbering: Numbering
+    images: ImageSet
+    right: Tensor
+    norm_distance: float | None
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers."""
+        return float(self.right.float().mean())
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """The higher the better; what reaches the first norm breaks ties."""
+        return self.accuracy, -(self.norm_distance or 0.0)
+
+    def trial(self, usual: Preprocessing) -> PreparationTrial:
+        """What the report says of it."""
+        options = " ".join((*changed_options(usual, self.preprocessing), self.numbering.options))
+        return PreparationTrial(options.strip(), self.accuracy, self.norm_distance)
+
+
+def try_preparations(original: Original, names: Sequence[str] | None) -> tuple[Tried, ...]:
+    """The way of this run first, then whatever was tried.
+
+    Args:
+        original: Its ``reread`` is not None.
+        names: Class folders in their order, where another one is possible.
+    """
+    numberings = tuple(_numberings(names, original.num_outputs))
+    found = list(_tried(original, original.preprocessing, numberings))
+    if not found:
+        return ()
+    best = max(found, key=lambda tried: tried.rank)
+    for _ in range(_MAX_CHANGES):
+        more = [
+            tried
+            for other in _changes(best.preprocessing)
+            for tried in _tried(original, other, numberings)
+        ]
+        found += more
+        better = max((best, *more), key=lambda tried: tried.rank)
+        if better.accuracy < best.accuracy + _LEAST_GAIN:
+            break
+        best = better
+    return tuple(found)
+
+
+def changed_options(usual: Preprocessing, other: Preprocessing) -> Iterator[str]:
+    """What to type for the other way."""
+    if (usual.mean, usual.std) != (other.mean, other.std):
+        yield f"--mean {_numbers(other.mean)} --std {_numbers(other.std)}"
+    for option, name in (
+        ("--crop-mode", "crop_mode"),
+        ("--crop-pct", "crop_pct"),
+        ("--channel-order", "channel_order"),
+        ("--white", "white"),
+    ):
+        value = getattr(other, name)
+        if value != getattr(usual, name):
+            yield f"{option} {value:g}" if isinstance(value, float) else f"{option} {value}"
+
+
+def matched_numbering(predicted: Tensor, labels: Tensor, names: Sequence[str]) -> Numbering | None:
+    """The order in which each class gets its most frequent answer; None unless one to one."""
+    count = len(names)
+    table = torch.zeros(count, count, dtype=torch.int64)
+    table.index_put_((labels, predicted), torch.ones_like(labels), accumulate=True)
+    places = table.argmax(1)
+    if sorted(places.tolist()) != list(range(count)) or bool((table.sum(1) == 0).any()):
+        return None
+    ordered = [names[int(place)] for place in places.argsort()]
+    return Numbering(f"--class-names {','.join(ordered)}", places)
+
+
+def norm_distance(network: nn.Module, run: Callable[[], object]) -> float | None:
+    """How far from its running mean lies what reaches the first batch norm, in its deviations.
+
+    The network is left as it was; None if it has no such norm.
+    """
+    kinds = nn.modules.batchnorm._BatchNorm
+    norms = [m for m in network.modules() if isinstance(m, kinds) and m.running_mean is not None]
+    found: list[float] = []
+
+    def look(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        mean, variance = norm.running_mean, norm.running_var
+        if found or not isinstance(mean, Tensor) or not isinstance(variance, Tensor):
+            return
+        axes = [axis for axis in range(inputs[0].dim()) if axis != 1]
+        off = (inputs[0].float().mean(axes) - mean).abs() / (variance + 1e-5).sqrt()
+        found.append(float(off.mean()))
+
+    hooks = [norm.register_forward_pre_hook(look) for norm in norms]
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found[0] if found else None
+
+
+def _tried(
+    original: Original, preprocessing: Preprocessing, numberings: Sequence[Numbering]
+) -> Iterator[Tried]:
+    assert original.reread is not None
+    try:
+        images = original.reread(preprocessing)
+    except FairdeployError:
+        return
+    if images.labels is None or not len(images):
+        return
+    predicted = original.scores(images).argmax(1)
+    distance = original.norm_distance(images)
+    for numbering in numberings:
+        labels = numbering.places[images.labels]
+        yield Tried(preprocessing, numbering, images, predicted == labels, distance)
+
+
+def _changes(usual: Preprocessing) -> Iterator[Preprocessing]:
+    """One change each."""
+    others = [
+        replace(usual, mean=mean, std=std) for mean, std in _NORMALISATIONS.get(usual.channels, ())
+    ]
+    others += [
+        replace(usual, crop_mode="squash", crop_pct=1.0),
+        replace(usual, crop_mode="center", crop_pct=1.0),
+        replace(usual, crop_mode="center", crop_pct=0.875),
+        replace(usual, crop_mode="border", crop_pct=1.0),
+    ]
+    if usual.channels == 3:
+        others.append(
+            replace(usual, channel_order="rgb" if usual.channel_order == "bgr" else "bgr")
+        )
+    if usual.white is not None:
+        others += [replace(usual, white=white) for white in WHITES]
+    return iter([other for other in others if other != usual])
+
+
+def _numberings(names: Sequence[str] | None, num_outputs: int) -> Iterator[Numbering]:
+    """The order as it is, and the other two ways of sorting where they are others."""
+    yield Numbering("", torch.arange(max(num_outputs, len(names or ()))))
+    if names is None or len(names) < 2:
+        return
+    orders = {"natural": sorted(names, key=natural_key), "text": sorted(names)}
+    for option, order in orders.items():
+        if order != list(names):
+            places = torch.tensor([order.index(name) for name in names])
+            yield Numbering(f"--class-order {option}", places)
+
+
+def _numbers(values: Sequence[float]) -> str:
+    distinct = values[:1] if len(set(values)) == 1 else values
+    return ",".join(f"{value:.6g}" for value in distinct)
