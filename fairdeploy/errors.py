@@ -80,10 +80,10 @@ class AccuracyError(FairdeployError):
 
 
 @contextmanager
-def noted(note: str) -> Iterator[None]:
-    """Note on whatever ends the block, also on an interrupt, what was kept; it is shown with it."""
+def noted(note: str, of: type[BaseException] = BaseException) -> Iterator[None]:
+    """Note on what ends the block, also on an interrupt, what was kept; it is shown with it."""
     try:
         yield
-    except BaseException as error:
+    except of as error:
         error.add_note(note)
         raise

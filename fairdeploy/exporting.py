@@ -28,6 +28,7 @@ from fairdeploy.export_requests import Request, needs_images, requests_of, skipp
 from fairdeploy.inputs.target_profiles import load_profile
 from fairdeploy.manifest import write_whole
 from fairdeploy.options import ExportOptions
+from fairdeploy.output_folder import require_room_for
 from fairdeploy.progress import Progress, SilentProgress
 from fairdeploy.records import VariantCheck
 from fairdeploy.reporting.chain import chain_of, merged_variants, variant_document
@@ -58,6 +59,7 @@ def export(options: ExportOptions, progress: Progress | None = None) -> ExportRe
     """
     folder = open_folder(options.folder)
     folder.require_full_onnx()
+    require_room_for(folder.path, "make space there")
     exporters = load_exporters()
     requests = requests_of(options, exporters)
     watch = Stopwatch(progress or SilentProgress())

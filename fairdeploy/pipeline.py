@@ -54,6 +54,7 @@ from fairdeploy.scored_groups import (
 )
 from fairdeploy.settings import resolve_shrink
 from fairdeploy.stages import (
+    SCORES_KEPT,
     allocate,
     capture_network,
     load_images,
@@ -131,6 +132,7 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
         if budgets and settings.max_drop is not None:
             require_testable(data)
         scores = score(graph, model, data, settings, watch)
+        stack.enter_context(noted(SCORES_KEPT, KeyboardInterrupt))
         rule = settings.method.allocation
 
         def grouped(found: UnitScores) -> tuple[GroupScores, ...]:
