@@ -25,7 +25,7 @@ def network() -> RandomNetwork:
     assert isinstance(built, RandomNetwork)
     with torch.no_grad():
         scores = built.eval()(inputs_of(project_images()))
-        built.head.bias -= scores.mean(0)
+        built.head.bias.sub_(scores.mean(0))
     return built
 
 
