@@ -97,7 +97,7 @@ def check_original(data: DataSplits, original: Original, *, names_are_given: boo
         names_are_given: Whether the user gave the order of the classes.
     """
     images = _judged_on(data)
-    if images is None or original.num_outputs < 2:
+    if not images or original.num_outputs < 2:
         return data
     answers = _answers(images, original, _LOOKS[0])
     names = None if names_are_given else data.class_names
@@ -142,29 +142,39 @@ def binomial_cdf(most: int, count: int, share: float) -> float:
     return min(1.0, math.fsum(map(math.exp, logs)))
 
 
-def _judged_on(data: DataSplits) -> ImageSet | None:
-    """Labelled test images, else those for calibration."""
-    for images in (data.test, data.calibration):
-        if images is not None and images.labels is not None and not images.is_synthetic:
-            is_classes = images.labels.dim() == 1 and not images.labels.is_floating_point()
-            return images if is_classes and len(images) else None
-    return None
+def _judged_on(data: DataSplits) -> tuple[ImageSet, ...]:
+    """Labelled images that are held out, else those for calibration."""
+
+    def usable(sets: tuple[ImageSet | None, ...]) -> tuple[ImageSet, ...]:
+        return tuple(images for images in sets if images is not None and _has_classes(images))
+
+    return usable((data.test, data.selection)) or usable((data.calibration,))
 
 
-def _answers(images: ImageSet, original: Original, count: int) -> _Answers:
+def _has_classes(images: ImageSet) -> bool:
+    labels = images.labels
+    is_class = labels is not None and labels.dim() == 1 and not labels.is_floating_point()
+    return is_class and len(images) > 0 and not images.is_synthetic
+
+
+def _answers(sets: Sequence[ImageSet], original: Original, count: int) -> _Answers:
     """On images evenly spread over all, whose order is that of the classes."""
-    places = torch.linspace(0, len(images) - 1, min(count, len(images))).round().long()
-    assert images.labels is not None
-    chosen = replace(
-        images,
-        images=images.images[places],
-        labels=images.labels[places],
-        others={name: tensor[places] for name, tensor in images.others.items()},
-    )
-    scores = original.scores(chosen).float()
+    chosen = [_spread(images, count // len(sets)) for images in sets]
+    scores = torch.cat([original.scores(images).float() for images in chosen])
+    labels = torch.cat([images.labels for images in chosen if images.labels is not None])
     is_share = bool((scores >= 0).all()) and torch.allclose(scores.sum(1), torch.ones(len(scores)))
     shares = scores if is_share else scores.softmax(1)
-    return _Answers(scores.argmax(1), images.labels[places], float(shares.amax(1).mean()))
+    return _Answers(scores.argmax(1), labels, float(shares.amax(1).mean()))
+
+
+def _spread(images: ImageSet, count: int) -> ImageSet:
+    places = torch.linspace(0, len(images) - 1, min(count, len(images))).round().long()
+    return replace(
+        images,
+        images=images.images[places],
+        labels=None if images.labels is None else images.labels[places],
+        others={name: tensor[places] for name, tensor in images.others.items()},
+    )
 
 
 def _finding(
