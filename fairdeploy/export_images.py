@@ -121,8 +121,9 @@ def load_export_images(
     for text in data.warnings:
         watch.warn(text)
     calibration, judging = _split(data)
+    labels = judging.labels if data.test and not folder.document.get("not_judged") else None
     examples = make_examples(
-        network, inputs.arranged(judging), judging.labels if data.test else None,
+        network, inputs.arranged(judging), labels,
         main_output=told.main_output, batch=told.fixed_batch,
     )  # fmt: skip
     what = "noise" if source is None else "images"
