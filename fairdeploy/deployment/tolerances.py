@@ -5,7 +5,8 @@ its own spread (``output_columns``), where a column of constants is off by 1. fp
 bf16 8: some layers deep, the last digits add up to these limits. INT8 values are one of 256: the
 largest of 50,000 differences was 0.62 where ResNet-56 lost 0.2 points, so there that limit only
 catches what is broken, and the columns are what judges. Those of trained classifiers (ResNet-20,
-ConvNeXt, DeiT on CIFAR-10) are off by 0.03 to 0.06 in INT8.
+ConvNeXt, DeiT on CIFAR-10) are off by 0.03 to 0.06 in INT8, those of ResNet-20 at half of its
+parameters by 0.15, where it lost 0.25 points.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _TOLERANCES = {
     "fp32": Tolerance(1e-3, 0.995, 0.02),
     "fp16": Tolerance(2e-2, 0.99, 0.05),
     "bf16": Tolerance(1e-1, 0.97, 0.2),
-    "int8": Tolerance(9e-1, 0.94, 0.2),
+    "int8": Tolerance(9e-1, 0.94, 0.3),
 }
 _LOOSEST = "int8"
 
