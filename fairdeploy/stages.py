@@ -33,7 +33,7 @@ from fairdeploy.inputs.model_loading import load_model
 from fairdeploy.inputs.original_check import check_original
 from fairdeploy.inputs.other_inputs import with_noise_for_others
 from fairdeploy.inputs.preparation_trials import NUM_TRIED, Original, norm_distance
-from fairdeploy.inputs.splits import with_spare_selection
+from fairdeploy.inputs.splits import with_rest_selected, with_spare_selection
 from fairdeploy.method_notes import fitting_warning, method_warnings
 from fairdeploy.method_settings import DEFAULT_RECOVERY
 from fairdeploy.options import RecoveryMethod
@@ -138,7 +138,9 @@ def load_images(
             max_test=settings.max_test,
             num_selection=settings.num_selection if settings.selects else 0,
             with_training=settings.tuning is not None,
-            with_rest=settings.recover == "distil" or settings.is_repair_judged,
+            with_rest=settings.recover == "distil"
+            or settings.is_repair_judged
+            or settings.selects_with_rest,
             seed=settings.model.seed,
             class_names=settings.class_names,
             class_order=settings.class_order,
@@ -147,7 +149,7 @@ def load_images(
         )
         if settings.is_repair_judged:
             data = with_spare_selection(data, settings.num_selection)
-        if data.training is not None and settings.tuning is None:
+        if settings.recover == "distil" and data.training is not None and not settings.tuning:
             # Distillation alone: whatever labels there are, nothing learns from them.
             data = replace(data, training=replace(data.training, has_labels=False))
         data = with_noise_for_others(data, graph.inputs, settings.model.seed)
@@ -159,6 +161,8 @@ def load_images(
                 _original(data, settings, model, graph),
                 names_are_given=settings.class_names is not None or not _is_folder(settings),
             )
+        if settings.selects_with_rest:
+            data = with_rest_selected(data, settings.num_selection, _right(graph))
         data = with_predicted_labels(data, scores_by_class(graph), graph.inputs.arranged)
         if main.dim() != 2 and data.test is not None:
             text = "the model gives a map, not one score per class; accuracy is not measured"
@@ -207,6 +211,17 @@ def _original(
 
 def _is_folder(settings: RunSettings) -> bool:
     return settings.data is not None and Path(settings.data).is_dir()
+
+
+def _right(graph: UnitGraph) -> Callable[[ImageSet], Tensor]:
+    """For each labelled image whether the original is right."""
+    scores = scores_by_class(graph)
+
+    def right(images: ImageSet) -> Tensor:
+        assert images.labels is not None
+        return scores(*graph.inputs.arranged(images)).argmax(dim=1).eq(images.labels)
+
+    return right
 
 
 def scores_by_class(graph: UnitGraph) -> Callable[..., Tensor]:
