@@ -78,7 +78,7 @@ def test_the_place_of_the_images_changes_neither_scores_nor_repair(
         shrunk = remove_units(graph, removed).module
         fit_least_squares(graph, shrunk, removed, images)
         repaired = shrunk(fresh).detach()
-        judge = Judge(graph, ImageSet(noise(24, seed=5), None, "none"))
+        judge = Judge(graph, ImageSet(fresh, None, "none"))
         distil(graph, shrunk, removed, images, judge, block_steps=20, answer_steps=20)
         scores = [torch.from_numpy(signals.by_name[name].values) for name in signals.by_name]
         found.append([*scores, torch.from_numpy(errors), repaired, shrunk(fresh).detach()])
