@@ -125,4 +125,4 @@ def _note(row: Document, usual: int) -> str:
 
 
 def _value(estimate: Document | None) -> float | None:
-    return None if estimate is None else float(estimate["value"])
+    return None if estimate is None else estimate["value"]

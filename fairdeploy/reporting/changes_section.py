@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fairdeploy.reporting.accuracy_rows import STEPS
 from fairdeploy.reporting.markup import NOTHING, Html, details, join, pill, section, table, tag
 from fairdeploy.reporting.quantities import (
     MISSING,
@@ -18,13 +19,6 @@ from fairdeploy.reporting.quantities import (
 )
 
 Row = Mapping[str, Any]
-_STEPS = {
-    "pruned": "pruned, before repair",
-    "recovered": "after recovery",
-    "distilled": "after distillation",
-    "tuned": "after training",
-    "exported": "exported file",
-}
 _LABELS = {
     "given": "given labels",
     "predicted": "labelled by the original's own predictions",
@@ -103,7 +97,7 @@ def _by_step(changes: Row | None) -> Html:
         return NOTHING
     rows = (
         (
-            _STEPS.get(step, step),
+            STEPS.get(step, step),
             points(row["value"]),
             f"{points(row['low'])} to {points(row['high'])}",
             f"{row['num_lost']:,}",

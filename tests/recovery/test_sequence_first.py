@@ -12,6 +12,7 @@ from fairdeploy.graph.layers import score_points
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.records import ImageSet
 from fairdeploy.recovery.distillation import distil
+from fairdeploy.recovery.judgement import Judge
 from fairdeploy.recovery.least_squares import fit_least_squares
 from fairdeploy.scoring.reconstructability import reconstruction_errors
 from fairdeploy.scoring.signals import measure_signals
@@ -77,7 +78,8 @@ def test_the_place_of_the_images_changes_neither_scores_nor_repair(
         shrunk = remove_units(graph, removed).module
         fit_least_squares(graph, shrunk, removed, images)
         repaired = shrunk(fresh).detach()
-        distil(graph, shrunk, removed, images, block_steps=20, answer_steps=20)
+        judge = Judge(graph, ImageSet(fresh, None, "none"))
+        distil(graph, shrunk, removed, images, judge, block_steps=20, answer_steps=20)
         scores = [torch.from_numpy(signals.by_name[name].values) for name in signals.by_name]
         found.append([*scores, torch.from_numpy(errors), repaired, shrunk(fresh).detach()])
         assert score_points(graph)

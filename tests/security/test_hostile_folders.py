@@ -108,7 +108,7 @@ def test_any_value_of_another_kind_is_refused_or_does_no_harm(
         (folder / name).write_text(text)
         try:
             read_manifest(folder)
-            open_folder(folder).require_whole_report()
+            open_folder(folder)
         except FairdeployError:
             refused += 1
     assert refused > 3
