@@ -11,14 +11,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import fx, nn
+from torch.utils._pytree import tree_leaves
+
 from fairdeploy.deployment.conversion import RunsAlone, plug_in_of
 from fairdeploy.deployment.exporter_api import get_exporter, guarded
 from fairdeploy.errors import ModelError, OutputError
 from fairdeploy.file_metadata import MAIN_OUTPUT_KEY
-from fairdeploy.manifest import is_own_file, read_regular_text, write_manifest, write_whole
+from fairdeploy.manifest import (
+    MANIFEST_FILE,
+    is_own_file,
+    read_regular_text,
+    write_manifest,
+    write_whole,
+)
 from fairdeploy.output_folder import folder_built_aside
-from fairdeploy.reload import PLAN_FILE
+from fairdeploy.reload import PLAN_FILE, PROGRAM_FILE, WEIGHTS_FILE, load
 from fairdeploy.reporting.chain import chain_of
+from fairdeploy.reporting.json_tree import json_tree
 from fairdeploy.reporting.model_card import model_card
 from fairdeploy.surgery.plan import Plan, read_plan
 
@@ -27,12 +37,28 @@ PAGE_FILE = "report.html"
 ONNX = "onnx"
 """The format that all others are made of."""
 ONNX_FILE = "model.onnx"
-_MAX_BATCH = 65_536
-_NOT_AS_WRITTEN = (
-    KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError,
-)  # fmt: skip
 CARD_FILE = "MODEL_CARD.md"
 SCRIPT_FILE = "run.py"
+_LONGEST_REASON = 200
+_MOST_IMAGES = 2**16
+_LARGEST_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What ``report.json`` says that decides something, checked."""
+
+    seed: int
+    fixed_batch: int | None
+    main_output: int
+    """Place of the output with the scores."""
+    source: str | None
+    """Of the images; None where they were noise, or nothing is said."""
+    class_names: tuple[str, ...] | None
+    metadata: Mapping[str, str]
+    """What its files carry inside; empty for folders of earlier versions."""
+    onnx_precision: str
+    """Of ``model.onnx``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,31 +68,8 @@ class ArtifactFolder:
     path: Path
     plan: Plan
     document: Mapping[str, Any]
-    """The tree of ``report.json``."""
-
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        """What its files carry inside; empty for folders of earlier versions."""
-        found: Mapping[str, str] = self.document.get("file_metadata") or {}
-        return found
-
-    @property
-    def onnx_precision(self) -> str:
-        """Of ``model.onnx``."""
-        rows = {row["path"]: row["precision"] for row in self.document["artifacts"]}
-        return str(rows.get(ONNX_FILE, "fp32"))
-
-    def require_whole_report(self) -> None:
-        """Refuse a report that the card and the chain of the folder cannot be written from.
-
-        Raises:
-            ModelError: Something in it is missing or of another kind.
-        """
-        try:
-            int(self.document["seed"])
-            model_card({**self.document, "chain": chain_of(self.document)})
-        except _NOT_AS_WRITTEN as error:
-            raise _damaged(self.path / REPORT_FILE, error) from error
+    """The tree of ``report.json``; the chain can be told from it."""
+    told: Told
 
     def require_full_onnx(self) -> None:
         """Refuse a folder that no other files can be made from.
@@ -79,11 +82,30 @@ class ArtifactFolder:
                 f"'{self.path}' holds no {ONNX_FILE}, which other files are made of; shrink for a "
                 "target of ONNX Runtime, such as cpu"
             )
-        if self.onnx_precision != "fp32":
+        if self.told.onnx_precision != "fp32":
             raise ModelError(
-                f"'{self.path / ONNX_FILE}' is {self.onnx_precision}, and other files are made of "
-                "fp32; shrink for another target, such as cpu"
+                f"'{self.path / ONNX_FILE}' is {self.told.onnx_precision}, and other files are "
+                "made of fp32; shrink for another target, such as cpu"
             )
+
+    def load_network(self) -> nn.Module:
+        """The network in torch.
+
+        Raises:
+            ModelError: It is damaged, or lacks the output that the report names.
+        """
+        network = load(self.path)
+        assert isinstance(network, fx.GraphModule)
+        (end,) = (node for node in network.graph.nodes if node.op == "output")
+        with _reading(self.path / REPORT_FILE):
+            _number(self.told.main_output, 0, len(tree_leaves(end.args)) - 1)
+        return network
+
+
+def result_files(suffix: str) -> tuple[str, ...]:
+    """Everything that ``fairdeploy shrink`` writes; ``suffix`` is of the exported file."""
+    network = (PROGRAM_FILE, WEIGHTS_FILE, PLAN_FILE, f"{Path(ONNX_FILE).stem}{suffix}")
+    return (*network, REPORT_FILE, PAGE_FILE, CARD_FILE, MANIFEST_FILE)
 
 
 def open_folder(path: Path) -> ArtifactFolder:
@@ -98,31 +120,54 @@ def open_folder(path: Path) -> ArtifactFolder:
             f"'{path}' holds no {REPORT_FILE} and {PLAN_FILE}; give a folder that "
             "fairdeploy shrink wrote"
         )
+    with _reading(path / REPORT_FILE):
+        document = json_tree(json.loads(read_regular_text(path / REPORT_FILE)))
+        told = _told(document)
+        chain_of(document)
+    return ArtifactFolder(path, read_plan(path / PLAN_FILE), document, told)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Say of a document that is not as it was written that it is damaged.
+
+    Raises:
+        ModelError: A key is missing, or a value is not of its kind.
+    """
     try:
-        document = json.loads(read_regular_text(path / REPORT_FILE))
-        _check_report(document)
-    except (OSError, RecursionError, *_NOT_AS_WRITTEN) as error:
-        raise _damaged(path / REPORT_FILE, error) from error
-    return ArtifactFolder(path, read_plan(path / PLAN_FILE), document)
+        yield
+    except (
+        ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RecursionError,
+        TypeError, ValueError,
+    ) as error:  # fmt: skip
+        text = f"{type(error).__name__}: {error}".splitlines()[0][:_LONGEST_REASON]
+        raise ModelError(f"'{path}' is damaged ({text}); shrink the network again") from error
 
 
-def _check_report(document: Any) -> None:
-    """Look at what opening a folder needs; see ``require_whole_report`` for the rest."""
-    batch, metadata = document["model"]["fixed_batch"], document.get("file_metadata") or {}
-    if batch is not None and not (type(batch) is int and 0 < batch <= _MAX_BATCH):
-        raise ValueError(f"fixed_batch is {batch!r}")
-    if not all(isinstance(text, str) for pair in metadata.items() for text in pair):
-        raise ValueError("file_metadata holds more than texts")
-    int(metadata.get(MAIN_OUTPUT_KEY, "0"))
-    for row in document["artifacts"]:
-        if not isinstance(row["path"], str) or not isinstance(row["precision"], str):
-            raise ValueError("an artifact is not named")
-
-
-def _damaged(path: Path, error: BaseException) -> ModelError:
-    return ModelError(
-        f"'{path}' is damaged ({type(error).__name__}: {error}); shrink the network again"
+def _told(document: Mapping[str, Any]) -> Told:
+    data, metadata = document["data"], document.get("file_metadata") or {}
+    precisions = {row["path"]: row["precision"] for row in document["artifacts"]}
+    if not all(
+        isinstance(text, str) for pair in (*metadata.items(), *precisions.items()) for text in pair
+    ):
+        raise ValueError("file_metadata or artifacts hold more than texts")
+    is_real = data is not None and not data["is_synthetic"]
+    fixed_batch, names = document["model"]["fixed_batch"], (data or {}).get("class_names")
+    return Told(
+        seed=_number(document["seed"], 0, _LARGEST_SEED),
+        fixed_batch=None if fixed_batch is None else _number(fixed_batch, 1, _MOST_IMAGES),
+        main_output=_number(int(metadata.get(MAIN_OUTPUT_KEY, "0")), 0, _MOST_IMAGES),
+        source=str(data["source"]) if is_real else None,
+        class_names=tuple(map(str, names)) if names else None,
+        metadata=metadata,
+        onnx_precision=precisions.get(ONNX_FILE, "fp32"),
     )
+
+
+def _number(value: object, least: int, most: int) -> int:
+    if not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(f"{value!r} instead of a whole number from {least} to {most}")
+    return value
 
 
 @contextmanager

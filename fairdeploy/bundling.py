@@ -24,7 +24,7 @@ from fairdeploy.inputs.made_up_inputs import make_up_inputs
 from fairdeploy.inputs.target_profiles import profile_toml
 from fairdeploy.measuring import changed_profile
 from fairdeploy.options import BundleOptions
-from fairdeploy.output_folder import folder_built_aside
+from fairdeploy.output_folder import folder_built_aside, require_room_for
 from fairdeploy.records import TargetProfile
 
 PROFILE_FILE = "profile.toml"
@@ -79,6 +79,7 @@ def bundle(options: BundleOptions) -> tuple[str, ...]:
 
 
 def _check_output(folder: Path, *, force: bool) -> None:
+    require_room_for(folder, "choose another folder")
     if not (folder.exists() or folder.is_symlink()):
         return
     is_ours = (folder / JOB_FILE).is_file() and (folder / SCRIPT_FILE).is_file()

@@ -15,6 +15,7 @@ from rich.markup import escape
 from fairdeploy import __version__
 from fairdeploy.cli_output import show_text
 from fairdeploy.commands.bundle import bundle
+from fairdeploy.commands.cache import cache
 from fairdeploy.commands.demo import demo
 from fairdeploy.commands.export import export
 from fairdeploy.commands.failures import (
@@ -52,7 +53,19 @@ app = typer.Typer(
 )
 
 
-for command in (shrink, sweep, export, verify, inspect, measure, bundle, targets, doctor, demo):
+for command in (
+    shrink,
+    sweep,
+    export,
+    verify,
+    inspect,
+    measure,
+    bundle,
+    targets,
+    cache,
+    doctor,
+    demo,
+):
     app.command()(telling_stops(command))
 
 
@@ -85,9 +98,11 @@ def run(arguments: Sequence[str]) -> int:
         text = str(error.format_message())
         return _fail(f"{_lower_first(text).rstrip('.')}; see fairdeploy --help", 2)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; nothing was written", INTERRUPTED)
+        code = INTERRUPTED
     except Exception as error:
         return _fail(failure_line(error), 1)
+    if code == INTERRUPTED:
+        return _fail("interrupted; nothing was written", INTERRUPTED)
     return code if isinstance(code, int) else 0
 
 

@@ -16,7 +16,7 @@ import torch
 from fairdeploy import demo_network
 from fairdeploy.demo_images import IMAGE_SIZE, NUM_CLASSES, load_digit_splits, write_image_folder
 from fairdeploy.errors import OutputError
-from fairdeploy.output_folder import folder_built_aside
+from fairdeploy.output_folder import folder_built_aside, require_room_for
 from fairdeploy.progress import Progress
 
 DEFAULT_FOLDER = Path("fairdeploy-demo")
@@ -53,6 +53,7 @@ def check_demo_folder(folder: Path, *, force: bool) -> None:
     Raises:
         OutputError: As said, or it is a file or a link.
     """
+    require_room_for(folder, "name another folder")
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise OutputError(f"'{folder}' is not a folder; name one that may be made")
     if not folder.exists() or not any(folder.iterdir()):

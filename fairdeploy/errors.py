@@ -5,6 +5,9 @@ Wording: what is wrong with which value; what would be right; what to do. Lower 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class FairdeployError(Exception):
     """Base of all errors that are the user's to mend; printed as one ``error:`` line."""
@@ -74,3 +77,13 @@ class AccuracyError(FairdeployError):
     """The accuracy gate was not met."""
 
     exit_code = 5
+
+
+@contextmanager
+def noted(note: str, of: type[BaseException] = BaseException) -> Iterator[None]:
+    """Note on what ends the block, also on an interrupt, what was kept; it is shown with it."""
+    try:
+        yield
+    except of as error:
+        error.add_note(note)
+        raise

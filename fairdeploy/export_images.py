@@ -16,7 +16,7 @@ from fairdeploy.artifact_folder import REPORT_FILE, ArtifactFolder
 from fairdeploy.deployment.parity import repeated
 from fairdeploy.deployment.variant_checks import Examples, make_examples
 from fairdeploy.errors import ExportError
-from fairdeploy.file_metadata import MAIN_OUTPUT_KEY, preprocessing_from
+from fairdeploy.file_metadata import preprocessing_from
 from fairdeploy.graph.model_inputs import ModelInputs, model_inputs
 from fairdeploy.inputs.calibration import load_data
 from fairdeploy.inputs.factories import is_factory_spec
@@ -62,7 +62,7 @@ class ExportImages:
         if as_pixels:
             found = self._pixel_examples(found)
         if as_probabilities:
-            found = replace(found, expected=found.expected.softmax(1))
+            found = _as_probabilities(found)
         return found
 
     def _pixel_examples(self, examples: Examples) -> Examples:
@@ -108,9 +108,9 @@ def load_export_images(
         DataError: They cannot be used.
         ModelError: The report does not tell how images become inputs.
     """
-    preprocessing = preprocessing_from(folder.metadata)
-    told = folder.document["model"]
-    inputs = model_inputs(network, folder.plan.inputs, folder.plan.input_shape, told["fixed_batch"])
+    told = folder.told
+    preprocessing = preprocessing_from(told.metadata)
+    inputs = model_inputs(network, folder.plan.inputs, folder.plan.input_shape, told.fixed_batch)
     source = _source(options, folder)
     if source is None and must_be_real:
         raise ExportError(
@@ -123,7 +123,7 @@ def load_export_images(
     calibration, judging = _split(data)
     examples = make_examples(
         network, inputs.arranged(judging), judging.labels if data.test else None,
-        main_output=int(folder.metadata.get(MAIN_OUTPUT_KEY, "0")), batch=told["fixed_batch"],
+        main_output=told.main_output, batch=told.fixed_batch,
     )  # fmt: skip
     what = "noise" if source is None else "images"
     note = f"{len(calibration)} {what} to calibrate, {len(judging)} to judge"
@@ -132,14 +132,22 @@ def load_export_images(
     )
 
 
+def _as_probabilities(examples: Examples) -> Examples:
+    """Of the main output."""
+    others = list(examples.others)
+    if others:
+        scores = torch.from_numpy(others[examples.main_output])
+        others[examples.main_output] = scores.softmax(1).numpy()
+    return replace(examples, expected=examples.expected.softmax(1), others=tuple(others))
+
+
 def _source(options: ExportOptions, folder: ArtifactFolder) -> str | None:
     """Of the option, else of the run if it is still there; None: noise."""
     if options.data is not None:
         return options.data
-    told = folder.document["data"]
-    if not told or told["is_synthetic"]:
+    source = folder.told.source
+    if source is None:
         return None
-    source = str(told["source"])
     if not options.trust_project:
         refuse_foreign_code(folder.path / REPORT_FILE, {"data": source})
     return source if Path(source).exists() or is_factory_spec(source) else None
@@ -152,20 +160,19 @@ def _read(
     preprocessing: Preprocessing,
     inputs: ModelInputs,
 ) -> DataSplits:
-    told = folder.document["data"] or {}
-    names = told.get("class_names")
+    told = folder.told
     count = DEFAULT_CALIBRATION if source is not None else _SYNTHETIC_IMAGES
     data = load_data(
         source,
         preprocessing,
         num_calibration=options.num_calibration or count,
         max_test=options.max_test or DEFAULT_TEST_IMAGES,
-        seed=int(folder.document["seed"]),
-        class_names=tuple(names) if names else None,
+        seed=told.seed,
+        class_names=told.class_names,
         others=inputs.others,
         image_name=inputs.names[inputs.image],
     )
-    return with_noise_for_others(data, inputs, int(folder.document["seed"]))
+    return with_noise_for_others(data, inputs, told.seed)
 
 
 def _split(data: DataSplits) -> tuple[ImageSet, ImageSet]:

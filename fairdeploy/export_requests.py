@@ -52,6 +52,7 @@ def requests_of(options: ExportOptions, exporters: Mapping[str, Exporter]) -> tu
         if not any(precision in precisions for precisions in known.values()):
             choices = "; ".join(f"{name} has {', '.join(own)}" for name, own in known.items())
             raise UsageError(f"no format has precision '{precision}': {choices}")
+    _check_int8_only(options)
     _check_onnx_only(options)
     new = tuple(request for request in found if request.file_name != ONNX_FILE)
     if not new:
@@ -94,7 +95,19 @@ def _converter(name: str, exporters: Mapping[str, Exporter]) -> tuple[Exporter, 
     return exporter, converter
 
 
+def _check_int8_only(options: ExportOptions) -> None:
+    if any(precision.startswith(NEEDS_IMAGES) for precision in options.precisions):
+        return
+    for option, value in (
+        ("--max-drop", options.max_drop), ("--num-calibration", options.num_calibration),
+    ):  # fmt: skip
+        if value is not None:
+            raise UsageError(f"{option} is about int8; drop it, or add --precision int8")
+
+
 def _check_onnx_only(options: ExportOptions) -> None:
+    if options.opset and ONNX not in options.formats:
+        raise UsageError(f"--opset {options.opset} is about ONNX; drop it, or add --format onnx")
     others = [name for name in options.formats if name != ONNX]
     if others and (options.embed_preprocess or options.probabilities):
         option = "--embed-preprocess" if options.embed_preprocess else "--probabilities"

@@ -28,9 +28,9 @@ from fairdeploy.export_requests import Request, needs_images, requests_of, skipp
 from fairdeploy.inputs.target_profiles import load_profile
 from fairdeploy.manifest import write_whole
 from fairdeploy.options import ExportOptions
+from fairdeploy.output_folder import require_room_for
 from fairdeploy.progress import Progress, SilentProgress
 from fairdeploy.records import VariantCheck
-from fairdeploy.reload import load
 from fairdeploy.reporting.chain import chain_of, merged_variants, variant_document
 from fairdeploy.reporting.chain_section import with_chain
 from fairdeploy.reporting.json_tree import json_tree
@@ -58,8 +58,8 @@ def export(options: ExportOptions, progress: Progress | None = None) -> ExportRe
         FairdeployError: With the exit code for the command line; then nothing was written.
     """
     folder = open_folder(options.folder)
-    folder.require_whole_report()
     folder.require_full_onnx()
+    require_room_for(folder.path, "make space there")
     exporters = load_exporters()
     requests = requests_of(options, exporters)
     watch = Stopwatch(progress or SilentProgress())
@@ -67,7 +67,7 @@ def export(options: ExportOptions, progress: Progress | None = None) -> ExportRe
         watch.warn(text)
     profile = load_profile(options.target or DEFAULT_TARGET)
     with watch.stage("load network"):
-        network = load(folder.path)
+        network = folder.load_network()
     with watch.stage("load images") as stage:
         images = load_export_images(
             options, folder, network, must_be_real=needs_images(requests), watch=watch

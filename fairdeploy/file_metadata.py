@@ -58,7 +58,7 @@ def preprocessing_from(metadata: Mapping[str, str]) -> Preprocessing:
         raise ModelError(f"report.json does not tell how images become inputs; {advice}")
     try:
         return _read(json.loads(text))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ModelError(
             f"report.json is damaged where it tells how images become inputs; {advice}"
         ) from error

@@ -15,7 +15,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BufferedReader
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fairdeploy.errors import OutputError
@@ -201,12 +201,21 @@ def _parsed(document: Any, path: Path) -> tuple[Listed, ...]:
             Listed(str(row["path"]), int(row["size_bytes"]), str(row["sha256"]))
             for row in document["files"]
         ]
+        outside = next((row.path for row in files if not _is_inside(row.path)), None)
+        if outside is not None:
+            raise ValueError(f"{outside!r} does not lie in the folder")
         is_whole = _digest(files) == str(document["digest"])
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise OutputError(f"'{path}' is damaged: {_first_line(error)}") from error
     if not is_whole:
         raise OutputError(f"'{path}' is damaged: its list does not match its own digest")
     return tuple(files)
+
+
+def _is_inside(path: str) -> bool:
+    """Whether it is relative, without a way up."""
+    pure = PurePosixPath(path)
+    return path.isprintable() and not pure.is_absolute() and ".." not in pure.parts
 
 
 def _first_line(error: BaseException) -> str:

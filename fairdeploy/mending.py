@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import fx
 
 from fairdeploy.cache_folder import cache_folder
+from fairdeploy.errors import noted
 from fairdeploy.graph.graph_text import graph_tensors, graph_text
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.inputs.fingerprint import sha256_of_images, sha256_of_tensors
@@ -98,7 +99,8 @@ def _finetune(
     options: TuningOptions,
     watch: Stopwatch,
 ) -> TuningSummary:
-    with watch.stage("train") as stage:
+    kept = "the training is kept, the same command goes on after its last whole epoch"
+    with watch.stage("train") as stage, noted(kept, KeyboardInterrupt):
         summary = finetune(
             Pupil(graph, shrunk, removed), data.training, data.selection, options,
             seed=settings.model.seed,

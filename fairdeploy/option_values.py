@@ -196,8 +196,15 @@ def chosen(what: str, text: str | None, choices: tuple[_Choice, ...]) -> _Choice
 def host_options(
     host: str | None, port: int | None, python: str, ssh_options: Sequence[str] | None
 ) -> HostOptions | None:
-    """The machine that measures, None where it is this one."""
+    """The machine that measures, None where it is this one.
+
+    Raises:
+        UsageError: How to reach a machine is said, but not which.
+    """
     if host is None:
+        if port is not None or ssh_options:
+            option = "--port" if port is not None else "--ssh-option"
+            raise UsageError(f"{option} is about the machine of --host USER@DEVICE; give it too")
         return None
     words = tuple(word for text in ssh_options or () for word in shlex.split(text))
     return HostOptions(host=host, port=port, python=python, ssh_options=words)

@@ -19,13 +19,14 @@ from fairdeploy.allocation.diagnostics import diagnose
 from fairdeploy.allocation.restriction_outcomes import restriction_outcomes
 from fairdeploy.allocation.restrictions import held_groups, rules_of
 from fairdeploy.allocation.tolerance import tod_curve
-from fairdeploy.artifact_folder import complete_folder
+from fairdeploy.artifact_folder import complete_folder, result_files
 from fairdeploy.cache_folder import cache_folder
 from fairdeploy.delivery import deliver, tensor_names
 from fairdeploy.deployment.latency import require_this_machine
 from fairdeploy.deployment.measuring_device import measuring_device
+from fairdeploy.deployment.parity import require_parity
 from fairdeploy.deployment.precision import exporter_for
-from fairdeploy.errors import UsageError
+from fairdeploy.errors import noted
 from fairdeploy.evaluation import Evaluation
 from fairdeploy.file_metadata import file_metadata
 from fairdeploy.inputs.original_check import require_judged
@@ -34,7 +35,7 @@ from fairdeploy.latency_budget import Chosen, latency_planner
 from fairdeploy.latency_trials import precise
 from fairdeploy.mending import mend
 from fairdeploy.options import ShrinkOptions
-from fairdeploy.output_folder import appearing_folder, check_output_folder
+from fairdeploy.output_folder import appearing_folder, check_output_folder, kept_if_it_fails
 from fairdeploy.progress import Progress, SilentProgress
 from fairdeploy.pruning_steps import prune_in_steps
 from fairdeploy.records import AccuracyByStage, GroupScores, RunRecord, UnitScores
@@ -53,6 +54,7 @@ from fairdeploy.scored_groups import (
 )
 from fairdeploy.settings import resolve_shrink
 from fairdeploy.stages import (
+    SCORES_KEPT,
     allocate,
     capture_network,
     load_images,
@@ -76,19 +78,12 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
     """Shrink a network to a budget, prove it, repair it, export it, measure it and report.
 
     Raises:
-        FairdeployError: With the exit code for the command line; then nothing was written.
+        FairdeployError: With the exit code for the command line. Notes on it tell what is written
+            all the same.
     """
     settings = resolve_shrink(options)
     budgets = parse_budgets(settings.budgets) if settings.budgets else ()
     counted, latency_budget = latency_apart(budgets)
-    if latency_budget is not None and not options.with_latency:
-        raise UsageError(
-            f"'{latency_budget.text}' cannot be met without measuring; drop --no-latency"
-        )
-    if latency_budget is not None and settings.steps > 1:
-        raise UsageError(
-            "--steps goes with a --budget of parameters, MACs or bytes; drop it, or give --steps 1"
-        )
     decides = latency_budget is not None or options.objective == "latency"
     check_output_folder(settings.output, force=options.force)
     profile = load_profile(settings.target)
@@ -137,6 +132,7 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
         if budgets and settings.max_drop is not None:
             require_testable(data)
         scores = score(graph, model, data, settings, watch)
+        stack.enter_context(noted(SCORES_KEPT, KeyboardInterrupt))
         rule = settings.method.allocation
 
         def grouped(found: UnitScores) -> tuple[GroupScores, ...]:
@@ -181,6 +177,9 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
         folder = stack.enter_context(appearing_folder(settings.output, force=options.force))
         with watch.stage("write network"):
             artifacts = write_network(folder, shrunk, graph.inputs, plan)
+        stack.enter_context(
+            kept_if_it_fails(folder, settings.output, result_files(exporter.file_suffix))
+        )
         deployed = deliver(
             folder, graph, shrunk, data, exporter, device, profile, evaluation, watch,
             plan=plan, metadata=metadata, seed=settings.model.seed,
@@ -242,4 +241,6 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
         )
         write_report(folder, RunRecord(document, curves, deployed.latency))
         complete_folder(folder, document)
+    with noted(f"the result and its report are in '{settings.output}'"):
+        require_parity(deployed.parity)
     return ShrinkResult(settings.output, document)

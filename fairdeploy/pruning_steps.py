@@ -11,7 +11,6 @@ from torch import Tensor
 
 from fairdeploy.allocation.cost import CostModel
 from fairdeploy.allocation.search import search
-from fairdeploy.errors import UsageError
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.mending import mend
 from fairdeploy.records import Allocation, Budget, DataSplits, GroupScores, UnitScores
@@ -48,13 +47,8 @@ def prune_in_steps(
     settings: ShrinkSettings,
     watch: Stopwatch,
 ) -> Stepped:
-    """Everything up to the removal of the last step; its repair is the caller's.
-
-    Raises:
-        UsageError: Layer norms lost channels: then what went cannot be put back as zeros.
-    """
-    if graph.coupled_norms:
-        raise UsageError("--steps does not go with --allow-norm-coupled; prune in one step")
+    """Everything up to the removal of the last step; its repair is the caller's."""
+    method = settings.method
     original, num_steps = costs.cost(group_sizes(graph)), settings.steps
     current, gone = graph, np.zeros(graph.num_units, dtype=np.bool_)
     for step in range(1, num_steps + 1):
@@ -73,8 +67,9 @@ def prune_in_steps(
         current, gone = full_size(graph, shrunk, removed), removed
         with watch.stage(f"score units again ({step})", total=len(data.calibration)) as stage:
             found = score_units(
-                current, data.calibration, seed=settings.model.seed, progress=stage.advance
-            )
+                current, data.calibration, seed=settings.model.seed,
+                signal=method.signal, protect=method.protect, progress=stage.advance,
+            )  # fmt: skip
         scores = _gone_first(found, gone)
     return Stepped(allocation, groups, copied_state(shrunk))
 

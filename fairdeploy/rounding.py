@@ -12,7 +12,7 @@ from fairdeploy.allocation.restrictions import Rule
 from fairdeploy.allocation.search import search
 from fairdeploy.deployment.channel_multiples import cached_multiple, measured_multiple
 from fairdeploy.deployment.exporter_api import Exporter
-from fairdeploy.errors import ExportError
+from fairdeploy.errors import ExportError, MeasurementError
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import (
     UNMEASURED_MULTIPLE,
@@ -103,7 +103,7 @@ def resolve_multiple(
     with watch.stage("channel multiple") as stage:
         try:
             choice = measured_multiple(exporter, profile, cache_folder)
-        except ExportError as error:
+        except (ExportError, MeasurementError) as error:
             watch.warn(
                 f"which channel counts are fast was not measured ({error}); they become "
                 f"multiples of {default_multiple(profile)}"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from fairdeploy.errors import UsageError
+from fairdeploy.allocation.budget import latency_apart, parse_budgets
+from fairdeploy.errors import DataError, UsageError
 from fairdeploy.input_specs import InputSpec, parse_inputs
 from fairdeploy.inputs.project_file import (
     PROJECT_FILE_NAME,
@@ -238,12 +239,13 @@ def resolve_shrink(options: ShrinkOptions) -> ShrinkSettings:
             "no budget given; add --budget 40% (what may stay), or 'budget' in fairdeploy.toml, or "
             "--max-drop 1% for the smallest network that stays as accurate"
         )
-    _check_smallest(options, bool(budgets), max_drop, steps)
+    _refuse(_budget_contradictions(options, tuple(budgets), max_drop, steps))
     output = Path(project.output) if project.output else default_output(options.model)
     most = DEFAULT_SELECTION_IMAGES if budgets else ALL_IMAGES
     run = _resolve_run(options, project, output, most)
-    if run.model.blocks and steps > 1:
-        raise UsageError("--steps does not go with --blocks; drop one of them")
+    _refuse(_step_contradictions(run, steps))
+    if max_drop is not None and run.data is None:
+        raise DataError("--max-drop needs labelled test images, and there are none; give --data")
     return ShrinkSettings(
         **_values(run),
         budgets=tuple(budgets),
@@ -253,21 +255,65 @@ def resolve_shrink(options: ShrinkOptions) -> ShrinkSettings:
     )
 
 
-def _check_smallest(
-    options: ShrinkOptions, has_budgets: bool, max_drop: float | None, steps: int
-) -> None:
-    """Refuse options that only mean something without a budget, or with one."""
-    if options.smallest is not None and (has_budgets or max_drop is None):
-        raise UsageError(
-            f"--smallest {options.smallest} says what --max-drop makes smallest where no budget is "
-            "given; drop it, or the budget"
+Contradictions = Iterator[tuple[bool, str]]
+"""Whether options contradict each other, and what to say then."""
+
+
+def _refuse(contradictions: Contradictions) -> None:
+    """Refuse what can't be meant, before any work.
+
+    Raises:
+        UsageError: The first one that holds.
+    """
+    for holds, text in contradictions:
+        if holds:
+            raise UsageError(text)
+
+
+def _budget_contradictions(
+    options: ShrinkOptions, budgets: tuple[str, ...], max_drop: float | None, steps: int
+) -> Contradictions:
+    """Options that only mean something without a budget, with one, or with a measurement."""
+    _, latency = latency_apart(parse_budgets(budgets)) if budgets else ((), None)
+    by_latency = options.objective == "latency"
+    yield (
+        options.smallest is not None and (bool(budgets) or max_drop is None),
+        f"--smallest {options.smallest} says what --max-drop makes smallest where no budget is "
+        "given; drop it, or the budget",
+    )
+    yield (
+        steps > 1 and (not budgets or by_latency or latency is not None),
+        "--steps goes with a --budget of parameters, MACs or bytes; drop it, or give --steps 1",
+    )
+    yield (
+        not budgets and by_latency,
+        "--objective latency needs a --budget; --max-drop alone goes by counts",
+    )
+    yield (
+        by_latency and not options.with_latency,
+        "--objective latency cannot be followed without measuring; drop --no-latency",
+    )
+    if latency is not None:
+        yield (
+            not options.with_latency,
+            f"'{latency.text}' cannot be met without measuring; drop --no-latency",
         )
-    if steps > 1 and (not has_budgets or options.objective == "latency"):
-        raise UsageError(
-            "--steps goes with a --budget of parameters, MACs or bytes; drop it, or give --steps 1"
+    if options.host is not None:
+        yield (
+            not options.with_latency,
+            f"--host {options.host.host} says where to measure; drop it, or --no-latency",
         )
-    if not has_budgets and options.objective == "latency":
-        raise UsageError("--objective latency needs a --budget; --max-drop alone goes by counts")
+
+
+def _step_contradictions(run: RunSettings, steps: int) -> Contradictions:
+    yield (
+        steps > 1 and run.model.blocks,
+        "--steps does not go with --blocks; drop one of them",
+    )
+    yield (  # what went could not be put back as zeros
+        steps > 1 and run.model.allow_norm_coupled,
+        "--steps does not go with --allow-norm-coupled; prune in one step",
+    )
 
 
 def resolve_sweep(options: SweepOptions) -> SweepSettings:
@@ -304,6 +350,11 @@ def _resolve_run(
     recover = first_given(options.recover, project.recover)
     if recover is not None and recover not in RECOVERY_METHODS:
         raise UsageError(f"no recovery '{recover}'; use one of {', '.join(RECOVERY_METHODS)}")
+    data = first_given(options.data, project.data)
+    tuning = resolve_tuning(options.training, project)
+    for option, needs_images in (("--recover distil", recover == "distil"), ("--finetune", tuning)):
+        if needs_images and data is None:
+            raise DataError(f"{option} learns from images, and there are none; give --data")
     num_calibration = first_given(
         options.num_calibration, project.num_calibration, DEFAULT_CALIBRATION_IMAGES
     )
@@ -312,7 +363,7 @@ def _resolve_run(
         raise UsageError(f"--num-calibration {num_calibration} is too few; use 64 or more")
     return RunSettings(
         model=resolve_model(options, project),
-        data=first_given(options.data, project.data),
+        data=data,
         class_names=first_given(options.class_names, project.class_names),
         class_order=first_given(options.class_order, project.class_order) or "natural",
         num_calibration=num_calibration,
@@ -323,7 +374,7 @@ def _resolve_run(
         recover=recover,
         method=resolve_method(options, project, recover),
         num_selection=first_given(options.num_selection, project.num_selection, num_selection) or 0,
-        tuning=resolve_tuning(options.training, project),
+        tuning=tuning,
     )
 
 

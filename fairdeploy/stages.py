@@ -66,6 +66,9 @@ from fairdeploy.settings import ModelSettings, RunSettings
 from fairdeploy.stopwatch import Stopwatch
 from fairdeploy.surgery.plan import Plan
 
+SCORES_KEPT = "the scores are kept, the same command does not score again"
+"""What is said to who interrupts a run after that."""
+
 
 def load_network(settings: ModelSettings, watch: Stopwatch) -> LoadedModel:
     """Load the network and pass its warnings on."""

@@ -14,17 +14,17 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from fairdeploy.reporting.accuracy_rows import STEPS
 from fairdeploy.reporting.chain import verdict
 from fairdeploy.reporting.quantities import NO_CLAIM
 from fairdeploy.reporting.run_section import decided_by
-from fairdeploy.summary_tables import two_columns
+from fairdeploy.summary_tables import lines_of, shown, two_columns
 from fairdeploy.training_summary import training_lines
 
 Document = Mapping[str, Any]
 _DEFAULT_METHOD = ("wasserstein", "taylor", "tod")
 
 _SIZE_NAMES = {"params": "parameters", "macs": "MACs per image", "size_bytes": "bytes"}
-_ACCURACY_STAGES = ("original", "pruned", "recovered", "distilled", "tuned", "exported")
 _MAX_REMARKS = 2
 _MAX_OBSTACLES = 3
 _PREFIXES = ((1e9, " G"), (1e6, " M"), (1e3, " k"))
@@ -33,23 +33,25 @@ _PREFIXES = ((1e9, " G"), (1e6, " M"), (1e3, " k"))
 def shrink_summary(document: Document, folder: Path) -> RenderableType:
     """Everything that a user wants to know first."""
     facts = two_columns(
-        [
-            *_budget_lines(document["budget"]),
-            *latency_search_lines(document.get("latency_search")),
-            *method_lines(document.get("method")),
-            *restriction_lines(document["restrictions"]),
-            *_block_lines(document.get("blocks", ())),
-            *_check_lines(document),
-            *_chain_lines(document.get("chain")),
-            *not_judged_lines(document),
-            *_accuracy_lines(document["accuracy"]),
-            *training_lines(document),
-            *latency_lines(document["latency"]),
-            *why_not_faster_lines(document["latency"], document.get("why_not_faster")),
-            *_file_lines(document["artifacts"], folder),
-        ]
+        list(
+            lines_of(
+                lambda: _budget_lines(document["budget"]),
+                lambda: latency_search_lines(document.get("latency_search")),
+                lambda: method_lines(document.get("method")),
+                lambda: restriction_lines(document["restrictions"]),
+                lambda: _block_lines(document.get("blocks", ())),
+                lambda: _check_lines(document),
+                lambda: _chain_lines(document.get("chain")),
+                lambda: not_judged_lines(document),
+                lambda: _accuracy_lines(document["accuracy"]),
+                lambda: training_lines(document),
+                lambda: latency_lines(document["latency"]),
+                lambda: why_not_faster_lines(document["latency"], document.get("why_not_faster")),
+                lambda: _file_lines(document["artifacts"], folder),
+            )
+        )
     )
-    return Group(Text(), _size_table(document["model"]), Text(), facts)
+    return Group(Text(), shown(lambda: _size_table(document["model"])), Text(), facts)
 
 
 def short(amount: float) -> str:
@@ -192,7 +194,7 @@ def _plain(error: float | None) -> str:
 def _accuracy_lines(accuracy: Document) -> Iterator[tuple[str, str]]:
     steps = [
         f"{stage} {row['value']:.1%} [dim]({row['low']:.1%} to {row['high']:.1%})[/]"
-        for stage in _ACCURACY_STAGES
+        for stage in STEPS
         if (row := accuracy.get(stage)) is not None
     ]
     if steps:

@@ -17,7 +17,7 @@ from rich.text import Text
 from fairdeploy.reporting.multiples import multiple_text
 from fairdeploy.reporting.quantities import change_text, repaired
 from fairdeploy.summary import method_lines, not_judged_lines, short
-from fairdeploy.summary_tables import two_columns
+from fairdeploy.summary_tables import lines_of, shown, two_columns
 
 Document = Mapping[str, Any]
 
@@ -28,13 +28,15 @@ _KEYS = {"params": "params", "macs": "macs", "size": "size_bytes"}
 def sweep_summary(document: Document, folder: Path) -> RenderableType:
     """Everything that a user wants to know first."""
     lines = two_columns(
-        [
-            *_knee_lines(document),
-            *method_lines(document.get("method")),
-            *_fact_lines(document, folder),
-        ]
+        list(
+            lines_of(
+                lambda: _knee_lines(document),
+                lambda: method_lines(document.get("method")),
+                lambda: _fact_lines(document, folder),
+            )
+        )
     )
-    return Group(Text(), _points_table(document), Text(), lines)
+    return Group(Text(), shown(lambda: _points_table(document)), Text(), lines)
 
 
 def next_commands(document: Document) -> str:

@@ -19,12 +19,12 @@ from fairdeploy.deployment.exporter_api import get_exporter
 from fairdeploy.deployment.parity import check_parity
 from fairdeploy.deployment.tolerances import tolerance_of
 from fairdeploy.errors import FairdeployError
-from fairdeploy.file_metadata import MAIN_OUTPUT_KEY, PLAN_KEY
+from fairdeploy.file_metadata import PLAN_KEY
 from fairdeploy.graph.model_inputs import model_inputs
 from fairdeploy.inputs.target_profiles import load_profile
 from fairdeploy.manifest import Discrepancy, discrepancies, read_manifest
 from fairdeploy.records import ParityResult
-from fairdeploy.reload import PLAN_FILE, load
+from fairdeploy.reload import PLAN_FILE
 
 _TARGET = "cpu"
 _EXAMPLES = 8
@@ -82,11 +82,7 @@ def _run(folder: ArtifactFolder) -> tuple[tuple[Discrepancy, ...], tuple[ParityR
     parity = _parity(folder)
     problems = [*_plan_problems(folder)]
     problems += [
-        Discrepancy(
-            row.artifact,
-            f"differs from model.pt2 by {row.max_relative_error:.1e} of the output's scale at "
-            f"batch {row.batch}, limit {row.limit:.0e}",
-        )
+        Discrepancy(row.artifact, f"differs from model.pt2 {row.how_far}")
         for row in parity
         if not row.passed
     ]
@@ -94,7 +90,7 @@ def _run(folder: ArtifactFolder) -> tuple[tuple[Discrepancy, ...], tuple[ParityR
 
 
 def _plan_problems(folder: ArtifactFolder) -> Iterator[Discrepancy]:
-    told = folder.metadata.get(PLAN_KEY)
+    told = folder.told.metadata.get(PLAN_KEY)
     found = hashlib.sha256((folder.path / PLAN_FILE).read_bytes()).hexdigest()
     if told is not None and told != found:
         yield Discrepancy(PLAN_FILE, "is not the plan that the other files were made with")
@@ -103,18 +99,20 @@ def _plan_problems(folder: ArtifactFolder) -> Iterator[Discrepancy]:
 def _parity(folder: ArtifactFolder) -> tuple[ParityResult, ...]:
     if not (folder.path / ONNX_FILE).is_file():
         return ()
-    network = load(folder.path)
-    told = folder.document["model"]["fixed_batch"]
+    network = folder.load_network()
+    told = folder.told.fixed_batch
     inputs = model_inputs(network, folder.plan.inputs, folder.plan.input_shape, told)
     tensors = inputs.random(told or _EXAMPLES, torch.Generator().manual_seed(0))
     profile = load_profile(_TARGET)
+    tolerance = tolerance_of(folder.told.onnx_precision, profile.parity_limit)
     runner = get_exporter(profile.runtime).open(folder.path / ONNX_FILE, profile)
     try:
         return check_parity(
             runner, network, ONNX_FILE, tensors,
             batches=(told,) if told else (1, 3),
-            limit=tolerance_of(folder.onnx_precision, profile.parity_limit).max_relative_error,
-            main_output=int(folder.metadata.get(MAIN_OUTPUT_KEY, "0")),
+            limit=tolerance.max_relative_error, max_column_error=tolerance.max_column_error,
+            has_classes=(folder.document["data"] or {}).get("label_source") == "given",
+            main_output=folder.told.main_output,
         )  # fmt: skip
     finally:
         runner.close()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -235,10 +236,18 @@ def test_error_with_line_breaks_and_brackets_stays_one_unchanged_line(
     assert capsys.readouterr().err == f"error: shape [3, 32] is [red]wrong[/red] {'x' * 200}\n"
 
 
-def test_bug_is_not_hidden_behind_an_error_line(recorder: Recorder) -> None:
-    recorder.error = ZeroDivisionError("bug")
-    with pytest.raises(ZeroDivisionError):
-        cli.run(["shrink", "model.pt", "-b", "40%"])
+def test_bug_is_one_line_that_says_so_and_names_a_file_with_the_rest(
+    recorder: Recorder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorder.error = ZeroDivisionError("of something")
+    assert cli.run(["shrink", "model.pt", "-b", "40%"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    found = re.search(r"a bug in fairdeploy.*ZeroDivisionError: of something.* in '(.*)'", line)
+    assert found
+    told = Path(found[1]).read_text()
+    assert "Traceback" in told
+    assert "in shrink" in told
+    assert "torch" in told
 
 
 def test_interrupt_says_that_nothing_was_written(
@@ -478,3 +487,53 @@ def test_terminate_signal_ends_a_command_in_order(tmp_path: Path) -> None:
     _, printed = process.communicate(timeout=30)
     assert process.returncode == 130
     assert printed.strip() == "error: interrupted; nothing was written"
+
+
+def test_cache_lists_what_is_kept_and_clears_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAIRDEPLOY_CACHE", str(tmp_path))
+    for name in ("scores-ab.safetensors", "multiples-cd.json", "thesis.json", "training/x.pt",
+                 "logs/failure-1.log", "logs/mine.log"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("123")
+    assert cli.run(["cache", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    found = {row["kind"]: (row["num_files"], row["size_bytes"]) for row in listed["entries"]}
+    assert found["scores"] == found["channel sweeps"] == found["interrupted training"] == (1, 3)
+    assert cli.run(["cache", "clear"]) == 0
+    assert "removed from" in capsys.readouterr().out
+    left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"thesis.json", "mine.log"}
+    assert cli.run(["cache", "tidy"]) == 2
+
+
+def test_an_interrupt_says_what_was_kept(
+    recorder: Recorder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorder.error = KeyboardInterrupt()
+    recorder.error.add_note("the training is kept")
+    assert cli.run(["shrink", "model.pt", "-b", "40%"]) == 130
+    assert capsys.readouterr().err.strip() == "error: interrupted; the training is kept"
+
+
+@pytest.mark.parametrize("words", [["targets"], ["targets", "--json"], ["--help"], ["cache"]])
+def test_output_that_nobody_takes_is_one_line(words: list[str]) -> None:
+    code = f"import sys; from fairdeploy import cli; sys.argv[1:] = {words}; cli.main()"
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True,
+            check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.endswith("no space left on device")
+    assert "a bug" not in line
+
+
+def test_name_that_is_too_long_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["inspect"], ["verify"], ["export"], ["measure"], ["shrink", "-b", "50%"]):
+        assert cli.run([*words, "x" * 300]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "a bug" not in line
+        assert len(line) < 1000

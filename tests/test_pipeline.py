@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,15 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 import fairdeploy
-from fairdeploy.errors import BudgetError, MeasurementError, OutputError, PlanError, UsageError
+from fairdeploy import cli
+from fairdeploy.errors import (
+    BudgetError,
+    ExportError,
+    MeasurementError,
+    OutputError,
+    PlanError,
+    UsageError,
+)
 from fairdeploy.inputs.target_profiles import load_profile, profile_toml
 from fairdeploy.options import ShrinkOptions
 from fairdeploy.pipeline import ShrinkResult, shrink
@@ -280,3 +289,77 @@ def test_network_that_nothing_can_go_from_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BudgetError, match=r"cannot reach"):
         shrink(ShrinkOptions(model=str(tmp_path / "m.pt"), budgets=("50%",), input_shape=(3, 8, 8)))
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
+def failing(error: BaseException) -> Any:
+    def fail(*_: object, **__: object) -> Any:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("what", "error", "code", "left"),
+    [
+        ("fairdeploy_onnx.exporter.OnnxExporter.export", ExportError("no operator"), 1,
+         {"model.pt2", "plan.json", "weights.safetensors"}),
+        ("fairdeploy.pipeline.build_document", TypeError("float(None)"), 1,
+         {"model.onnx", "model.pt2", "plan.json", "weights.safetensors"}),
+        ("fairdeploy.evaluation.Evaluation.changes", KeyboardInterrupt(), 130,
+         {"model.onnx", "model.pt2", "plan.json", "weights.safetensors"}),
+        ("fairdeploy.artifact_folder.model_card", OSError(28, "No space left on device"), 1,
+         {"model.onnx", "model.pt2", "plan.json", "weights.safetensors", "report.html",
+          "report.json", "run.py"}),
+    ],
+)  # fmt: skip
+def test_finished_parts_are_kept_and_said_whatever_fails_after_the_repair(
+    project: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    what: str,
+    error: BaseException,
+    code: int,
+    left: set[str],
+) -> None:
+    monkeypatch.setattr(what, failing(error))
+    output = tmp_path / "out"
+    words = ["shrink", str(project / "model.pt"), "-b", "60%", "--no-latency", "--quiet"]
+    assert cli.run([*words, "-o", str(output)]) == code
+    kept = tmp_path / "out-unfinished"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"what was finished is kept in '{kept}': {', '.join(sorted(left))}, without" in line
+    assert {path.name for path in kept.iterdir()} == left
+    fairdeploy.load(kept)(torch.zeros(2, 3, 8, 8))
+    assert not output.exists()
+
+
+def test_a_file_that_differs_from_torch_is_written_told_of_and_exits_with_4(
+    project: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    strict = replace(load_profile("cpu"), parity_limit=1e-12)
+    monkeypatch.setattr("fairdeploy.pipeline.load_profile", lambda _: strict)
+    output = tmp_path / "out"
+    words = ["shrink", str(project / "model.pt"), "-b", "60%", "--no-latency", "--quiet"]
+    assert cli.run([*words, "-o", str(output)]) == 4
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "differs" in line
+    assert f"the result and its report are in '{output}'" in line
+    document = json.loads((output / "report.json").read_text())
+    assert not all(row["passed"] for row in document["parity"])
+    assert document["chain"]["passed"] is False
+    assert "parity of model.onnx" in (output / "report.html").read_text()
+
+
+def test_a_race_that_fails_costs_the_measurement_not_the_result(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail = failing(MeasurementError("the clock stands still"))
+    monkeypatch.setattr("fairdeploy.deployment.local_device.LocalDevice.compare", fail)
+    result = run(project, tmp_path / "out", with_latency=True)
+    assert result.document["latency"] is None
+    assert any("the clock stands still" in text for text in result.document["warnings"])
+    assert (result.output / "manifest.json").exists()

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from fairdeploy import cli
+from fairdeploy.deployment.exporter_api import load_exporters
 from fairdeploy.errors import UsageError
-from fairdeploy.options import ShrinkOptions, SweepOptions
+from fairdeploy.export_requests import requests_of
+from fairdeploy.options import ExportOptions, ShrinkOptions, SweepOptions
 from fairdeploy.records import Restrictions
 from fairdeploy.settings import (
     DEFAULT_CALIBRATION_IMAGES,
@@ -136,6 +139,53 @@ def test_sweep_measures_at_each_share_once_from_the_largest_down(model: Path) ->
 def test_sweep_refuses_what_cannot_be(model: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=re.escape(message)):
         resolve_sweep(SweepOptions(model=str(model), **changes))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--budget 40% --objective latency --no-latency", "drop --no-latency"),
+        ("--budget latency=5ms --no-latency", "'latency=5ms' cannot be met without measuring"),
+        ("--budget 40% --host me@board --no-latency", "--host me@board says where to measure"),
+        ("--budget 40% --port 22", "--port is about the machine of --host"),
+        ("--budget 40% --steps 2 --allow-norm-coupled", "--steps does not go with --allow-norm"),
+        ("--budget 40% --steps 2 --blocks", "--steps does not go with --blocks"),
+        ("--budget latency=50% --steps 2", "--steps goes with a --budget of parameters"),
+        ("--budget 40% --steps 2 --objective latency", "--steps goes with a --budget of param"),
+        ("--max-drop 1% --objective latency", "--objective latency needs a --budget"),
+        ("--budget 40% --smallest macs", "--smallest macs says what --max-drop makes smallest"),
+        ("--budget 40% --max-drop 1%", "--max-drop needs labelled test images"),
+        ("--budget 40% --recover distil", "--recover distil learns from images"),
+        ("--budget 40% --finetune 3", "--finetune learns from images"),
+        ("--budget 40% --distill", "--distill says how to train; add --finetune"),
+    ],
+)
+def test_contradictions_are_refused_before_the_model_is_read(
+    words: str,
+    told: str,
+    working_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (working_folder / "net.pt").write_text("not a model")
+    assert cli.run(["shrink", "net.pt", *words.split()]) in (1, 2)
+    error = capsys.readouterr().err
+    assert told in error
+    assert "net.pt" not in error
+    assert [path.name for path in working_folder.iterdir()] == ["net.pt"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ({"max_drop": 0.02}, "--max-drop is about int8"),
+        ({"num_calibration": 8}, "--num-calibration is about int8"),
+        ({"formats": ("openvino",), "opset": 17}, "--opset 17 is about ONNX"),
+    ],
+)
+def test_export_s_contradictions_are_refused(typed: dict[str, Any], told: str) -> None:
+    options = replace(ExportOptions(folder=Path("x"), precisions=("fp16",)), **typed)
+    with pytest.raises(UsageError, match=told):
+        requests_of(options, load_exporters())
 
 
 def test_results_of_sharded_weights_lie_beside_their_files(tmp_path: Path) -> None:

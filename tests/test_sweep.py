@@ -376,3 +376,22 @@ def test_without_races_nothing_is_measured(finished: SweepResult) -> None:
         "number": 8, "source": "not measured", "is_cached": False,
     }  # fmt: skip
     assert "channel multiple" not in finished.document["stage_seconds"]
+
+
+def test_an_interrupted_sweep_keeps_its_plans_and_says_so(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fairdeploy.sweep.run.PointMeter.measure", stop)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run(project, tmp_path / "out", points=2)
+    kept = tmp_path / "out-unfinished"
+    scores, files = sorted(caught.value.__notes__)
+    assert scores == "the scores are kept, the same command does not score again"
+    assert files == (
+        f"what was finished is kept in '{kept}': plans, without sweep.json, sweep.html"
+    )
+    assert len(list((kept / "plans").glob("*.json"))) >= 1
+    assert not (tmp_path / "out").exists()

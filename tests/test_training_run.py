@@ -15,6 +15,7 @@ from fairdeploy.errors import AccuracyError, DataError, UsageError
 from fairdeploy.options import ShrinkOptions, TrainingOptions
 from fairdeploy.pipeline import ShrinkResult, shrink
 from fairdeploy.recovery.distillation import distil
+from fairdeploy.scoring.unit_scores import score_units
 from tests.tiny_project import write_project
 
 
@@ -164,3 +165,17 @@ def test_pruning_in_steps_meets_the_budget_and_keeps_what_went(
     assert document["accuracy"]["recovered"] is not None
     with pytest.raises(UsageError, match="--steps goes with a --budget of parameters"):
         run(project, tmp_path / "never", steps=2, budgets=None, max_drop=0.1)
+
+
+def test_every_step_is_scored_by_the_signals_that_were_asked_for(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[object, object]] = []
+
+    def recorded(*arguments: Any, **options: Any) -> Any:
+        asked.append((options.get("signal"), options.get("protect")))
+        return score_units(*arguments, **options)
+
+    monkeypatch.setattr("fairdeploy.pruning_steps.score_units", recorded)
+    run(project, tmp_path / "out", steps=3, signal="l2", protect="none", recover="none")
+    assert asked == [("l2", "none")] * 2

@@ -90,7 +90,8 @@ def with_file(folder: Path, text: str) -> str:
 
 def test_drop_steps_and_selection_come_from_the_project_file(tmp_path: Path) -> None:
     model = with_file(
-        tmp_path, 'max_drop = "2%"\nsmallest = "macs"\nnum_selection = 300\nfinetune = 3\n'
+        tmp_path,
+        'max_drop = "2%"\nsmallest = "macs"\nnum_selection = 300\nfinetune = 3\ndata = "x"\n',
     )
     settings = resolve_shrink(ShrinkOptions(model=model))
     assert (settings.budgets, settings.max_drop, settings.smallest) == ((), 0.02, "macs")

@@ -41,8 +41,8 @@ def telling_stops(command: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt as error:
             kept = notes_of(error) or "nothing was written"
             raise Stopped(f"interrupted; {kept}", INTERRUPTED) from error
-        except OSError as error:
-            raise Stopped(refusal(error), USER_ERROR) from error
+        except BrokenPipeError as error:
+            raise Stopped(failure_line(error), USER_ERROR) from error
 
     return told
 

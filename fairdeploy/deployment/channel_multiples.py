@@ -11,7 +11,8 @@ multiples, a quarter have one more factor of two, and so on.
 The sweep is made several times with newly opened files, and each gives every multiple's cost. The
 usual multiple stays unless these agree, by Student's 95 % interval of their ratio, that a coarser
 one saves more than 3 %, or that a finer one costs less than 3 %: a finer grid leaves the choice of
-channels more freedom. So a busy machine changes nothing.
+channels more freedom. So a busy machine changes nothing: a sweep that can't tell counts as none and
+is not kept.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from numpy.typing import NDArray
 from fairdeploy.deployment.channel_sweep import COUNTS, FEW_COUNTS, sweep_widths
 from fairdeploy.deployment.exporter_api import Exporter
 from fairdeploy.device_facts import device_facts
+from fairdeploy.errors import MeasurementError
 from fairdeploy.gpu_facts import survey_gpus
 from fairdeploy.records import (
     UNMEASURED_MULTIPLE,
@@ -72,6 +74,7 @@ def measured_multiple(
 
     Raises:
         ExportError: The exporter cannot write or run the files.
+        MeasurementError: The sweep cannot tell.
     """
     cached = cached_multiple(profile, cache_folder)
     if cached is not None:
@@ -79,14 +82,25 @@ def measured_multiple(
     started = time.perf_counter()
     sweeps = sweep(exporter, profile)
     seconds = time.perf_counter() - started
+    choice = choose_multiple(sweeps, seconds=seconds)
+    if not choice.is_certain:
+        raise MeasurementError(
+            "its sweeps disagree by more than the multiples differ; the machine may be busy"
+        )
     _write(_cache_file(profile, cache_folder), sweeps, seconds)
-    return choose_multiple(sweeps, seconds=seconds)
+    return choice
 
 
 def cached_multiple(profile: TargetProfile, cache_folder: Path) -> MultipleChoice | None:
     """What an earlier sweep for this target found on this device, or None."""
     stored = _read(_cache_file(profile, cache_folder))
-    return choose_multiple(stored[0], seconds=stored[1], is_cached=True) if stored else None
+    if stored is None:
+        return None
+    try:
+        choice = choose_multiple(stored[0], seconds=stored[1], is_cached=True)
+    except MeasurementError:
+        return None
+    return choice if choice.is_certain else None
 
 
 def choose_multiple(
@@ -98,6 +112,9 @@ def choose_multiple(
         sweeps: Each with some counts of each class, and three multiples of 32 among them.
         seconds: That they took.
         is_cached: Whether that was in an earlier run.
+
+    Raises:
+        MeasurementError: A slow moment fell into a sweep, so that its times mean nothing.
     """
     classes = [_costs_by_class(rows) for rows in sweeps]
     # logarithms, shape [sweeps, multiples]
@@ -165,6 +182,8 @@ def _costs_by_class(rows: Rows) -> dict[int, float]:
     smooth_curve = np.poly1d(
         np.polyfit([row.channels for row in anchors], [row.ms for row in anchors], 2)
     )
+    if any(row.ms <= 0 or not smooth_curve(row.channels) > 0 for row in rows):
+        raise MeasurementError("a slow moment fell into its sweep; the machine may be busy")
     found: dict[int, list[float]] = {}
     for row in rows:
         # the lowest set bit is the largest power of two that divides a number

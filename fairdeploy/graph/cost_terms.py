@@ -136,11 +136,13 @@ def build_cost_terms(
     for name, dims in tensor_units.items():
         tensor = fetch_tensor(walk.module, name)
         assert tensor is not None
+        if id(tensor) in seen:  # shared: it is stored once
+            continue
+        seen.add(id(tensor))
         found = [lengths.of(units, dim) for dim, units in enumerate(dims)]
         found += of_tensor.get(name, [])
-        if name in parameter_names and id(tensor) not in seen:
+        if name in parameter_names:
             params += cost_terms_of_product(1.0, found)
-        seen.add(id(tensor))
         size += cost_terms_of_product(tensor.element_size(), found)
     macs = [
         term

@@ -279,7 +279,7 @@ class _Tuning:
 
 
 def _judge(graph: UnitGraph, selection: ImageSet, device: torch.device) -> Judge:
-    judge = Judge(graph, selection, device)
+    judge = Judge(graph, selection, device, has_classes=True)
     if judge.measure == "error":
         raise no_scores()
     return judge

@@ -22,8 +22,15 @@ from fairdeploy.records import (
     Verdict,
 )
 
-ORDER = ("original", "pruned", "recovered", "distilled", "tuned", "exported")
-"""Steps that are reported first, in this order; any others follow."""
+STEPS = {
+    "original": "original",
+    "pruned": "pruned, before repair",
+    "recovered": "after recovery",
+    "distilled": "after distillation",
+    "tuned": "after training",
+    "exported": "exported file",
+}
+"""Steps that are reported first, in this order and these words; any others follow."""
 
 
 def not_judged_row(data: DataSplits | None) -> dict[str, Any] | None:
@@ -35,7 +42,7 @@ def not_judged_row(data: DataSplits | None) -> dict[str, Any] | None:
 def accuracy_row(accuracy: AccuracyByStage) -> dict[str, Any]:
     """The estimate after each step; None where it was not measured."""
     found = {field.name: getattr(accuracy, field.name) for field in fields(accuracy)}
-    steps = [*(name for name in ORDER if name in found), *(n for n in found if n not in ORDER)]
+    steps = [*(name for name in STEPS if name in found), *(n for n in found if n not in STEPS)]
     sizes = [estimate.num_images for estimate in found.values() if estimate]
     row: dict[str, Any] = {step: estimate_row(found[step]) for step in steps}
     return row | {"num_images": max(sizes, default=0)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fairdeploy.reporting.accuracy_rows import STEPS
 from fairdeploy.reporting.markup import NOTHING, Html, details, join, pill, section, table, tag
 from fairdeploy.reporting.quantities import (
     MISSING,
@@ -18,13 +19,6 @@ from fairdeploy.reporting.quantities import (
 )
 
 Row = Mapping[str, Any]
-_STEPS = {
-    "pruned": "pruned, before repair",
-    "recovered": "after recovery",
-    "distilled": "after distillation",
-    "tuned": "after training",
-    "exported": "exported file",
-}
 _LABELS = {
     "given": "given labels",
     "predicted": "labelled by the original's own predictions",
@@ -69,10 +63,10 @@ def _gate(gate: Row | None) -> Html:
         f"{gate['images']} images: accuracy {change_text(difference)}. How many images it takes: "
         f"{needed_text(gate)}."
     )
-    return join((tag("p", verdict, text), _search(gate["search"])))
+    return join((tag("p", verdict, text), _search(gate["search"], gate["max_drop"])))
 
 
-def _search(search: Row | None) -> Html:
+def _search(search: Row | None, max_drop: float) -> Html:
     if search is None:
         return NOTHING
     rows = (
@@ -83,7 +77,7 @@ def _search(search: Row | None) -> Html:
             percent(trial["share"], 2),
             points(trial["difference"]["value"]),
             f"{points(trial['difference']['low'])} to {points(trial['difference']['high'])}",
-            "within" if trial["is_within"] else "too much",
+            _word(trial, max_drop),
         )
         for index, trial in enumerate(search["trials"])
     )
@@ -92,12 +86,18 @@ def _search(search: Row | None) -> Html:
                    table(headers, rows))  # fmt: skip
 
 
+def _word(trial: Row, max_drop: float) -> str:
+    if trial["is_within"]:
+        return "within"
+    return "too much" if trial["difference"]["high"] < -max_drop else "undecided"
+
+
 def _by_step(changes: Row | None) -> Html:
     if changes is None:
         return NOTHING
     rows = (
         (
-            _STEPS.get(step, step),
+            STEPS.get(step, step),
             points(row["value"]),
             f"{points(row['low'])} to {points(row['high'])}",
             f"{row['num_lost']:,}",

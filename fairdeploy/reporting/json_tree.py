@@ -53,6 +53,7 @@ def json_safe(value: object) -> object:
         return [json_safe(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if value is None or isinstance(value, str | int):
+    if value is None or isinstance(value, int):
         return value
-    return str(value)
+    # a file's name may hold bytes that are no text
+    return str(value).encode(errors="backslashreplace").decode()

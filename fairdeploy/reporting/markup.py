@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
 _VOID = {"meta", "link", "br", "wbr", "rect", "line", "circle", "path"}
@@ -48,6 +48,22 @@ def section(title: str, *children: str, lead: str = "") -> Html:
     """A titled part of the page; ``lead`` says in a sentence how to read it."""
     intro = tag("p", lead, class_="lead") if lead else NOTHING
     return tag("section", tag("h2", title), intro, *children)
+
+
+def drawn(title: str, draw: Callable[[], Html]) -> Html:
+    """What ``draw`` gives; if that fails, a section that says so: the rest of a page stands."""
+    try:
+        return draw()
+    except Exception as problem:  # no drawing may cost a run its page
+        return section(title, lead=not_shown(problem))
+
+
+def not_shown(problem: Exception) -> str:
+    """What stands in the place of a part that failed."""
+    return (
+        f"This part cannot be shown ({type(problem).__name__}: {problem}); its numbers are in the "
+        "JSON file beside this one. Please report this."
+    )
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, numeric_from: int = 1) -> Html:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fairdeploy.records import DeviceRecord, LatencyComparison, LatencyStats
+from fairdeploy.reporting.accuracy_rows import STEPS
 from fairdeploy.reporting.charts import axis_labels, interval_bar, latency_histogram
 from fairdeploy.reporting.markup import NOTHING, Html, join, pill, section, table, tag
 from fairdeploy.reporting.quantities import (
@@ -21,14 +22,6 @@ from fairdeploy.reporting.quantities import (
 )
 
 Row = Mapping[str, Any]
-_STAGES = {
-    "original": "original",
-    "pruned": "pruned, before repair",
-    "recovered": "after recovery",
-    "distilled": "after distillation",
-    "tuned": "after training",
-    "exported": "exported file",
-}
 # Beyond this percentile single slow calls would squeeze the rest of the histogram together.
 _HISTOGRAM_PERCENTILE = 98
 
@@ -36,7 +29,7 @@ _HISTOGRAM_PERCENTILE = 98
 def accuracy(document: Row) -> Html:
     """Accuracy of each stage with its interval, on one axis."""
     estimates = {
-        stage: document["accuracy"][stage] for stage in _STAGES if document["accuracy"].get(stage)
+        stage: document["accuracy"][stage] for stage in STEPS if document["accuracy"].get(stage)
     }
     if not estimates:
         found = document.get("not_judged")
@@ -136,10 +129,10 @@ def _artifact(file: Row) -> Html:
 def _accuracy_row(stage: str, row: Row, scale: tuple[float, float]) -> Html:
     kind = "original" if stage == "original" else "shrunk"
     interval = f"{percent(row['low'])} to {percent(row['high'])}"
-    label = f"{_STAGES[stage]}: {percent(row['value'])}, 95 % interval {interval}"
+    label = f"{STEPS[stage]}: {percent(row['value'])}, 95 % interval {interval}"
     return tag(
         "div",
-        tag("span", _STAGES[stage], class_="label"),
+        tag("span", STEPS[stage], class_="label"),
         interval_bar((row["low"], row["value"], row["high"]), scale, label, kind),
         tag("span", tag("b", percent(row["value"])), class_="figure", title=interval),
         class_="row",

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from fairdeploy.file_metadata import fit_in_words, pixels_in_words
+from fairdeploy.reporting.accuracy_rows import STEPS
 from fairdeploy.reporting.chain import verdict
+from fairdeploy.reporting.markup import not_shown
 from fairdeploy.reporting.quantities import (
     NO_CLAIM,
     amount,
     count,
     error_text,
+    factor,
+    milliseconds,
     percent,
     share_of,
     size,
@@ -22,32 +26,65 @@ Document = Mapping[str, Any]
 
 def model_card(document: Document) -> str:
     """The card as Markdown, from the document of ``report.json``."""
+    parts = (_shown(part, document) for part in _PARTS)
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _shown(part: Callable[[Document], Iterator[str]], document: Document) -> str:
+    """A part, or that it failed: the rest of the card stands."""
+    try:
+        return "\n\n".join(part(document))
+    except Exception as problem:  # no card may cost a run its result
+        return not_shown(problem)
+
+
+def _heading(document: Document) -> Iterator[str]:
     model = document["model"]
     share = share_of(model["shrunk"]["params"], model["original"]["params"])
-    parts = [
-        f"# {_plain(model['name'])}, shrunk to {percent(share, 2)} of its parameters",
-        f"Made by fairdeploy {_version(document)} on {document['created_at']} with:",
-        f"    {document['command']}",
-        "## Budget",
-        _table(("", "original", "shrunk"), _size_rows(model)),
-        *_bullets(_budget_lines(document)),
-        "## Accuracy",
-        *_bullets(_accuracy_lines(document)),
-        "## Speed",
-        *_bullets(_latency_lines(document["latency"])),
-        "## Files",
-        _table(
-            ("file", "precision", "size", "error", "same top-1", "accuracy", ""),
-            map(_chain_cells, document["chain"]["rows"]),
-        ),
-        f"The chain from the original to every file: {verdict(document['chain'])}.",
-        "## Use",
-        *_bullets(_use_lines(document)),
-        "## Provenance",
-        *_bullets(_provenance_lines(document)),
-        *_warnings(document["warnings"]),
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    yield f"# {_plain(model['name'])}, shrunk to {percent(share, 2)} of its parameters"
+    yield f"Made by fairdeploy {_version(document)} on {document['created_at']} with:"
+    yield f"    {document['command']}"
+
+
+def _budget(document: Document) -> Iterator[str]:
+    yield "## Budget"
+    yield _table(("", "original", "shrunk"), _size_rows(document["model"]))
+    yield _bullets(_budget_lines(document))
+
+
+def _accuracy(document: Document) -> Iterator[str]:
+    yield "## Accuracy"
+    yield _bullets(_accuracy_lines(document))
+
+
+def _speed(document: Document) -> Iterator[str]:
+    yield "## Speed"
+    yield _bullets(_latency_lines(document["latency"]))
+
+
+def _files(document: Document) -> Iterator[str]:
+    yield "## Files"
+    yield _table(
+        ("file", "precision", "size", "error", "same top-1", "accuracy", ""),
+        map(_chain_cells, document["chain"]["rows"]),
+    )
+    yield f"The chain from the original to every file: {verdict(document['chain'])}."
+
+
+def _use(document: Document) -> Iterator[str]:
+    yield "## Use"
+    yield _bullets(_use_lines(document))
+
+
+def _provenance(document: Document) -> Iterator[str]:
+    yield "## Provenance"
+    yield _bullets(_provenance_lines(document))
+    if document["warnings"]:
+        yield "## Please note"
+        yield _bullets(document["warnings"])
+
+
+_PARTS = (_heading, _budget, _accuracy, _speed, _files, _use, _provenance)
 
 
 def _size_rows(model: Document) -> Iterator[tuple[str, ...]]:
@@ -68,7 +105,7 @@ def _budget_lines(document: Document) -> Iterator[str]:
 
 def _accuracy_lines(document: Document) -> Iterator[str]:
     accuracy = document["accuracy"]
-    steps = [name for name in ("original", "pruned", "recovered", "exported") if accuracy[name]]
+    steps = [name for name in STEPS if accuracy.get(name)]
     if document.get("not_judged"):
         yield f"Not judged: {document['not_judged']['text']}."
     elif not steps:
@@ -76,18 +113,19 @@ def _accuracy_lines(document: Document) -> Iterator[str]:
     for name in steps:
         row = accuracy[name]
         interval = f"95 % interval {percent(row['low'])} to {percent(row['high'])}"
-        yield f"{name}: {percent(row['value'])} of {accuracy['num_images']:,} images ({interval})"
+        value = f"{percent(row['value'])} of {accuracy['num_images']:,} images"
+        yield f"{STEPS[name]}: {value} ({interval})"
 
 
 def _latency_lines(latency: Document | None) -> Iterator[str]:
     if latency is None:
         yield "Not measured."
         return
-    claim = f"{latency['speedup']:.2f} times as fast as the original"
+    claim = f"{factor(latency['speedup'])} as fast as the original"
     yield (
         f"{NO_CLAIM if latency['is_too_busy'] else claim} (95 % interval "
-        f"{latency['speedup_low']:.2f} to {latency['speedup_high']:.2f}): "
-        f"{latency['original_ms']:.3g} ms, now {latency['shrunk_ms']:.3g} ms a call, "
+        f"{factor(latency['speedup_low'])} to {factor(latency['speedup_high'])}): "
+        f"{milliseconds(latency['original_ms'])}, now {milliseconds(latency['shrunk_ms'])} a call, "
         f"batch {latency['batch']}, target {latency['target']}"
     )
     device = latency["device"]
@@ -137,14 +175,8 @@ def _provenance_lines(document: Document) -> Iterator[str]:
     yield "what was removed is in `plan.json`, everything that was found out in `report.json`"
 
 
-def _warnings(texts: Sequence[str]) -> Iterator[str]:
-    if texts:
-        yield "## Please note"
-        yield from _bullets(texts)
-
-
-def _bullets(lines: Iterator[str] | Sequence[str]) -> tuple[str]:
-    return ("\n".join(f"- {line}" for line in lines),)
+def _bullets(lines: Iterator[str] | Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def _table(headers: Sequence[str], rows: Iterator[tuple[str, ...]]) -> str:

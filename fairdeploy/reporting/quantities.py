@@ -103,8 +103,15 @@ def error_text(value: float | None) -> str:
     return "not a number" if value is None else f"{value:.1e}"
 
 
-def points(difference: float) -> str:
+def short(value: float | None) -> str:
+    """Three digits of any number: ``0.123``, ``1.2e-05``."""
+    return MISSING if value is None else f"{value:.3g}"
+
+
+def points(difference: float | None) -> str:
     """A signed difference of two shares, in percentage points."""
+    if difference is None:
+        return MISSING
     text = f"{100 * difference:+.1f}"
     return ("±0.0" if text in {"+0.0", "-0.0"} else text.replace("-", _MINUS)) + f"{_SPACE}points"
 

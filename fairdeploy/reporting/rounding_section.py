@@ -7,7 +7,15 @@ from typing import Any
 
 from fairdeploy.reporting.markup import NOTHING, Html, details, dotted, join, section, table, tag
 from fairdeploy.reporting.multiples import ORIGINS
-from fairdeploy.reporting.quantities import amount, factor, metric_name, milliseconds, seconds
+from fairdeploy.reporting.quantities import (
+    amount,
+    factor,
+    metric_name,
+    milliseconds,
+    seconds,
+    share_of,
+    short,
+)
 
 Row = Mapping[str, Any]
 _COUNTED = ("params", "macs", "size", "latency")
@@ -33,24 +41,18 @@ def _origin(row: Row) -> str:
     multiple, choice = row["multiple"], row["choice"]
     if row["source"] == "measured":
         when = "by an earlier run" if choice["is_cached"] else "by this run"
-        gain = _cost(choice, 1) / _cost(choice, multiple)
-        doubt = (
-            ""
-            if choice["is_certain"]
-            else " The sweeps could not tell whether another multiple is better, so it is the "
-            "usual one."
-        )
+        gain = share_of(_cost(choice, 1), _cost(choice, multiple))
         return (
             f"Multiples of {multiple}, measured on the target {when} in "
             f"{seconds(choice['seconds'])}. With any counts, the sweep's network takes "
-            f"{factor(gain)} as long for the same work.{doubt}"
+            f"{factor(gain)} as long for the same work."
         )
     return f"Multiples of {multiple}, {ORIGINS[row['source']]}."
 
 
-def _cost(choice: Row, multiple: int) -> float:
+def _cost(choice: Row, multiple: int) -> float | None:
     costs = {row["multiple"]: row["relative_cost"] for row in choice["costs"]}
-    return float(costs[multiple])
+    return costs.get(multiple)
 
 
 def _price(row: Row) -> Html:
@@ -64,7 +66,7 @@ def _price(row: Row) -> Html:
         for metric in _COUNTED
         if metric in row["costs"] and metric in row["costs_unrounded"]
     ]
-    mass = ("R-mass removed", f"{row['r_mass']:.3g}", f"{row['r_mass_unrounded']:.3g}")
+    mass = ("R-mass removed", short(row["r_mass"]), short(row["r_mass_unrounded"]))
     return table(("plan for the same budgets", "rounded", "any counts"), [*rows, mass])
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from fairdeploy.graph.unit_graph import UnitGraph
+from fairdeploy.manifest import write_whole
 from fairdeploy.records import (
     KNOBS,
     AccuracyByStage,
@@ -165,9 +166,13 @@ def build_document(
 
 
 def write_report(folder: Path, record: RunRecord) -> None:
-    """Write ``report.json`` and ``report.html`` into ``folder``."""
-    (folder / "report.json").write_text(json_text(record.document), encoding="utf-8")
-    (folder / "report.html").write_text(render_html(record), encoding="utf-8")
+    """Write ``report.json`` and then, drawn from it, ``report.html`` into ``folder``.
+
+    Raises:
+        OutputError: The disk refused.
+    """
+    write_whole(folder / "report.json", json_text(record.document))
+    write_whole(folder / "report.html", render_html(record))
 
 
 def json_text(document: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fairdeploy.reporting.accuracy_rows import STEPS
 from fairdeploy.reporting.markup import NOTHING, Html, pill, section, table, tag
 from fairdeploy.reporting.quantities import (
     amount,
@@ -125,8 +126,8 @@ def _budget_tile(row: Document) -> Html:
 def _accuracy_tile(document: Document) -> Html:
     accuracy = document["accuracy"]
     before = accuracy["original"]
-    steps = ("exported", "tuned", "distilled", "recovered", "pruned")
-    after = next((accuracy[step] for step in steps if accuracy.get(step)), None)
+    _, *later = STEPS
+    after = next((accuracy[step] for step in reversed(later) if accuracy.get(step)), None)
     found = document.get("not_judged")
     if found:
         return tile("Accuracy", "not judged", f"{found['reason']}.")

@@ -6,14 +6,13 @@ seconds, and what is not a number is null.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fairdeploy.errors import OutputError
 from fairdeploy.graph.unit_graph import UnitGraph
+from fairdeploy.manifest import write_whole
 from fairdeploy.records import (
     DataSplits,
     LoadedModel,
@@ -28,6 +27,7 @@ from fairdeploy.reporting.json_tree import circumstance_rows, heading_rows, json
 from fairdeploy.reporting.run_record import (
     costs_row,
     data_row,
+    json_text,
     method_row,
     model_row,
 )
@@ -122,12 +122,8 @@ def write_sweep(folder: Path, document: Mapping[str, Any]) -> None:
     Raises:
         OutputError: The disk refused.
     """
-    text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    try:
-        (folder / SWEEP_FILE).write_text(text, encoding="utf-8")
-        (folder / SWEEP_PAGE).write_text(render_sweep(document), encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"cannot write in '{folder}': {error.strerror or error}") from error
+    write_whole(folder / SWEEP_FILE, json_text(document))
+    write_whole(folder / SWEEP_PAGE, render_sweep(document))
 
 
 def _point_row(

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from fairdeploy.reporting.markup import NOTHING, Html, details, join, pill, section, table, tag
+from fairdeploy.reporting.markup import (
+    NOTHING,
+    Html,
+    details,
+    drawn,
+    join,
+    pill,
+    section,
+    table,
+    tag,
+)
 from fairdeploy.reporting.multiples import multiple_text
 from fairdeploy.reporting.page import render_page
 from fairdeploy.reporting.quantities import (
@@ -33,33 +43,38 @@ _MAX_UNSEEN_LOSS = 0.02
 def render_sweep(document: Row) -> str:
     """The whole page as one string; every text from the run is escaped."""
     title = _title(document)
-    main = tag(
-        "main",
-        tag(
-            "header",
-            tag("p", "fairdeploy sweep", class_="overline"),
-            tag("h1", title),
-            tag("p", _verdict(document)),
-            warnings(document["warnings"]),
-        ),
-        tag("div", *_tiles(document), class_="tiles"),
-        quality_plots(document),
-        latency_plots(document),
-        _points(document),
-        _commands(document),
-        _run(document),
-        tag("footer", "Every number on this page, and more, is in sweep.json beside it."),
-    )
+    parts: dict[str, Callable[[], Html]] = {
+        "Result": lambda: _header(document, title),
+        "In short": lambda: tag("div", *_tiles(document), class_="tiles"),
+        "Quality": lambda: quality_plots(document),
+        "Latency": lambda: latency_plots(document),
+        "Networks": lambda: _points(document),
+        "Commands": lambda: _commands(document),
+        "This run": lambda: _run(document),
+    }
+    ending = tag("footer", "Every number on this page, and more, is in sweep.json beside it.")
+    main = tag("main", *(drawn(name, draw) for name, draw in parts.items()), ending)
     return render_page(title, main)
+
+
+def _header(document: Row, title: str) -> Html:
+    return tag(
+        "header",
+        tag("p", "fairdeploy sweep", class_="overline"),
+        tag("h1", title),
+        tag("p", _verdict(document)),
+        warnings(document["warnings"]),
+    )
 
 
 def _title(document: Row) -> str:
     """``resnet56: 8 networks from 9.5 % of its parameters``."""
     shares = [point["left"][cost_key(document)] for point in document["points"]]
+    least = min((share for share in shares if share is not None), default=None)
     number = len(shares) - 1
     return (
         f"{document['model']['name']}: {number} smaller network{'' if number == 1 else 's'}, down "
-        f"to {percent(min(shares))} of its {metric_name(document['metric'])}"
+        f"to {percent(least)} of its {metric_name(document['metric'])}"
     )
 
 

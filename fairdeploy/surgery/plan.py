@@ -165,7 +165,7 @@ def _plan_from(document: Any, path: Path) -> Plan:
             inputs=parse_inputs(str(text) for text in document.get("inputs", ())),
             fixed_batch=_fixed_batch(document.get("fixed_batch")),
         )
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, UsageError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, UsageError) as error:
         raise PlanError(f"'{path}' is not a plan: {type(error).__name__} at {error}") from error
     for name, units in plan.removed.items():
         size = plan.group_sizes[name]

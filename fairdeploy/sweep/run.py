@@ -21,12 +21,12 @@ from fairdeploy.cache_folder import cache_folder
 from fairdeploy.deployment.latency import require_this_machine
 from fairdeploy.deployment.paired_accuracy import paired_difference
 from fairdeploy.deployment.precision import exporter_for
-from fairdeploy.errors import OutputError
+from fairdeploy.errors import OutputError, noted
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.inputs.original_check import require_judged
 from fairdeploy.inputs.target_profiles import load_profile
 from fairdeploy.options import SweepOptions
-from fairdeploy.output_folder import appearing_folder, check_output_folder
+from fairdeploy.output_folder import appearing_folder, check_output_folder, kept_if_it_fails
 from fairdeploy.progress import Progress, SilentProgress
 from fairdeploy.records import (
     GroupScores,
@@ -40,11 +40,17 @@ from fairdeploy.records import (
     TradeOff,
 )
 from fairdeploy.removal_stage import check_answers
-from fairdeploy.reporting.sweep_record import build_sweep_document, write_sweep
+from fairdeploy.reporting.sweep_record import (
+    SWEEP_FILE,
+    SWEEP_PAGE,
+    build_sweep_document,
+    write_sweep,
+)
 from fairdeploy.rounding import multiple_row, resolve_multiple, with_multiple
 from fairdeploy.scored_groups import group_scores, group_sizes, unscored_groups
 from fairdeploy.settings import SweepSettings, resolve_sweep
 from fairdeploy.stages import (
+    SCORES_KEPT,
     capture_network,
     load_images,
     load_network,
@@ -115,14 +121,16 @@ def sweep(options: SweepOptions, progress: Progress | None = None) -> SweepResul
         watch.warn(text)
 
     with appearing_folder(settings.output, force=options.force) as folder, ExitStack() as stack:
+        stack.enter_context(noted(SCORES_KEPT, KeyboardInterrupt))
+        write_target(folder, target, channels)
+        _write_plans(folder / PLANS_FOLDER, planned, model, graph, groups)
+        stack.enter_context(kept_if_it_fails(folder, settings.output, (SWEEP_FILE, SWEEP_PAGE)))
         trials = stack.enter_context(latency_trials(
             exporter, model, graph, unscored, profile, seed=settings.model.seed, watch=watch
         ))  # fmt: skip
         meter = PointMeter(graph, groups, data, settings, trials, watch)
         first = meter.original(costs.cost(group_sizes(graph)))
         points = (first, *_measure(planned, meter, watch))
-        write_target(folder, target, channels)
-        _write_plans(folder / PLANS_FOLDER, planned, model, graph, groups)
         labels = None if data.test is None else data.test.labels
         differences = _differences(points, first, labels)
         trade_off = _trade_off(points, labels, settings)

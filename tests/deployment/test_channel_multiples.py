@@ -18,6 +18,7 @@ from fairdeploy.deployment.channel_multiples import (
     measured_multiple,
 )
 from fairdeploy.deployment.channel_sweep import COUNTS, FEW_COUNTS, sweep_widths, time_in_turn
+from fairdeploy.errors import MeasurementError
 from fairdeploy.records import TargetProfile, WidthTime
 from tests.deployment.fakes import PROFILE, FakeClock, WorkingExporter
 
@@ -174,6 +175,31 @@ def test_a_damaged_cache_is_measured_again(tmp_path: Path, content: str) -> None
     assert measured_multiple(WorkingExporter(), PROFILE, tmp_path, sweep=sweep).multiple == 16
     assert sweep.num_calls == 2
     assert len(json.loads(file.read_text())["sweeps"]) == 5
+
+
+def slow_at(slow: int, factor: float) -> Cost:
+    return lambda count: (100.0 + count) * (factor if count == slow else 1.0)
+
+
+@pytest.mark.parametrize(("slow", "factor"), [(32, 60.0), (96, 60.0), (64, 0.0), (64, math.nan)])
+def test_a_sweep_with_a_slow_moment_is_no_measurement_and_is_not_kept(
+    tmp_path: Path, slow: int, factor: float
+) -> None:
+    found = [*sweeps(steps_of(16))[1:], rows(slow_at(slow, factor))]
+    with pytest.raises(MeasurementError, match="slow moment"):
+        measured_multiple(WorkingExporter(), PROFILE, tmp_path, sweep=lambda *_: found)
+    assert list(tmp_path.iterdir()) == []
+    channel_multiples._write(channel_multiples._cache_file(PROFILE, tmp_path), found, 1.0)
+    assert cached_multiple(PROFILE, tmp_path) is None
+    assert measured_multiple(WorkingExporter(), PROFILE, tmp_path, sweep=CountedSweep())
+    assert cached_multiple(PROFILE, tmp_path) is not None
+
+
+def test_sweeps_that_disagree_are_no_measurement_and_are_not_kept(tmp_path: Path) -> None:
+    found = [rows(steps_of(width)) for width in (4, 8, 16, 32, 2)]
+    with pytest.raises(MeasurementError, match="disagree"):
+        measured_multiple(WorkingExporter(), PROFILE, tmp_path, sweep=lambda *_: found)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_cache_that_cannot_be_written_costs_the_cache_only(tmp_path: Path) -> None:

@@ -72,3 +72,25 @@ def test_attention_macs_are_counted_as_torch_counts_them() -> None:
     graph = build_unit_graph(network, EXAMPLE)
     kept = [group.size for group in graph.groups]
     assert cost(graph, "macs", kept) == counted_macs(network)
+
+
+class Tied(nn.Module):
+    """Two layers that share their weight, and a third that is prunable."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(12, 12), nn.Linear(12, 12)
+        self.second.weight = self.first.weight
+        self.hidden, self.head = nn.Linear(12, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.hidden(self.second(self.first(x.flatten(1)).relu())).relu())
+
+
+def test_weights_that_several_names_share_are_counted_once() -> None:
+    graph = build_unit_graph(Tied().eval(), (torch.zeros(2, 3, 2, 2),))
+    numbers = sum(parameter.numel() for parameter in Tied().parameters())
+    kept = [group.size for group in graph.groups]
+    assert numbers == 12 * 12 + 12 + 12 + 12 * 8 + 8 + 8 * 3 + 3
+    assert cost(graph, "params", kept) == numbers
+    assert cost(graph, "size", kept) == 4 * numbers

@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from fairdeploy.records import Artifact, Divergence, Tolerance, VariantCheck
+from fairdeploy.records import (
+    AccuracyByStage,
+    AccuracyEstimate,
+    Artifact,
+    Divergence,
+    Tolerance,
+    VariantCheck,
+)
+from fairdeploy.reporting.accuracy_rows import STEPS
 from fairdeploy.reporting.chain import chain_of, merged_variants, variant_document, verdict
 from fairdeploy.reporting.chain_section import with_chain
 from fairdeploy.reporting.json_tree import json_safe
@@ -89,7 +97,20 @@ def test_a_page_is_redrawn_in_place_or_given_its_chain() -> None:
 def test_the_card_has_speed_device_and_every_file() -> None:
     card = model_card(document(GOOD, ELSEWHERE))
     latency = document()["latency"]
-    assert f"{latency['speedup']:.2f} times as fast as the original" in card
+    assert f"{latency['speedup']:.2f}\N{MULTIPLICATION SIGN} as fast as the original" in card
     assert "| `model-fp16.onnx` | fp16 | 1.20" in card
     assert "not run: not run: no GPU" not in card
     assert "no GPU" in card
+
+
+def test_the_card_has_the_accuracy_after_every_step() -> None:
+    graph = sample_graph()
+    arguments = sample_arguments(graph)
+    estimates = {
+        step: AccuracyEstimate(value, value - 0.02, value + 0.02, 800)
+        for step, value in zip(STEPS, (0.91, 0.42, 0.83, 0.84, 0.85, 0.86), strict=True)
+    }
+    card = model_card(build_document(**arguments | {"accuracy": AccuracyByStage(**estimates)}))
+    spaced = card.replace("\N{NO-BREAK SPACE}", " ")
+    for step, words in STEPS.items():
+        assert f"- {words}: {estimates[step].value:.1%}".replace("%", " %") in spaced
