@@ -124,30 +124,18 @@ def bisect(
     Raises:
         AccuracyError: Not one network passes.
     """
-    low = reachable_range(groups, costs.costs)[metric][0] / original
-    high, share = 1.0, max((low + 1.0) / 2, low)
-    doubtful: float | None = None
+    bracket = _Bracket(reachable_range(groups, costs.costs)[metric][0] / original)
     trials: list[DropTrial] = []
     plans: list[Allocation] = []
-    while len(trials) < max_trials and high - low > NARROW:
-        budget = _budget(metric, share)
+    while len(trials) < max_trials and bracket.high - bracket.low > NARROW:
+        budget = _budget(metric, bracket.share)
         allocation = search(groups, costs.costs, [budget])
         cost = allocation.costs[metric]
         difference = tried(allocation)
         is_within = difference.stays_within(max_drop)
         trials.append(DropTrial(budget.text, cost, cost / original, difference, is_within))
         plans.append(allocation)
-        if is_within:
-            high, doubtful = min(high, cost / original), None
-        elif doubtful is None and not difference.surely_exceeds(max_drop):
-            doubtful = share
-        else:
-            low, doubtful = max(low, doubtful or share), None
-        if doubtful is not None and doubtful - low > NARROW:
-            share = doubtful - RECHECK_STEP * (doubtful - low)
-        else:
-            low, doubtful = max(low, doubtful or low), None
-            share = (low + high) / 2
+        bracket.learn(trials[-1], is_certain=difference.surely_exceeds(max_drop))
     passed = [index for index, trial in enumerate(trials) if trial.is_within]
     if not passed:
         raise AccuracyError(_none_passed(trials, metric, max_drop))
@@ -157,6 +145,28 @@ def bisect(
         max_drop, "selection", best.difference, DropSearch(metric, tuple(trials), chosen)
     )
     return Smallest(plans[chosen], _budget(metric, best.share), gate)
+
+
+class _Bracket:
+    """Shares of the original's cost: what fails, what passes, and where to look next."""
+
+    def __init__(self, smallest: float) -> None:
+        self.low, self.high = smallest, 1.0
+        self.share = (self.low + self.high) / 2
+        self._doubtful: float | None = None
+
+    def learn(self, trial: DropTrial, *, is_certain: bool) -> None:
+        """Narrow the range by a trial at ``share``; ``is_certain`` is of its failure."""
+        if trial.is_within:
+            self.high, self._doubtful = min(self.high, trial.share), None
+        elif self._doubtful is None and not is_certain and self.share - self.low > NARROW:
+            self._doubtful = self.share
+        else:
+            self.low, self._doubtful = max(self.low, self._doubtful or self.share), None
+        if self._doubtful is None:
+            self.share = (self.low + self.high) / 2
+        else:
+            self.share -= RECHECK_STEP * (self.share - self.low)
 
 
 def require_testable(data: DataSplits) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, fx
 from fairdeploy.deployment.exporter_api import Exporter, Runner
 from fairdeploy.deployment.local_device import Device, profiler_on
 from fairdeploy.deployment.parity import check_parity, repeated
+from fairdeploy.deployment.tolerances import tolerance_of
 from fairdeploy.errors import ExportError, MeasurementError
 from fairdeploy.evaluation import Evaluation
 from fairdeploy.graph.unit_graph import UnitGraph
@@ -83,7 +85,8 @@ def deliver(
         stage.note(f"{artifact.size_bytes / 1e6:.1f} MB")
     with watch.stage("parity"):
         runner = exporter.open(file, profile)
-        parity = _parity(runner, file.name, graph, shrunk, inputs, profile.parity_limit)
+        parity = _parity(runner, file.name, graph, shrunk, inputs, profile,
+                         has_classes=data.calibration.label_source == "given")  # fmt: skip
     evaluation.add("exported", runner)
     runner.close()
     if not with_latency:
@@ -139,22 +142,22 @@ def _parity(
     graph: UnitGraph,
     shrunk: fx.GraphModule,
     inputs: tuple[Tensor, ...],
-    limit: float,
+    profile: TargetProfile,
+    *,
+    has_classes: bool,
 ) -> tuple[ParityResult, ...]:
     """On the calibration images, and on random inputs of another size where sizes vary."""
     batches = (1, 3) if graph.has_dynamic_batch else (graph.inputs.batch,)
-    main = graph.outputs.main
-    size = sizes_text(graph.inputs.sizes)
-    results = check_parity(
-        runner, shrunk, artifact, inputs,
-        batches=batches, limit=limit, image_size=size, main_output=main,
+    compare = partial(
+        check_parity, runner, shrunk, artifact,
+        batches=batches, limit=profile.parity_limit,
+        max_column_error=tolerance_of(profile.precision, profile.parity_limit).max_column_error,
+        main_output=graph.outputs.main, has_classes=has_classes,
     )  # fmt: skip
+    results = compare(inputs, image_size=sizes_text(graph.inputs.sizes))
     other = graph.inputs.other_sizes()
     if not other:
         return results
     generator = torch.Generator().manual_seed(0)
     noise = graph.inputs.random(4 * max(batches), generator, other)
-    return results + check_parity(
-        runner, shrunk, artifact, noise,
-        batches=batches, limit=limit, image_size=sizes_text(other), main_output=main,
-    )  # fmt: skip
+    return results + compare(noise, image_size=sizes_text(other))

@@ -62,7 +62,7 @@ class ExportImages:
         if as_pixels:
             found = self._pixel_examples(found)
         if as_probabilities:
-            found = replace(found, expected=found.expected.softmax(1))
+            found = _as_probabilities(found)
         return found
 
     def _pixel_examples(self, examples: Examples) -> Examples:
@@ -130,6 +130,15 @@ def load_export_images(
     return ExportImages(
         network, preprocessing, inputs, inputs.arranged(calibration), examples, note
     )
+
+
+def _as_probabilities(examples: Examples) -> Examples:
+    """Of the main output."""
+    others = list(examples.others)
+    if others:
+        scores = torch.from_numpy(others[examples.main_output])
+        others[examples.main_output] = scores.softmax(1).numpy()
+    return replace(examples, expected=examples.expected.softmax(1), others=tuple(others))
 
 
 def _source(options: ExportOptions, folder: ArtifactFolder) -> str | None:

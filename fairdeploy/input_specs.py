@@ -115,7 +115,8 @@ def image_of(specs: Iterable[InputSpec]) -> InputSpec:
             return spec
     raise UsageError(
         f"no input takes images: {', '.join(map(str, given))}; one of them must be float32 with "
-        "three sizes, channels first, as in --input image:3,224,224"
+        "three sizes, channels first, as in --input image:3,224,224; signals, clips and volumes "
+        "are not served yet: wrap the network in a module that takes [C, H, W] and reshapes it"
     )
 
 

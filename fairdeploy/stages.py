@@ -34,6 +34,7 @@ from fairdeploy.inputs.original_check import check_original
 from fairdeploy.inputs.other_inputs import with_noise_for_others
 from fairdeploy.inputs.preparation_trials import NUM_TRIED, Original, norm_distance
 from fairdeploy.inputs.splits import with_spare_selection
+from fairdeploy.inputs.unclassified import checked_output, refuse_classes
 from fairdeploy.method_notes import fitting_warning, method_warnings
 from fairdeploy.method_settings import DEFAULT_RECOVERY
 from fairdeploy.options import RecoveryMethod
@@ -51,7 +52,9 @@ from fairdeploy.records import (
     UnitScores,
 )
 from fairdeploy.recovery.batchnorm import reestimate_batchnorm
+from fairdeploy.recovery.finetuning import no_scores
 from fairdeploy.recovery.fitted_weights import own_tensors
+from fairdeploy.recovery.imitation import are_scores
 from fairdeploy.recovery.judgement import Judge, kept_if_better
 from fairdeploy.recovery.least_squares import fit_least_squares
 from fairdeploy.reporting.accuracy_rows import verdict_row
@@ -155,14 +158,12 @@ def load_images(
             data = replace(data, training=replace(data.training, has_labels=False))
         data = with_noise_for_others(data, graph.inputs, settings.model.seed)
         main = graph.outputs.main_tensor(graph.module(*graph.example_inputs))
-        check_labels_fit(data, class_scores(main).shape[1])
-        if main.dim() == 2:
-            data = check_original(
-                data,
-                _original(data, settings, model, graph),
-                names_are_given=settings.class_names is not None or not _is_folder(settings),
-            )
-        data = with_predicted_labels(data, scores_by_class(graph), graph.inputs.arranged)
+        if settings.tuning is not None and not are_scores(main):
+            raise no_scores()
+        if class_scores(checked_output(main, graph.inputs.batch)).shape[1] == 1:
+            refuse_classes(data, settings.method)
+        else:
+            data = _classified(data, main, settings, model, graph)
         if main.dim() != 2 and data.test is not None:
             text = "the model gives a map, not one score per class; accuracy is not measured"
             data = replace(data, test=None, warnings=(*data.warnings, text))
@@ -210,6 +211,20 @@ def _original(
 
 def _is_folder(settings: RunSettings) -> bool:
     return settings.data is not None and Path(settings.data).is_dir()
+
+
+def _classified(
+    data: DataSplits, main: Tensor, settings: RunSettings, model: LoadedModel, graph: UnitGraph
+) -> DataSplits:
+    """With labels that fit the classes: checked, judged with the original, or predicted."""
+    check_labels_fit(data, class_scores(main).shape[1])
+    if main.dim() == 2:
+        data = check_original(
+            data,
+            _original(data, settings, model, graph),
+            names_are_given=settings.class_names is not None or not _is_folder(settings),
+        )
+    return with_predicted_labels(data, scores_by_class(graph), graph.inputs.arranged)
 
 
 def scores_by_class(graph: UnitGraph) -> Callable[..., Tensor]:

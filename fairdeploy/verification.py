@@ -82,11 +82,7 @@ def _run(folder: ArtifactFolder) -> tuple[tuple[Discrepancy, ...], tuple[ParityR
     parity = _parity(folder)
     problems = [*_plan_problems(folder)]
     problems += [
-        Discrepancy(
-            row.artifact,
-            f"differs from model.pt2 by {row.max_relative_error:.1e} of the output's scale at "
-            f"batch {row.batch}, limit {row.limit:.0e}",
-        )
+        Discrepancy(row.artifact, f"differs from model.pt2 {row.how_far}")
         for row in parity
         if not row.passed
     ]
@@ -108,12 +104,14 @@ def _parity(folder: ArtifactFolder) -> tuple[ParityResult, ...]:
     inputs = model_inputs(network, folder.plan.inputs, folder.plan.input_shape, told)
     tensors = inputs.random(told or _EXAMPLES, torch.Generator().manual_seed(0))
     profile = load_profile(_TARGET)
+    tolerance = tolerance_of(folder.told.onnx_precision, profile.parity_limit)
     runner = get_exporter(profile.runtime).open(folder.path / ONNX_FILE, profile)
     try:
         return check_parity(
             runner, network, ONNX_FILE, tensors,
             batches=(told,) if told else (1, 3),
-            limit=tolerance_of(folder.told.onnx_precision, profile.parity_limit).max_relative_error,
+            limit=tolerance.max_relative_error, max_column_error=tolerance.max_column_error,
+            has_classes=(folder.document["data"] or {}).get("label_source") == "given",
             main_output=folder.told.main_output,
         )  # fmt: skip
     finally:

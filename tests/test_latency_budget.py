@@ -108,7 +108,7 @@ def test_unreachable_latency_shows_both_ends_before_any_image_is_read(
 def test_device_lost_in_the_search_leaves_the_best_plan_and_says_so(
     project: Path, tmp_path: Path, device: SizedDevice
 ) -> None:
-    device.lost_after = 3
+    device.lost_after = 2  # the smallest plan, and one more
     result = run(project, tmp_path / "out", "latency=60%")
     search = result.document["latency_search"]
     assert "device 'pi' stopped answering" in search["ended_because"]

@@ -28,6 +28,33 @@ def advised(run: dict[str, Any]) -> bool:
     return any("--recover distil" in text for _, text in training_lines(run))
 
 
+def test_a_step_that_lost_accuracy_on_the_test_is_told_as_a_loss_with_word_and_sign() -> None:
+    run = document(-0.10, -0.08)
+    step = {"value": -0.104, "low": -0.126, "high": -0.082}
+    run["changes"]["since_last"] = {"recovered": step | {"value": 0.3}, "distilled": step}
+    run["distillation"] = {
+        "num_steps": 700, "num_images": 936, "verdict": verdict("improved", 0.625, 0.64)
+    }  # fmt: skip
+    lines = dict.fromkeys(text for _, text in training_lines(run))
+    (fall,) = (text for text in lines if "distilled:" in text)
+    assert "the accuracy fell: -10.40 points (-12.60 to -8.20) with this step" in fall
+    (told,) = (text for text in lines if "without labels" in text)
+    assert told.replace("\N{NO-BREAK SPACE}", " ").endswith(
+        "accuracy 62.5 %, now 64.0 % on 700 selection images (+1.5 points, interval +0.5 points "
+        "to +2.5 points)"
+    )
+    assert any(text.startswith("accuracy fell: -10.00 points") for text in lines)
+
+
+def test_a_gain_that_may_be_chance_and_no_gain_at_all_are_told_as_that() -> None:
+    for outcome, words in (("unclear", ", which may be chance"), ("kept", "nothing was better on")):
+        run = {"recovery": None, "tuning": {
+            "epochs": [{"epoch": 0}], "best_epoch": 0, "num_images": 9, "verdict": verdict(outcome),
+        }}  # fmt: skip
+        (text,) = (text for title, text in training_lines(run) if title == "trained")
+        assert words in text
+
+
 def test_who_lost_accuracy_and_did_not_train_is_told_what_brings_it_back() -> None:
     assert advised(document(-0.03, -0.01))
 

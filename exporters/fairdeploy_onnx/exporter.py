@@ -229,6 +229,12 @@ def _reason(error: BaseException) -> str:
     """The first line of the innermost cause: torch wraps it in pages of advice."""
     while error.__cause__ is not None:
         error = error.__cause__
+    if "_tensors.SymbolicTensor" in str(error):
+        return (
+            "a number in one of its calls counts with the batch, as the groups of convolutions "
+            "with weights for each image do; give --fixed-batch with the number of images that it "
+            "shall take at once"
+        )
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:300] if lines else 'no message'}"
 

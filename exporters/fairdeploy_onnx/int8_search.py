@@ -3,8 +3,10 @@
 A third of the calibration batches gives the ranges, the others judge. Everything is tried with all
 operators quantised first, then with products only, each with weights of 8 bits and of 7: on x86
 processors without VNNI sums of 8-bit products overflow. If the answers still differ for more images
-than allowed, results of matrix products are left in float; after that whole layers, those that err
-most by themselves: one, two, four, …, at most half, and then as few as that allows.
+than allowed, or a column of an output is off by too much of its own spread, results of matrix
+products are left in float; after that whole layers, those that err most by themselves: one, two,
+four, …, at most half, and then as few as that allows. What joins values of other scales at the end
+of the network is in float from the start (``float_tail``).
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fairdeploy.deployment.output_columns import MIN_CLASSES, compare_columns
 from fairdeploy.errors import ExportError
+from fairdeploy_onnx.float_tail import float_tail, leave_in_float
 from fairdeploy_onnx.model_files import (
     MAIN_OUTPUT_KEY,
     PRECISION_KEY,
@@ -41,6 +45,11 @@ DISAGREEMENT_PER_DROP = 2.0
 before, or change from wrong to right."""
 MAX_MAP_ERROR = 0.1
 """Of outputs that are no class scores, relative to their own size."""
+MAX_COLUMN_ERROR = 0.2
+"""Of any column of those, relative to its own spread."""
+MAX_SCORE_ERROR = 0.4
+"""The same of scores whose largest is the answer."""
+_CLASSES_KEY = "fairdeploy.classes"
 _MATRIX = 2
 _MEASURE_EVERY = 3
 _MAP_BATCHES = 2
@@ -49,25 +58,36 @@ _FINENESS = 8
 """The number of layers in float is found to an eighth of itself."""
 _TINY = 1e-30
 
+Outputs = list[NDArray[Any]]
+
 
 @dataclass(frozen=True, slots=True)
 class Fidelity:
     """How closely a quantised network follows the float one."""
 
     disagreement: float | None
-    """Share of images with another class; None: the output is a map."""
+    """Share of images with another class; None: the output holds no classes."""
     error: float
-    """Root mean square of the difference, relative to that of the output."""
+    """Root mean square of the difference of the main output, relative to that of the output."""
+    column_error: float = 0.0
+    """Of the column that is furthest off, over all outputs; see ``output_columns``."""
+    is_broken: bool = False
+    """Whether a column became constant, or lost half of its range."""
 
     def is_within(self, max_drop: float) -> bool:
         """Whether it may be taken to lose no more than ``max_drop`` of accuracy."""
+        if self.is_broken:
+            return False
         if self.disagreement is None:
-            return self.error <= MAX_MAP_ERROR
-        return self.disagreement <= DISAGREEMENT_PER_DROP * max_drop
+            return self.error <= MAX_MAP_ERROR and self.column_error <= MAX_COLUMN_ERROR
+        is_near = self.column_error <= MAX_SCORE_ERROR
+        return is_near and self.disagreement <= DISAGREEMENT_PER_DROP * max_drop
 
-    def rank(self) -> tuple[float, float]:
+    def rank(self) -> tuple[bool, float, float]:
         """The smaller the better."""
-        return (self.disagreement or 0.0, self.error)
+        if self.disagreement is None:
+            return (self.is_broken, 0.0, self.column_error)
+        return (self.is_broken, self.disagreement, self.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +123,13 @@ class Int8Search:
         equal = [batch for batch in batches if len(batch[0]) == len(batches[0][0])]
         self._measured = equal[::_MEASURE_EVERY]
         self._judging = [b for i, b in enumerate(equal) if i % _MEASURE_EVERY] or equal
-        self._main = int(metadata_of(model).get(MAIN_OUTPUT_KEY, "0"))
+        told = metadata_of(model)
+        self._main = int(told.get(MAIN_OUTPUT_KEY, "0"))
         if _rank_of_output(model, self._main) != _MATRIX:
             self._judging = self._judging[:_MAP_BATCHES]
         self._expected = self._outputs(model, self._judging)
+        self._has_classes = _has_classes(self._expected[self._main], told.get(_CLASSES_KEY))
+        self._tail = float_tail(model, self._expected, self._judging[0])
         self._ranges: dict[str, Any] = {}
 
     def best(self, max_drop: float) -> Candidate:
@@ -169,9 +192,10 @@ class Int8Search:
     ) -> Candidate:
         model = quantized(
             self._model, self._range(method), self._scheme, extent,
-            kept=kept, has_7_bit_weights=has_7_bit_weights,
+            kept=(*kept, *self._tail.nodes), has_7_bit_weights=has_7_bit_weights,
         )  # fmt: skip
-        fidelity = fidelity_of(self._expected, self._outputs(model, self._judging))
+        leave_in_float(model, self._tail.values)
+        fidelity = self._fidelity(self._expected, self._outputs(model, self._judging))
         return Candidate(model, method, extent, tuple(kept), has_7_bit_weights, fidelity)
 
     def _keeping(self, start: Candidate, kept: Sequence[str]) -> Candidate:
@@ -182,7 +206,7 @@ class Int8Search:
     def _by_error(self, start: Candidate) -> list[str]:
         """Products by the error that each makes when it alone is quantised, largest first."""
         batches = self._judging[:2]
-        expected = self._expected[: sum(len(batch[0]) for batch in batches)]
+        expected = self._outputs(self._model, batches)
         errors = {}
         for node in self._model.graph.node:
             if node.op_type in PRODUCTS:
@@ -190,7 +214,9 @@ class Int8Search:
                     self._model, self._range(start.method), self._scheme, start.extent,
                     only=[node.name], has_7_bit_weights=start.has_7_bit_weights,
                 )  # fmt: skip
-                errors[node.name] = fidelity_of(expected, self._outputs(alone, batches)).error
+                leave_in_float(alone, self._tail.values)
+                found = self._fidelity(expected, self._outputs(alone, batches))
+                errors[node.name] = found.error if self._has_classes else found.column_error
         return sorted(errors, key=lambda name: -errors[name])
 
     def _range(self, method: str) -> Any:
@@ -198,23 +224,57 @@ class Int8Search:
             self._ranges[method] = value_ranges(self._model, method, self._measured)
         return self._ranges[method]
 
-    def _outputs(self, model: Any, batches: Sequence[Batch]) -> NDArray[np.float64]:
+    def _fidelity(self, expected: Outputs, got: Outputs) -> Fidelity:
+        return fidelity_of(expected, got, self._main, has_classes=self._has_classes)
+
+    def _outputs(self, model: Any, batches: Sequence[Batch]) -> Outputs:
+        """All outputs; of maps beside the main output those of the first batches."""
         session = opened(model)
-        found = [run_batch(session, batch)[self._main] for batch in batches]
-        return np.concatenate(found).astype(np.float64)
+        found: list[Outputs] = []
+        for number, batch in enumerate(batches):
+            outputs = run_batch(session, batch)
+            found.append(
+                [
+                    array if number < _MAP_BATCHES or self._is_whole(place, array) else array[:0]
+                    for place, array in enumerate(outputs)
+                ]
+            )
+        return [_joined(pieces) for pieces in zip(*found, strict=True)]
+
+    def _is_whole(self, place: int, array: NDArray[Any]) -> bool:
+        return place == self._main or array.ndim <= _MATRIX
 
 
-def fidelity_of(expected: NDArray[np.float64], got: NDArray[np.float64]) -> Fidelity:
-    """Compare main outputs, images first."""
-    error = float(np.sqrt(((got - expected) ** 2).mean() / max((expected**2).mean(), _TINY)))
-    if expected.ndim != _MATRIX:
-        return Fidelity(None, error)
-    return Fidelity(float((got.argmax(1) != expected.argmax(1)).mean()), error)
+def fidelity_of(
+    expected: Outputs, got: Outputs, main: int = 0, *, has_classes: bool = True
+) -> Fidelity:
+    """Compare outputs, images first."""
+    ours, theirs = (outputs[main].astype(np.float64) for outputs in (expected, got))
+    error = float(np.sqrt(((theirs - ours) ** 2).mean() / max((ours**2).mean(), _TINY)))
+    columns = compare_columns(expected, got)
+    disagreement = None
+    if has_classes and ours.ndim == _MATRIX:
+        disagreement = float((theirs.argmax(1) != ours.argmax(1)).mean())
+    return Fidelity(disagreement, error, columns.error, bool(columns.problems))
+
+
+def _joined(pieces: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """One array of all images; the first piece where there are no images in it."""
+    if pieces[0].ndim == 0 or len({piece.shape[1:] for piece in pieces}) > 1:
+        return pieces[0]
+    return np.concatenate(pieces)
+
+
+def _has_classes(scores: NDArray[Any], told: str | None) -> bool:
+    """Whether the largest score is the answer: the classes have names, or there are many."""
+    if scores.ndim != _MATRIX or scores.shape[1] < _MATRIX:
+        return False
+    return scores.shape[1] >= MIN_CLASSES or bool(told and json.loads(told))
 
 
 def _rank_of_output(model: Any, place: int) -> int:
     return len(model.graph.output[place].type.tensor_type.shape.dim)
 
 
-def _rank(candidate: Candidate) -> tuple[float, float]:
+def _rank(candidate: Candidate) -> tuple[bool, float, float]:
     return candidate.fidelity.rank()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,7 @@ def _precision(told: Mapping[str, str]) -> str | None:
 
 def _signature(node: Any) -> InputSignature:
     """Name, type and sizes of an input node; ``tensor(float)`` is NumPy's float32."""
-    element = str(node.type).removeprefix("tensor(").removesuffix(")")
+    found = re.fullmatch(r"tensor\((\w+)\)", str(node.type))
+    element = found[1] if found else str(node.type)
     sizes = tuple(size if isinstance(size, int | str) else None for size in node.shape)
     return InputSignature(node.name, _NUMPY_TYPES.get(element, element), sizes)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fairdeploy.deployment.exporter_api import Runner
+from fairdeploy.deployment.output_columns import MIN_CLASSES, compare_columns
 from fairdeploy.errors import DataError, ParityError
 from fairdeploy.records import AccuracyEstimate, ParityResult
 
@@ -19,6 +20,7 @@ Outputs = tuple[NDArray[np.float64], ...]
 Reference = Callable[..., object]
 
 CALLS_PER_BATCH_SIZE = 4
+_MAX_COLUMN_ERROR = 0.1
 _MATRIX = 2
 _TINY = 1e-30
 _Z_95 = 1.959963984540054
@@ -33,8 +35,10 @@ def check_parity(
     *,
     batches: tuple[int, ...] = (1, 3),
     limit: float,
+    max_column_error: float = _MAX_COLUMN_ERROR,
     image_size: str = "",
     main_output: int = 0,
+    has_classes: bool = False,
 ) -> tuple[ParityResult, ...]:
     """Compare a file with the torch network at each batch size, on several batches of each.
 
@@ -46,8 +50,10 @@ def check_parity(
             there are too few.
         batches: Batch sizes to run.
         limit: Largest allowed difference, relative to the reference's largest output value.
+        max_column_error: Largest allowed error of any column, as a share of its own spread.
         image_size: Told in the results where sizes vary.
-        main_output: Place of the output whose largest value is the class.
+        main_output: Place of the output with the scores.
+        has_classes: Whether the largest score is known to be the answer, however few there are.
 
     Raises:
         DataError: There are no images.
@@ -55,10 +61,18 @@ def check_parity(
     tensors = all_inputs(inputs)
     if len(tensors[0]) == 0:
         raise DataError("parity needs at least 1 image, got 0")
+    least = _MATRIX if has_classes else MIN_CLASSES
     results = []
     for batch in batches:
-        error, agreement = _parity_at(runner, reference, tensors, batch, main_output)
-        results.append(ParityResult(artifact, batch, error, limit, agreement, image_size))
+        ours, theirs = (_outputs_at(network, tensors, batch) for network in (runner, reference))
+        columns = compare_columns(theirs, ours)
+        results.append(
+            ParityResult(
+                artifact, batch, _relative_error(ours, theirs), limit,
+                _top1_agreement(ours, theirs, main_output, least), image_size,
+                columns.error, max_column_error, columns.column,
+            )
+        )  # fmt: skip
     return tuple(results)
 
 
@@ -83,15 +97,9 @@ def require_parity(results: tuple[ParityResult, ...]) -> None:
     if not failed:
         return
     worst = max(failed, key=lambda result: np.nan_to_num(result.max_relative_error, nan=np.inf))
-    how_far = (
-        f"by {worst.max_relative_error:.1e} of the output's scale"
-        if np.isfinite(worst.max_relative_error)
-        else "in shape, or is not a number"
-    )
     raise ParityError(
-        f"'{worst.artifact}' differs from the torch network {how_far} at batch {worst.batch}, "
-        f"limit {worst.limit:.0e}; raise parity_limit in the target profile only if that is "
-        "acceptable"
+        f"'{worst.artifact}' differs from the torch network {worst.how_far}; raise parity_limit in "
+        "the target profile only if that is acceptable"
     )
 
 
@@ -127,6 +135,35 @@ def predict(
     return torch.cat(parts)
 
 
+def predict_all(
+    network: Reference | Runner,
+    images: Tensor | Inputs,
+    batch: int,
+    *,
+    is_batch_fixed: bool = False,
+) -> tuple[NDArray[np.generic], ...]:
+    """Every output for all images, computed in batches; those without images in them once.
+
+    Args as ``predict``.
+    """
+    inputs = all_inputs(images)
+    parts: list[list[NDArray[np.generic]]] = []
+    for start in range(0, len(inputs[0]), batch):
+        used = min(batch, len(inputs[0]) - start)
+        chunk = repeated(inputs, start, batch if is_batch_fixed else used)
+        found = list(_flat_arrays(_call(network, chunk)))
+        count = len(chunk[0])
+        parts.append([a[:used] if a.ndim and len(a) == count else a for a in found])
+    return tuple(_joined(pieces) for pieces in zip(*parts, strict=True))
+
+
+def _joined(pieces: tuple[NDArray[np.generic], ...]) -> NDArray[np.generic]:
+    shapes = {piece.shape[1:] for piece in pieces}
+    if pieces[0].ndim == 0 or len(shapes) > 1:
+        return pieces[0]
+    return np.concatenate(pieces)
+
+
 def accuracy_from_predictions(logits: Tensor, labels: Tensor) -> AccuracyEstimate:
     """Share of right answers with its 95 % Wilson score interval.
 
@@ -157,22 +194,11 @@ def wilson_interval(num_right: int, num_images: int) -> AccuracyEstimate:
     return AccuracyEstimate(share, low, high, num_images)
 
 
-def _parity_at(
-    runner: Runner,
-    reference: Reference,
-    inputs: Inputs,
-    batch: int,
-    main_output: int,
-) -> tuple[float, float]:
-    """Largest error over all outputs, and share of images with the same class."""
-    error, agreements = 0.0, []
-    for call in range(CALLS_PER_BATCH_SIZE):
-        chunk = repeated(inputs, call * batch, batch)
-        ours = _arrays(_call(runner, chunk))
-        theirs = _arrays(_call(reference, chunk))
-        error = max(error, _relative_error(ours, theirs))
-        agreements.append(_top1_agreement(ours, theirs, main_output))
-    return error, float(np.mean(agreements))
+def _outputs_at(network: Reference | Runner, inputs: Inputs, batch: int) -> Outputs:
+    """All outputs on several batches."""
+    chunks = (repeated(inputs, call * batch, batch) for call in range(CALLS_PER_BATCH_SIZE))
+    found = [tuple(_flat_arrays(_call(network, chunk))) for chunk in chunks]
+    return tuple(_joined(pieces).astype(np.float64) for pieces in zip(*found, strict=True))
 
 
 def _call(network: Reference | Runner, inputs: Inputs) -> object:
@@ -180,10 +206,6 @@ def _call(network: Reference | Runner, inputs: Inputs) -> object:
         return network.run(tuple(np.ascontiguousarray(tensor.numpy()) for tensor in inputs))
     with torch.no_grad():
         return network(*inputs)
-
-
-def _arrays(outputs: object) -> Outputs:
-    return tuple(array.astype(np.float64) for array in _flat_arrays(outputs))
 
 
 def _flat_arrays(outputs: object) -> Iterator[NDArray[np.generic]]:
@@ -212,9 +234,11 @@ def _relative_error(ours: Outputs, theirs: Outputs) -> float:
     return worst
 
 
-def _top1_agreement(ours: Outputs, theirs: Outputs, main: int) -> float:
-    """Share of images whose largest logit is the same class; NaN if there are no logits."""
+def _top1_agreement(ours: Outputs, theirs: Outputs, main: int, least: int) -> float:
+    """Share of images whose largest score is the same class; NaN if there are no classes."""
     if not ours or len(theirs) <= main or theirs[main].ndim != _MATRIX:
+        return float("nan")
+    if theirs[main].shape[1] < least:
         return float("nan")
     if len(ours) <= main or ours[main].shape != theirs[main].shape:
         return 0.0

@@ -149,11 +149,7 @@ def race(
                 )
                 if is_over or (is_known and count >= settings.min_pairs):
                     reason = f"{settings.max_seconds:g} s passed" if now >= deadline else None
-                    if reached is not None and is_known:
-                        reason = reached
-                    rounds = f"{count} {'pairs' if len(calls) > 1 else 'calls'}"
-                    because = f"{reason} after {rounds}" if reason else f"{rounds} timed"
-                    return RaceResult(tuple(tuple(own) for own in times), interval, because)
+                    return _result(times, interval, (is_known and reached) or reason)
                 next_look = count + max(_PAIRS_BETWEEN_LOOKS, int(count * _GROWTH_BETWEEN_LOOKS))
             is_renewed = entrants is not None and entrants.is_due
             if entrants is not None and is_renewed:
@@ -239,6 +235,12 @@ def _timed_ms(call: Call, clock: Clock) -> float:
     start = clock()
     call()
     return (clock() - start) / NS_PER_MS
+
+
+def _result(times_ms: list[list[float]], interval: Interval, reason: str | None) -> RaceResult:
+    rounds = f"{len(times_ms[0])} {'pairs' if len(times_ms) > 1 else 'calls'}"
+    because = f"{reason} after {rounds}" if reason else f"{rounds} timed"
+    return RaceResult(tuple(tuple(own) for own in times_ms), interval, because)
 
 
 def _refill_caches(calls: Sequence[Call]) -> None:

@@ -10,10 +10,17 @@ import torch
 from torch import Tensor
 
 from fairdeploy.deployment.exporter_api import Runner
-from fairdeploy.deployment.parity import accuracy_from_predictions, predict
+from fairdeploy.deployment.output_columns import (
+    MIN_CLASSES,
+    Array,
+    ColumnVerdict,
+    compare_columns,
+)
+from fairdeploy.deployment.parity import accuracy_from_predictions, predict, predict_all
 from fairdeploy.records import AccuracyEstimate, Artifact, Tolerance, VariantCheck
 
 BATCH = 32
+_FEW_IMAGES = 64
 _MATRIX = 2
 _TINY = 1e-30
 
@@ -27,16 +34,37 @@ class Examples:
     labels: Tensor | None
     expected: Tensor
     """The main output."""
+    others: tuple[Array, ...]
+    """All outputs for the first images; empty where there is but one."""
     main_output: int
     batch: int | None
     """The only number of images that files take at a time; None: any."""
 
     @property
+    def has_classes(self) -> bool:
+        """Whether the largest score is the answer: labels say so, or there are many scores."""
+        if self.expected.dim() != _MATRIX or self.expected.shape[1] < _MATRIX:
+            return False
+        if self.labels is None:
+            return self.expected.shape[1] >= MIN_CLASSES
+        return self.labels.dim() == 1 and not self.labels.is_floating_point()
+
+    @property
     def accuracy(self) -> AccuracyEstimate | None:
-        """Of the torch network; None without labels."""
-        if self.labels is None or self.expected.dim() != _MATRIX:
+        """Of the torch network; None without labels of classes."""
+        if self.labels is None or not self.has_classes:
             return None
         return accuracy_from_predictions(self.expected, self.labels)
+
+    def columns(self, runner: Runner, got: Tensor) -> ColumnVerdict:
+        """How far the columns of all outputs are off in a file whose main output is ``got``."""
+        if not self.others:
+            return compare_columns([self.expected.numpy()], [got.numpy()])
+        found = all_outputs(runner, self.inputs, self.batch)
+        main = compare_columns([self.expected.numpy()], [got.numpy()])
+        rest = compare_columns(self.others, found)
+        worst = main if main.error > rest.error else rest
+        return replace(worst, problems=tuple(dict.fromkeys([*rest.problems, *main.problems])))
 
 
 def make_examples(
@@ -53,7 +81,18 @@ def make_examples(
         DataError: There are no images.
     """
     expected = _predicted(network, inputs, main_output, batch)
-    return Examples(inputs, labels, expected, main_output, batch)
+    outputs = all_outputs(network, inputs, batch)
+    others = outputs if len(outputs) > 1 else ()
+    return Examples(inputs, labels, expected, others, main_output, batch)
+
+
+def all_outputs(
+    network: Callable[..., object] | Runner, inputs: tuple[Tensor, ...], batch: int | None
+) -> tuple[Array, ...]:
+    """Every output for the first images."""
+    first = tuple(tensor[:_FEW_IMAGES] for tensor in inputs)
+    with torch.no_grad():
+        return predict_all(network, first, batch or BATCH, is_batch_fixed=batch is not None)
 
 
 def check_variant(
@@ -69,11 +108,15 @@ def check_variant(
     if before is not None and got.shape == examples.expected.shape:
         assert examples.labels is not None
         after = accuracy_from_predictions(got, examples.labels)
+    columns = examples.columns(runner, got)
     return VariantCheck(
         artifact=artifact,
         tolerance=tolerance,
         max_relative_error=relative_error(examples.expected, got),
-        top1_agreement=_agreement(examples.expected, got),
+        column_error=columns.error,
+        worst_column=columns.column,
+        column_problems=columns.problems,
+        top1_agreement=_agreement(examples.expected, got) if examples.has_classes else None,
         accuracy=after,
         accuracy_drop=before.value - after.value if before and after else None,
         max_drop=max_drop,
@@ -115,9 +158,7 @@ def _predicted(
         )  # fmt: skip
 
 
-def _agreement(expected: Tensor, got: Tensor) -> float | None:
-    if expected.dim() != _MATRIX:
-        return None
+def _agreement(expected: Tensor, got: Tensor) -> float:
     if expected.shape != got.shape:
         return 0.0
     return float((expected.argmax(1) == got.argmax(1)).double().mean())

@@ -201,9 +201,11 @@ class Propagation:
     def _call(self, node: fx.Node, rule: Rule | None) -> None:
         if rule is not None and self._follow(node, rule):
             return
-        involved = (node, *node.all_input_nodes)
-        is_from_data = any(has_size_from_data(one.meta.get("val")) for one in involved)
+        reads = any(has_size_from_data(one.meta.get("val")) for one in node.all_input_nodes)
+        is_from_data = reads or has_size_from_data(node.meta.get("val"))
         reason = SIZE_FROM_DATA if is_from_data else f"no rule for operator '{op_name(node)}'"
+        if is_from_data and not reads:
+            self._event(reason)  # told even where everything was held already
         for argument in node.all_input_nodes:
             self.freeze_all(self.values.get(argument), reason, is_unknown_op=not is_from_data)
         self.values[node] = self.fixed_like(node)

@@ -221,6 +221,7 @@ def _checked_floats(images: Array, what: str) -> Array:
     if low < -_ROUNDING or high > 1 + _ROUNDING:
         raise DataError(
             f"{what} has values from {low:.4g} to {high:.4g}; give floats in [0, 1], before "
-            "normalisation, or uint8"
+            "normalisation, or uint8; what is no image (a spectrogram) comes from a loader, "
+            "--data file.py:factory, which is used as it is"
         )
     return np.clip(values, 0, 1)

@@ -77,11 +77,19 @@ def check_labels(
     """
     flat = labels.reshape(-1) if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if flat.ndim != 1:
-        raise DataError(f"{what} has labels of shape {list(labels.shape)}; give one number each")
+        raise DataError(
+            f"{what} has labels of shape {list(labels.shape)}; give one number each: several "
+            "labels per image (multi-hot, boxes, masks) are not judged yet, and without labels "
+            "the images serve to score and repair"
+        )
     if len(flat) != num_images:
         raise DataError(f"{what} has {num_images} images but {len(flat)} labels")
     if flat.dtype.kind not in "iufb" or not np.all(np.equal(flat, np.trunc(flat))):
-        raise DataError(f"{what} has labels of type {flat.dtype}; give whole class numbers from 0")
+        raise DataError(
+            f"{what} has labels of type {flat.dtype}; give whole class numbers from 0: numbers to "
+            "predict (regression) are not judged yet, and without labels the images serve to score "
+            "and repair"
+        )
     whole = flat.astype(np.int64)
     if len(whole) and whole.min() < 0:
         raise DataError(f"{what} has the label {whole.min()}; give class numbers from 0")

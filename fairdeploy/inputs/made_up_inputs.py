@@ -74,11 +74,19 @@ def _size_of(
         return sizes[name]
     if position == 0 and one.sizes[0] is None:
         return batch
-    if signature[0].sizes and name == _name_of(signature[0], 0):
+    if name == _batch_name(signature):
         return batch
+    batches = {_name_of(each, 0) for each in signature if each.sizes and each.sizes[0] is None}
+    known = {*sizes, *batches, _batch_name(signature)}
+    rest = [item for item in varying_sizes(signature) if item not in known]
     raise UsageError(
-        f"input '{one.name}' has a size '{name}' that varies; give it with --size {name}=NUMBER"
+        f"input '{one.name}' has a size '{name}' that varies; give it with "
+        + " ".join(f"--size {item}=NUMBER" for item in rest)
     )
+
+
+def _batch_name(signature: Sequence[InputSignature]) -> str | None:
+    return _name_of(signature[0], 0) if signature[0].sizes else None
 
 
 def _name_of(one: InputSignature, position: int) -> str:
@@ -95,6 +103,6 @@ def _made_up(one: InputSignature, shape: tuple[int, ...], rng: np.random.Generat
     if dtype.kind in "iub":
         return rng.integers(0, _NUM_CODES, shape).astype(dtype)
     raise DataError(
-        f"input '{one.name}' is of type '{one.dtype}', which cannot be made up; inputs of numbers "
-        "and of true and false can"
+        f"input '{one.name}' is of type '{one.dtype}', which cannot be made up, so the file cannot "
+        "be measured; give one whose inputs are tensors of numbers, or of true and false"
     )

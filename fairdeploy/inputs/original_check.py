@@ -20,6 +20,7 @@ from fairdeploy.inputs.preparation_trials import (
     Original,
     Tried,
     matched_numbering,
+    sorted_numberings,
     try_preparations,
 )
 from fairdeploy.records import DataSplits, ImageSet, NotJudged
@@ -27,6 +28,8 @@ from fairdeploy.records import DataSplits, ImageSet, NotJudged
 _LOOKS = (128, 512)
 _DOUBT = 0.025
 _SURE = 0.001
+# Strict, so that a handful of images does not condemn an honest network.
+_BAD = 0.005
 # Overfitted networks are honestly some ten or twenty points too sure of themselves.
 _USUAL_OVERCONFIDENCE = 0.1
 _GREAT_OVERCONFIDENCE = 0.3
@@ -71,7 +74,7 @@ class _Answers:
             return False
         is_no_better = 1 - binomial_cdf(right - 1, count, chance) > _DOUBT
         kappa = (self.accuracy - chance) / (1 - chance)
-        is_bad = binomial_cdf(right, count, (1 + chance) / 2) < _DOUBT
+        is_bad = binomial_cdf(right, count, (1 + chance) / 2) < _BAD
         return is_no_better and is_bad and kappa < 0.2
 
     def is_far_below_confidence(self) -> bool:
@@ -193,18 +196,19 @@ def _is_surely_better(best: Tried, usual: Tried) -> bool:
 def _better_numbering(
     answers: _Answers, original: Original, names: Sequence[str] | None
 ) -> tuple[Numbering, float, int] | None:
-    """An order found on every second image that makes most of the others right."""
-    count = original.num_outputs
-    found = matched_numbering(
-        answers.predicted[::2], answers.labels[::2], names or [str(k) for k in range(count)]
-    )
-    if found is None:
-        return None
+    """An order that makes far more images right: folders sorted otherwise, or any other one.
+
+    What is found by the answers themselves is found on every second image and judged on the others.
+    """
     predicted, labels = answers.predicted[1::2], answers.labels[1::2]
-    right = predicted == found.places[labels]
     before = int((predicted == labels).sum())
-    is_better = binomial_cdf(before, len(right), float(right.float().mean()) - _LEAST_GAIN) < _SURE
-    return (found, float(right.float().mean()), len(right)) if is_better else None
+    known = names or [str(number) for number in range(original.num_outputs)]
+    matched = matched_numbering(answers.predicted[::2], answers.labels[::2], known)
+    for numbering in (*sorted_numberings(names), *([matched] if matched else [])):
+        accuracy = float((predicted == numbering.places[labels]).float().mean())
+        if binomial_cdf(before, len(labels), max(0.0, accuracy - _LEAST_GAIN)) < _SURE:
+            return numbering, accuracy, len(labels)
+    return None
 
 
 def _reason(answers: _Answers) -> str:

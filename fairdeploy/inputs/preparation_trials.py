@@ -87,7 +87,7 @@ def try_preparations(original: Original, names: Sequence[str] | None) -> tuple[T
         original: Its ``reread`` is not None.
         names: Class folders in their order, where another one is possible.
     """
-    numberings = tuple(_numberings(names, original.num_outputs))
+    numberings = (usual_numbering(original.num_outputs), *sorted_numberings(names))
     found = list(_tried(original, original.preprocessing, numberings))
     if not found:
         return ()
@@ -196,9 +196,13 @@ def _changes(usual: Preprocessing) -> Iterator[Preprocessing]:
     return iter([other for other in others if other != usual])
 
 
-def _numberings(names: Sequence[str] | None, num_outputs: int) -> Iterator[Numbering]:
-    """The order as it is, and the other two ways of sorting where they are others."""
-    yield Numbering("", torch.arange(max(num_outputs, len(names or ()))))
+def usual_numbering(num_outputs: int) -> Numbering:
+    """The order as it is."""
+    return Numbering("", torch.arange(num_outputs))
+
+
+def sorted_numberings(names: Sequence[str] | None) -> Iterator[Numbering]:
+    """The two ways of sorting, where they are another order."""
     if names is None or len(names) < 2:
         return
     orders = {"natural": sorted(names, key=natural_key), "text": sorted(names)}

@@ -19,6 +19,9 @@ _LARGEST = 2**63 - 1
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
 
+_MAX_CHARACTERS = 2**16
+_MAX_DOTS = 1_000
+
 Reader = Callable[[object], Any]
 """Turns a TOML value into the record's value, or raises ValueError with what would be right."""
 
@@ -29,6 +32,12 @@ def read_toml_table(text: str, path: Path | str, readers: Mapping[str, Reader]) 
     Raises:
         ProjectFileError: Not TOML, a key that ``readers`` lacks, or a value of the wrong kind.
     """
+    # The reader takes a time that grows with the square of a dotted key's parts.
+    if len(text) > _MAX_CHARACTERS or any(line.count(".") > _MAX_DOTS for line in text.split("\n")):
+        raise ProjectFileError(
+            f"'{path}' has {len(text):,} characters or a key of many parts; write no more than "
+            f"{_MAX_CHARACTERS:,}, with {_MAX_DOTS:,} dots a line"
+        )
     try:
         table = tomllib.loads(text)
     except ValueError as error:  # also of a number with thousands of digits

@@ -116,11 +116,31 @@ class ParityResult:
     top1_agreement: float
     image_size: str = ""
     """Where sizes vary: ``H=192, W=224``."""
+    column_error: float = 0.0
+    """Of the column that is furthest off, over all outputs, as a share of its own spread."""
+    max_column_error: float = math.inf
+    worst_column: str = ""
 
     @property
     def passed(self) -> bool:
-        """Whether the error is a number and within the limit."""
-        return self.max_relative_error <= self.limit
+        """Whether the errors are numbers and within the limits."""
+        is_near = self.max_relative_error <= self.limit
+        return is_near and self.column_error <= self.max_column_error
+
+    @property
+    def how_far(self) -> str:
+        """What is off by how much, against which limit."""
+        if self.max_relative_error <= self.limit < math.inf:
+            return (
+                f"in {self.worst_column} by {self.column_error:.2g} of its own spread at batch "
+                f"{self.batch}, limit {self.max_column_error:g}"
+            )
+        by = (
+            f"by {self.max_relative_error:.1e} of the output's scale"
+            if math.isfinite(self.max_relative_error)
+            else "in shape, or is not a number"
+        )
+        return f"{by} at batch {self.batch}, limit {self.limit:.0e}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,8 @@ class Tolerance:
     """Relative to the largest output of the network."""
     min_top1_agreement: float
     """Share of images with the same class."""
+    max_column_error: float = 0.3
+    """Of any column of any output, as a share of its own spread; see ``output_columns``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +55,18 @@ class VariantCheck:
     max_relative_error: float | None
     """None: it was not run here."""
     top1_agreement: float | None
-    """None too where the output is a map."""
+    """None too where the output holds no classes."""
     accuracy: AccuracyEstimate | None
     """None without labelled test images."""
     accuracy_drop: float | None
     """Of the torch network to this file, on the same images; negative: it rose."""
     max_drop: float
     num_images: int
+    column_error: float | None = None
+    """Of the column that is furthest off, over all outputs, as a share of its own spread."""
+    worst_column: str = ""
+    column_problems: tuple[str, ...] = ()
+    """Columns that became constant, or whose range shrank."""
     divergence: Divergence | None = None
     """Where it parts from the fp32 file, if it failed and the format can tell."""
     not_run_because: str = ""
@@ -79,6 +86,12 @@ class VariantCheck:
         if error is None or not error <= limit:
             shown = "not a number" if error is None else f"{error:.1e}"
             found.append(f"relative error {shown}, limit {limit:.0e}")
+        column, most_off = self.column_error, self.tolerance.max_column_error
+        if column is not None and not column <= most_off:
+            found.append(
+                f"{self.worst_column} is off by {column:.2g} of its own spread, limit {most_off:g}"
+            )
+        found += self.column_problems
         if agreement is not None and agreement < least:
             found.append(f"same class for {agreement:.1%} of the images, limit {least:.0%}")
         if self.accuracy_drop is not None and self.accuracy_drop > self.max_drop:

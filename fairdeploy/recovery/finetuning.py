@@ -279,10 +279,15 @@ class _Tuning:
 
 
 def _judge(graph: UnitGraph, selection: ImageSet, device: torch.device) -> Judge:
-    judge = Judge(graph, selection, device)
+    judge = Judge(graph, selection, device, has_classes=True)
     if judge.measure == "error":
-        raise UsageError(
-            "--finetune needs a network with one score per class, which this one does not give; "
-            "use --recover distil"
-        )
+        raise no_scores()
     return judge
+
+
+def no_scores() -> UsageError:
+    """The error for networks without classes, which this training cannot judge."""
+    return UsageError(
+        "--finetune needs a network with one score per class, which this one does not give; "
+        "use --recover distil"
+    )

@@ -30,6 +30,9 @@ BATCH = 64
 HELD_OUT_EVERY = 4
 """Of the calibration images, where there are hardly any others to choose with."""
 
+_MANY_SCORES = 10
+_FEWEST_VARIED = 3
+_MOST_OF_ONE = 0.9
 _TINY = 1e-30
 
 Result = TypeVar("Result")
@@ -52,22 +55,39 @@ class Judge:
     """Runs networks on the selection images."""
 
     def __init__(
-        self, graph: UnitGraph, selection: ImageSet, device: torch.device | None = None
+        self,
+        graph: UnitGraph,
+        selection: ImageSet,
+        device: torch.device | None = None,
+        *,
+        has_classes: bool = False,
     ) -> None:
-        """Find out what is wanted of each image; ``device`` is where the original is asked."""
+        """Find out what is wanted of each image.
+
+        Args:
+            graph: Of the original.
+            selection: The images.
+            device: Where the original is asked.
+            has_classes: Whether it is known that the largest score is the answer. Several numbers
+                may be that, or quantities of which one is always the largest; without labels
+                the original's answers tell.
+        """
         self._graph, self._selection = graph, selection
         self._device = device or torch.device("cpu")
         module = on_device(graph.module, self._device)
         main = main_output(module, graph.outputs.main).name
         self._original = stretch(module, input_names(module), [main])
-        first = next(self._parts(self._original, self._device))
-        has_labels = selection.labels is not None and selection.label_source == "given"
         self.measure: Measure = "error"
-        if are_scores(first):
-            self.measure = "accuracy" if has_labels else "agreement"
         self._wanted = selection.labels
-        if self.measure == "agreement":
-            self._wanted = self._classes(self._original, self._device)
+        first = next(self._parts(self._original, self._device))
+        if not are_scores(first):
+            return
+        if selection.labels is not None and selection.label_source == "given":
+            self.measure = "accuracy"
+            return
+        self._wanted = self._classes(self._original, self._device)
+        if has_classes or _are_classes(self._wanted, first.shape[1]):
+            self.measure = "agreement"
 
     @property
     def num_images(self) -> int:
@@ -94,9 +114,10 @@ class Judge:
         )
         errors, means, squares = [], [], []
         for ours, theirs in both:
-            errors.append((ours - theirs).double().square().flatten(1).mean(dim=1))
-            means.append(theirs.double().flatten(1).mean(dim=1))
-            squares.append(theirs.double().square().flatten(1).mean(dim=1))
+            wanted = _rows(theirs)
+            errors.append((_rows(ours) - wanted).square().mean(dim=1))
+            means.append(wanted.mean(dim=1))
+            squares.append(wanted.square().mean(dim=1))
         variance = torch.cat(squares).mean() - torch.cat(means).mean().square()
         return torch.cat(errors) / variance.clamp_min(_TINY)
 
@@ -169,6 +190,18 @@ class Contest:
             num_images=self._judge.num_images,
             is_taken=after is not self._before,
         )
+
+
+def _are_classes(answers: Tensor, num_scores: int) -> bool:
+    """Whether scores look like those of classes: there are many, or none is nearly always first."""
+    commonest = float(answers.bincount().max()) / len(answers)
+    is_varied = num_scores >= _FEWEST_VARIED and commonest <= _MOST_OF_ONE
+    return num_scores >= _MANY_SCORES or is_varied
+
+
+def _rows(values: Tensor) -> Tensor:
+    """float64 [N, values of an image]."""
+    return values.double().reshape(len(values), -1)
 
 
 def kept_if_better(

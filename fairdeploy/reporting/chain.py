@@ -99,11 +99,14 @@ def _onnx_rows(document: Document) -> Iterator[dict[str, Any]]:
 
 def _variant_row(row: Document, usual: int) -> dict[str, Any]:
     artifact = row["artifact"]
+    error, limit = row["max_relative_error"], row["tolerance"]["max_relative_error"]
+    if "column_error" in row:  # else of an earlier version
+        error, limit = row["column_error"], row["tolerance"]["max_column_error"]
     return _row(
         "shrunk → file", artifact["path"],
         format=artifact["format"], precision=artifact["precision"],
-        size_bytes=artifact["size_bytes"], error=row["max_relative_error"],
-        limit=row["tolerance"]["max_relative_error"], top1_agreement=row["top1_agreement"],
+        size_bytes=artifact["size_bytes"], error=error, limit=limit,
+        top1_agreement=row["top1_agreement"],
         accuracy=_value(row["accuracy"]), passed=row["passed"], note=_note(row, usual),
     )  # fmt: skip
 

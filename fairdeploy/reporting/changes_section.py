@@ -63,10 +63,10 @@ def _gate(gate: Row | None) -> Html:
         f"{gate['images']} images: accuracy {change_text(difference)}. How many images it takes: "
         f"{needed_text(gate)}."
     )
-    return join((tag("p", verdict, text), _search(gate["search"])))
+    return join((tag("p", verdict, text), _search(gate["search"], gate["max_drop"])))
 
 
-def _search(search: Row | None) -> Html:
+def _search(search: Row | None, max_drop: float) -> Html:
     if search is None:
         return NOTHING
     rows = (
@@ -77,13 +77,19 @@ def _search(search: Row | None) -> Html:
             percent(trial["share"], 2),
             points(trial["difference"]["value"]),
             f"{points(trial['difference']['low'])} to {points(trial['difference']['high'])}",
-            "within" if trial["is_within"] else "too much",
+            _word(trial, max_drop),
         )
         for index, trial in enumerate(search["trials"])
     )
     headers = ("tried", "got", "accuracy", "interval", "drop")
     return details(f"The {plural(len(search['trials']), 'network')} that were tried",
                    table(headers, rows))  # fmt: skip
+
+
+def _word(trial: Row, max_drop: float) -> str:
+    if trial["is_within"]:
+        return "within"
+    return "too much" if trial["difference"]["high"] < -max_drop else "undecided"
 
 
 def _by_step(changes: Row | None) -> Html:

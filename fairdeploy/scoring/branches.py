@@ -171,11 +171,14 @@ class _Batch:
         start = dict(self._starts[branch.total])
         start[self._nodes[branch.total]] = start[self._nodes[branch.shortcut]]
         answers = self._answers(run.run(initial_env=start))
+        if answers.shape[1] == 1:
+            return float((answers - self._whole).square().sum())
         return float(F.kl_div(answers, self._whole, reduction="sum", log_target=True))
 
     def _answers(self, output: object) -> Tensor:
-        logits = class_scores(self._graph.outputs.main_tensor(output))[: self.used]
-        return logits.double().log_softmax(1)
+        """Log-probabilities of classes; where there is only one number, that number."""
+        logits = class_scores(self._graph.outputs.main_tensor(output))[: self.used].double()
+        return logits.log_softmax(1) if logits.shape[1] > 1 else logits
 
 
 class _Run(fx.Interpreter):

@@ -156,7 +156,9 @@ class _Pass(fx.Interpreter):
         logits = class_scores(self._outputs.main_tensor(self.run(*prepared)))[:used]
         targets = logits.detach().argmax(1) if labels is None else labels.to(logits.device)
         _check_labels(targets, logits.shape[1])
-        loss = F.cross_entropy(logits, targets, reduction="sum")
+        # One number has no classes: then a unit matters if that number would change without it.
+        is_one = logits.shape[1] == 1
+        loss = logits.sum() if is_one else F.cross_entropy(logits, targets, reduction="sum")
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
         return targets.cpu(), logits.detach().amax(1).float().cpu()

@@ -73,7 +73,8 @@ def test_every_precision_is_written_whole_and_follows_torch(
         )  # fmt: skip
         if unusable_because(target, {exporter.name: exporter}) is not None:
             continue
-        tolerance = replace(tolerance_of(precision, 1e-4), min_top1_agreement=0.8)
+        # random weights stand closer to rounding than trained ones
+        tolerance = replace(tolerance_of(precision, 1e-4), max_column_error=0.6)
         runner = exporter.open(path, target)
         check = check_variant(runner, artifact, examples, tolerance, max_drop=1.0)
         runner.close()

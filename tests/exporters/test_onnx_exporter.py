@@ -39,7 +39,9 @@ def axes(value: onnx.ValueInfoProto) -> list[str | int]:
 
 def test_the_file_equals_torch_at_batch_one_and_three(written: Path) -> None:
     runner = OnnxExporter().open(written, PROFILE)
-    results = check_parity(runner, captured(), "model.onnx", IMAGES, batches=(1, 3), limit=1e-5)
+    results = check_parity(
+        runner, captured(), "model.onnx", IMAGES, batches=(1, 3), limit=1e-5, has_classes=True
+    )
     require_parity(results)
     assert [result.top1_agreement for result in results] == [1.0, 1.0]
 

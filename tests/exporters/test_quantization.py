@@ -57,7 +57,7 @@ def test_an_int8_file_follows_the_float_one_on_other_images(fp32: Path, int8: Pa
     images = np.concatenate([batch for (batch,) in batches(8, seed=6)])
     (expected,) = OnnxExporter().open(fp32, profile()).run((images,))
     (got,) = OnnxExporter().open(int8, INT8).run((images,))
-    fidelity = fidelity_of(expected.astype(np.float64), got.astype(np.float64))
+    fidelity = fidelity_of([expected], [got])
     # one bit fewer without a zero point
     assert 0 < fidelity.error < (0.3 if "symmetric" in int8.name else 0.15)
     assert fidelity.disagreement is not None
@@ -102,7 +102,7 @@ def test_the_file_keeps_its_metadata_and_says_how_it_was_made(int8: Path) -> Non
     assert found["fairdeploy.int8_ranges"] in ("minmax", "percentile", "entropy")
     assert found["fairdeploy.int8_weight_bits"] in ("7", "8")
     assert "onnx.infer" not in found
-    assert json.loads(found["fairdeploy.int8_kept_in_float"]) == []
+    assert isinstance(json.loads(found["fairdeploy.int8_kept_in_float"]), list)
 
 
 def test_a_layer_that_int8_would_ruin_stays_in_float(tmp_path: Path) -> None:
@@ -150,12 +150,23 @@ def test_images_of_another_size_are_one_line(fp32: Path, tmp_path: Path) -> None
 def test_fidelity_by_hand() -> None:
     expected = np.array([[1.0, 0.0], [0.0, 1.0]])
     got = np.array([[1.0, 0.0], [2.0, 1.0]])
-    found = fidelity_of(expected, got)
+    found = fidelity_of([expected], [got])
     assert found.disagreement == 0.5
     assert found.error == pytest.approx(2**0.5)  # sqrt((4/4) / (2/4))
-    assert not found.is_within(0.2)
-    assert found.is_within(0.25)
-    assert fidelity_of(expected[None], got[None]).disagreement is None
+    # column 0: sqrt(4/2), of a spread of 0.5, but two values tell little: of sqrt(1/2) of it
+    assert found.column_error == pytest.approx(2**0.5 / 0.5)
+    assert fidelity_of([expected[None]], [got[None]]).disagreement is None
+    assert fidelity_of([expected], [got], has_classes=False).disagreement is None
+
+
+def test_scores_are_within_by_their_order_and_values_by_their_columns() -> None:
+    assert Fidelity(0.5, 9.0, 0.4).is_within(0.25)
+    assert not Fidelity(0.5, 9.0, 0.4).is_within(0.2)
+    assert not Fidelity(0.0, 0.0, 0.5).is_within(0.2)
+    assert Fidelity(None, 0.1, 0.2).is_within(0.0)
+    assert not Fidelity(None, 0.11, 0.2).is_within(1.0)
+    assert not Fidelity(None, 0.1, 0.21).is_within(1.0)
+    assert not Fidelity(None, 0.0, 0.0, is_broken=True).is_within(1.0)
 
 
 def test_a_map_is_judged_by_its_error_and_keeps_its_shape(tmp_path: Path) -> None:
@@ -176,7 +187,7 @@ def test_a_map_is_judged_by_its_error_and_keeps_its_shape(tmp_path: Path) -> Non
     ((images,),) = batches(1, seed=7)
     (expected,) = OnnxExporter().open(path, profile()).run((images,))
     (got,) = OnnxExporter().open(tmp_path / "q.onnx", INT8).run((images,))
-    found = fidelity_of(expected.astype(np.float64), got.astype(np.float64))
+    found = fidelity_of([expected], [got])
     assert found.disagreement is None
     assert 0 < found.error < 0.08
 

@@ -45,6 +45,11 @@ def test_a_size_that_nobody_gave_is_asked_for_by_name() -> None:
         make_up_inputs((TOKENS,), 1, {}, seed=0)
 
 
+def test_all_sizes_that_are_missing_are_asked_for_at_once() -> None:
+    with pytest.raises(UsageError, match=r"give it with --size H=NUMBER --size W=NUMBER$"):
+        make_up_inputs((IMAGE,), 1, {}, seed=0)
+
+
 def test_a_size_that_no_input_has_is_refused_with_those_that_vary() -> None:
     with pytest.raises(UsageError, match=r"--size D=… names no size .*: batch, H, W$"):
         make_up_inputs((IMAGE, MASK), 1, {"D": 4}, seed=0)

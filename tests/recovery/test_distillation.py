@@ -14,7 +14,13 @@ from fairdeploy.recovery.judgement import Judge
 from fairdeploy.recovery.least_squares import fit_least_squares
 from fairdeploy.surgery.removal import remove_units
 from tests.random_networks import randomise
-from tests.recovery.shrunk_networks import Pair, SmallResidual, noise, shrink, small_residual
+from tests.recovery.shrunk_networks import (
+    Pair,
+    SmallResidual,
+    noise,
+    shrink,
+    with_varied_answers,
+)
 
 
 def distance(pair: Pair, seed: int = 9) -> float:
@@ -23,16 +29,6 @@ def distance(pair: Pair, seed: int = 9) -> float:
     with torch.no_grad():
         wanted, got = pair.graph.module(images), pair.shrunk(images)
     return float((got - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum())
-
-
-def with_varied_answers() -> SmallResidual:
-    """A network that gives each class to some of the images."""
-    module = small_residual()
-    with torch.no_grad():
-        logits = module(noise(200, seed=4))
-        module.head.bias.sub_(logits.mean(0)).div_(logits.std(0))
-        module.head.weight.div_(logits.std(0)[:, None])
-    return module
 
 
 def repaired(share: float = 0.5) -> Pair:

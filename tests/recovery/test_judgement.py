@@ -17,7 +17,14 @@ from fairdeploy.recovery.judgement import (
     kept_if_better,
 )
 from tests.random_networks import randomise
-from tests.recovery.shrunk_networks import Pair, SmallResidual, noise, shrink, small_residual
+from tests.recovery.shrunk_networks import (
+    Pair,
+    SmallResidual,
+    noise,
+    shrink,
+    small_residual,
+    with_varied_answers,
+)
 
 COUNT = 300
 
@@ -75,6 +82,15 @@ def test_equally_many_right_answers_bring_the_old_weights_back() -> None:
     assert torch.equal(bias(network), before)
 
 
+def test_numbers_of_which_one_is_always_the_largest_are_no_classes_unless_it_is_known() -> None:
+    network = shrink(small_residual(), 0.3)  # the same one of five for all noise
+    unlabelled = ImageSet(noise(40), None, "none")
+    assert Judge(network.graph, unlabelled).measure == "error"
+    assert Judge(network.graph, unlabelled, has_classes=True).measure == "agreement"
+    labelled = ImageSet(noise(40), torch.arange(40) % 5, "given")
+    assert Judge(network.graph, labelled).measure == "accuracy"
+
+
 class Scripted(Judge):
     """Gives prepared answers, whatever the network is; the last ones again and again."""
 
@@ -118,7 +134,7 @@ def test_the_best_of_many_looks_has_to_be_further_ahead_to_be_called_improved() 
 
 
 def test_without_labels_agreement_with_the_original_decides() -> None:
-    network = shrink(small_residual(), 0.5)
+    network = shrink(with_varied_answers(), 0.5)
     predicted = ImageSet(noise(40), torch.zeros(40, dtype=torch.int64), "predicted")
     judge = Judge(network.graph, predicted)
     assert judge.measure == "agreement"
@@ -134,6 +150,23 @@ class Maps(SmallResidual):
         """Maps, [N, 8, 8, 8]."""
         x = self.stem_norm(self.stem(x)).relu()
         return (x + self.norm2(self.conv2(self.norm1(self.conv1(x)).relu()))).relu()
+
+
+class OneNumber(SmallResidual):
+    """One number for each image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Numbers, [N]."""
+        return super().forward(x)[:, 0]
+
+
+def test_networks_that_give_single_numbers_are_judged_too() -> None:
+    network = shrink(randomise(OneNumber(), 0), 0.3)
+    judge = Judge(network.graph, ImageSet(noise(70), torch.arange(70) % 5, "given"))
+    _, verdict = kept_if_better(judge, network.shrunk, lambda: None)
+    assert verdict is not None
+    assert (verdict.measure, verdict.outcome) == ("error", "kept")
+    assert verdict.before > 0
 
 
 def test_maps_are_judged_by_their_error_as_a_share_of_the_variance() -> None:
