@@ -198,7 +198,7 @@ def _original(
     def distance(images: ImageSet) -> float | None:
         count = NUM_TRIED if graph.has_dynamic_batch else graph.inputs.batch
         some = repeated(graph.inputs.arranged(images), 0, count)
-        return norm_distance(model.module, lambda: model.module(*some))
+        return norm_distance(model.module, lambda: graph.inputs.call(model.module, some))
 
     by_class = scores_by_class(graph)
     is_file = settings.data is not None and Path(settings.data).exists()

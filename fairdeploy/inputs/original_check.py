@@ -105,7 +105,9 @@ def check_original(data: DataSplits, original: Original, *, names_are_given: boo
     if not (answers.is_at_chance() or answers.is_doubtful() or is_other_count):
         return data
     answers = _answers(images, original, _LOOKS[1])
-    found = _finding(answers, original, names, is_other_count=is_other_count)
+    found = _finding(
+        answers, original, names, is_other_count=is_other_count, all_names=data.class_names
+    )
     return data if found is None else _without_labels(data, found)
 
 
@@ -166,7 +168,12 @@ def _answers(images: ImageSet, original: Original, count: int) -> _Answers:
 
 
 def _finding(
-    answers: _Answers, original: Original, names: Sequence[str] | None, *, is_other_count: bool
+    answers: _Answers,
+    original: Original,
+    names: Sequence[str] | None,
+    *,
+    is_other_count: bool,
+    all_names: Sequence[str] | None,
 ) -> NotJudged | None:
     count, right = answers.num_images, answers.num_right
     is_right = 1 - binomial_cdf(right - 1, count, _RIGHT_DESPITE_OTHER_COUNT) < _DOUBT
@@ -176,7 +183,7 @@ def _finding(
     if not (is_hopeless or answers.is_doubtful()):
         return None
     tried = try_preparations(original, names) if original.reread is not None else ()
-    numbering = _better_numbering(answers, original, names)
+    numbering = _better_numbering(answers, original, names, all_names)
     best = max(tried, key=lambda one: one.rank, default=None)
     if best is not None and numbering is None and _is_surely_better(best, tried[0]):
         return _prepared_otherwise(answers, best, tried)
@@ -194,7 +201,10 @@ def _is_surely_better(best: Tried, usual: Tried) -> bool:
 
 
 def _better_numbering(
-    answers: _Answers, original: Original, names: Sequence[str] | None
+    answers: _Answers,
+    original: Original,
+    names: Sequence[str] | None,
+    all_names: Sequence[str] | None,
 ) -> tuple[Numbering, float, int] | None:
     """An order that makes far more images right: folders sorted otherwise, or any other one.
 
@@ -202,9 +212,11 @@ def _better_numbering(
     """
     predicted, labels = answers.predicted[1::2], answers.labels[1::2]
     before = int((predicted == labels).sum())
-    known = names or [str(number) for number in range(original.num_outputs)]
-    matched = matched_numbering(answers.predicted[::2], answers.labels[::2], known)
-    for numbering in (*sorted_numberings(names), *([matched] if matched else [])):
+    matched = matched_numbering(
+        answers.predicted[::2], answers.labels[::2], all_names, original.num_outputs
+    )
+    in_order = [replace(one, options=f"add {one.options}") for one in sorted_numberings(names)]
+    for numbering in (*in_order, *([matched] if matched else [])):
         accuracy = float((predicted == numbering.places[labels]).float().mean())
         if binomial_cdf(before, len(labels), max(0.0, accuracy - _LEAST_GAIN)) < _SURE:
             return numbering, accuracy, len(labels)
@@ -237,10 +249,10 @@ def _prepared_otherwise(answers: _Answers, best: Tried, tried: Sequence[Tried]) 
 def _numbered_otherwise(answers: _Answers, found: tuple[Numbering, float, int]) -> NotJudged:
     numbering, accuracy, count = found
     is_long = numbering.options.count(",") >= _MOST_NAMES
-    options = "class_names in the network's own order" if is_long else numbering.options
+    options = "give the classes in the network's own order" if is_long else numbering.options
     remedy = (
         "its answers name other numbers than the labels, one for each class: "
-        f"add {options}: {accuracy:.1%} of {count} images"
+        f"{options}: {accuracy:.1%} of {count} images"
     )
     return _not_judged(answers, _reason(answers), remedy, ())
 

@@ -121,16 +121,22 @@ def changed_options(usual: Preprocessing, other: Preprocessing) -> Iterator[str]
             yield f"{option} {value:g}" if isinstance(value, float) else f"{option} {value}"
 
 
-def matched_numbering(predicted: Tensor, labels: Tensor, names: Sequence[str]) -> Numbering | None:
+def matched_numbering(
+    predicted: Tensor, labels: Tensor, names: Sequence[str] | None, count: int
+) -> Numbering | None:
     """The order in which each class gets its most frequent answer; None unless one to one."""
-    count = len(names)
+    if names is not None and len(names) != count:
+        return None
     table = torch.zeros(count, count, dtype=torch.int64)
     table.index_put_((labels, predicted), torch.ones_like(labels), accumulate=True)
     places = table.argmax(1)
     if sorted(places.tolist()) != list(range(count)) or bool((table.sum(1) == 0).any()):
         return None
+    if names is None:
+        numbers = ", ".join(f"{old} is its {int(new)}" for old, new in enumerate(places))
+        return Numbering(f"renumber the labels ({numbers})", places)
     ordered = [names[int(place)] for place in places.argsort()]
-    return Numbering(f"--class-names {','.join(ordered)}", places)
+    return Numbering(f"add --class-names {','.join(ordered)}", places)
 
 
 def norm_distance(network: nn.Module, run: Callable[[], object]) -> float | None:
