@@ -34,7 +34,8 @@ def file_metadata(
         main_output: Place of the output with the scores.
     """
     return {
-        **origin,
+        # a file's name may hold bytes that are no text
+        **{key: text.encode(errors="backslashreplace").decode() for key, text in origin.items()},
         PREPROCESSING_KEY: json.dumps(
             asdict(preprocessing)
             | {"fit": fit_in_words(asdict(preprocessing)),

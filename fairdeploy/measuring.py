@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fairdeploy.deployment.exporter_api import Array, Exporter, get_exporter
 from fairdeploy.deployment.latency import compare_latency, measure_latency
 from fairdeploy.deployment.remote_device import RemoteDevice
+from fairdeploy.errors import ExportError
 from fairdeploy.file_inputs import batches_of, common_signature
 from fairdeploy.inputs.made_up_inputs import make_up_inputs
 from fairdeploy.inputs.target_profiles import load_profile
@@ -55,11 +57,22 @@ def measure(options: MeasureOptions, progress: Progress | None = None) -> dict[s
         for cell in table:
             name = f"batch {cell.profile.batch}, {_threads(cell.profile.threads)}"
             with watch.stage(name) as stage:
-                result = bench(options.files, cell)
+                result = _with_hint(partial(bench, options.files, cell), options.sizes)
                 stage.note(_note(result))
             rows.append(measure_row(result))
     host = options.host.host if options.host else None
     return measure_document(options.files, signature, profile, rows, host)
+
+
+def _with_hint(run: Callable[[], Measured], sizes: Mapping[str, int]) -> Measured:
+    """What ``run`` measures; a file that fails at sizes that the user chose may take others."""
+    try:
+        return run()
+    except ExportError as error:
+        if not sizes:
+            raise
+        told = " ".join(f"--size {name}={size}" for name, size in sizes.items())
+        raise ExportError(f"{error}; it may not take {told}: try others") from error
 
 
 def changed_profile(target: str, seconds: float | None, idle_gap_ms: float | None) -> TargetProfile:

@@ -81,12 +81,16 @@ def require_room_for(folder: Path, advice: str) -> None:
     """
     target = folder.absolute()
     try:
+        str(target).encode()  # runtimes take no other paths
         existing = next(path for path in target.parents if path.exists())
         with tempfile.TemporaryDirectory(prefix=".fairdeploy.", dir=existing) as trial:
             inside = Path(trial) / target.relative_to(existing)
             inside.mkdir(parents=True)
             (inside / _LONGEST_FILE).touch()
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # ValueError: a NUL in the name, or bytes that are no text
         where = target.parent if isinstance(error, ValueError) else _refused_place(target)
         reason = getattr(error, "strerror", None) or str(error)
         raise OutputError(f"cannot write in '{where}' ({reason}); {advice}") from error

@@ -17,6 +17,7 @@ from fairdeploy.errors import ModelError, PlanError
 from fairdeploy.graph.model_inputs import model_inputs
 from fairdeploy.graph.train_mode import set_modes
 from fairdeploy.graph.units import build_unit_graph
+from fairdeploy.inputs.checkpoint_contents import unwrapped
 from fairdeploy.inputs.exported_programs import load_exported_program
 from fairdeploy.manifest import require_regular
 from fairdeploy.surgery.module_rewrite import rebuild_own_class
@@ -78,6 +79,8 @@ def apply(
     The weights are those of ``model``, sliced; for the repaired ones use ``load``.
 
     Args:
+        model: As it was shrunk, or in a data-parallel, averaging or compiling wrapper.
+        plan: What ``shrink`` wrote, or its file.
         optimizer: Of ``model``, in the middle of training. It stays as it is; the second result
             goes on from its state, sliced like the weights. Schedulers must be made anew.
 
@@ -91,6 +94,7 @@ def apply(
     """
     if not isinstance(plan, Plan):
         plan = read_plan(Path(plan))
+    model = unwrapped(model)
     if next(model.parameters(), None) is None:
         raise PlanError("the model has no parameters; give the network that the plan was made for")
     modes = {module: module.training for module in model.modules()}

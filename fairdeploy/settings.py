@@ -107,6 +107,11 @@ class RunSettings:
         return False
 
     @property
+    def selects_with_rest(self) -> bool:
+        """Whether nothing learns from what is left, so that all of it may select."""
+        return self.searches_size and self.tuning is None and self.recover != "distil"
+
+    @property
     def is_repair_judged(self) -> bool:
         """Whether images that nothing else wants shall judge the repair, and nothing else."""
         return not self.selects and self.recover != "none"

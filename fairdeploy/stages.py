@@ -33,7 +33,7 @@ from fairdeploy.inputs.model_loading import load_model
 from fairdeploy.inputs.original_check import check_original
 from fairdeploy.inputs.other_inputs import with_noise_for_others
 from fairdeploy.inputs.preparation_trials import NUM_TRIED, Original, norm_distance
-from fairdeploy.inputs.splits import with_spare_selection
+from fairdeploy.inputs.splits import with_rest_selected, with_spare_selection
 from fairdeploy.inputs.unclassified import checked_output, refuse_classes
 from fairdeploy.method_notes import fitting_warning, method_warnings
 from fairdeploy.method_settings import DEFAULT_RECOVERY
@@ -144,7 +144,9 @@ def load_images(
             max_test=settings.max_test,
             num_selection=settings.num_selection if settings.selects else 0,
             with_training=settings.tuning is not None,
-            with_rest=settings.recover == "distil" or settings.is_repair_judged,
+            with_rest=settings.recover == "distil"
+            or settings.is_repair_judged
+            or settings.selects_with_rest,
             seed=settings.model.seed,
             class_names=settings.class_names,
             class_order=settings.class_order,
@@ -153,7 +155,7 @@ def load_images(
         )
         if settings.is_repair_judged:
             data = with_spare_selection(data, settings.num_selection)
-        if data.training is not None and settings.tuning is None:
+        if settings.recover == "distil" and data.training is not None and not settings.tuning:
             # Distillation alone: whatever labels there are, nothing learns from them.
             data = replace(data, training=replace(data.training, has_labels=False))
         data = with_noise_for_others(data, graph.inputs, settings.model.seed)
@@ -213,6 +215,17 @@ def _is_folder(settings: RunSettings) -> bool:
     return settings.data is not None and Path(settings.data).is_dir()
 
 
+def _right(graph: UnitGraph) -> Callable[[ImageSet], Tensor]:
+    """For each labelled image whether the original is right."""
+    scores = scores_by_class(graph)
+
+    def right(images: ImageSet) -> Tensor:
+        assert images.labels is not None
+        return scores(*graph.inputs.arranged(images)).argmax(dim=1).eq(images.labels)
+
+    return right
+
+
 def _classified(
     data: DataSplits, main: Tensor, settings: RunSettings, model: LoadedModel, graph: UnitGraph
 ) -> DataSplits:
@@ -224,6 +237,8 @@ def _classified(
             _original(data, settings, model, graph),
             names_are_given=settings.class_names is not None or not _is_folder(settings),
         )
+    if settings.selects_with_rest:
+        data = with_rest_selected(data, settings.num_selection, _right(graph))
     return with_predicted_labels(data, scores_by_class(graph), graph.inputs.arranged)
 
 

@@ -109,10 +109,7 @@ class VariantMaker:
         return OnnxChanges(preprocessing=preprocessing, probabilities=self.options.probabilities)
 
     def _checked(self, request: Request, artifact: Artifact) -> VariantCheck:
-        tolerance = tolerance_of(
-            request.precision, self.profile.parity_limit,
-            has_classes=self.images.examples.has_classes,
-        )  # fmt: skip
+        tolerance = tolerance_of(request.precision, self.profile.parity_limit)
         profile, problem = self._profile_for(request)
         if problem:
             return unchecked(artifact, tolerance, self.max_drop, problem)

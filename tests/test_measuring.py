@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from fairdeploy import cli
-from fairdeploy.errors import ExportError, UsageError
+from fairdeploy.errors import DataError, ExportError, UsageError
 from fairdeploy.measuring import measure
 from fairdeploy.options import MeasureOptions
 from tests.onnx_files import write_dense
@@ -124,3 +125,35 @@ def test_the_table_names_files_and_the_ratio_and_json_is_alone_on_stdout(
     assert cli.run([*arguments, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["target"]["name"] == "cpu-1thread"
+
+
+def test_failure_at_sizes_that_the_user_chose_says_that_others_may_do(tmp_path: Path) -> None:
+    file = tmp_path / "a.onnx"
+    nodes = [onnx.helper.make_node("Reshape", ["x", "shape"], ["y"])]
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        nodes, "g", [value("x", onnx.TensorProto.FLOAT, ["N", "T"])],
+        [value("y", onnx.TensorProto.FLOAT, None)],
+        [onnx.numpy_helper.from_array(np.array([-1, 4], np.int64), "shape")],
+    )  # fmt: skip
+    opset = onnx.helper.make_opsetid("", 17)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8), file)
+    assert run(file, sizes={"T": 8})["rows"]
+    with pytest.raises(ExportError, match="it may not take --size T=7: try others"):
+        run(file, sizes={"T": 7})
+
+
+def test_input_that_is_no_tensor_is_refused_by_its_type(tmp_path: Path) -> None:
+    node = onnx.helper.make_node("SequenceAt", ["q", "k"], ["y"])
+    given = onnx.helper.make_tensor_sequence_value_info("q", onnx.TensorProto.FLOAT, ["n", 3])
+    out = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
+    place = onnx.numpy_helper.from_array(np.array(0, np.int64), "k")
+    graph = onnx.helper.make_graph([node], "g", [given], [out], [place])
+    opset = onnx.helper.make_opsetid("", 17)
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8), tmp_path / "s.onnx"
+    )
+    with pytest.raises(
+        DataError, match=r"'seq\(tensor\(float\)\)', which cannot be made up, so the"
+    ):
+        run(tmp_path / "s.onnx")

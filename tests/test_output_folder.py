@@ -156,7 +156,7 @@ def test_result_that_a_killed_run_had_set_aside_comes_back(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "name", ["x" * 300, "deeper/" + "x" * 300, "a\0b", "y" * 200 + "/" + "d" * 256]
+    "name", ["x" * 300, "deeper/" + "x" * 300, "a\0b", "caf\udce9", "y" * 200 + "/" + "d" * 256]
 )
 def test_impossible_names_are_refused_before_any_work(tmp_path: Path, name: str) -> None:
     with pytest.raises(OutputError, match="--output"):

@@ -11,6 +11,7 @@ from typing import Any
 import onnxruntime
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 import fairdeploy
 from fairdeploy import cli
@@ -132,6 +133,14 @@ def test_apply_slices_the_given_weights_and_leaves_the_model_alone(
     kept = small.state_dict()["head.weight"]
     columns = model.state_dict()["head.weight"].T.tolist()
     assert all(column in columns for column in kept.T.tolist())
+
+
+def test_plan_applies_to_a_network_in_a_wrapper(finished: ShrinkResult) -> None:
+    plan = finished.output / "plan.json"
+    plain = fairdeploy.apply(network(), plan)
+    for wrapper in (AveragedModel(network()), torch.nn.DataParallel(network())):
+        small = fairdeploy.apply(wrapper, plan)
+        assert [p.shape for p in small.parameters()] == [p.shape for p in plain.parameters()]
 
 
 def test_apply_carries_an_optimizer_over(finished: ShrinkResult) -> None:

@@ -45,10 +45,8 @@ DISAGREEMENT_PER_DROP = 2.0
 before, or change from wrong to right."""
 MAX_MAP_ERROR = 0.1
 """Of outputs that are no class scores, relative to their own size."""
-MAX_COLUMN_ERROR = 0.2
-"""Of any column of those, relative to its own spread."""
-MAX_SCORE_ERROR = 0.4
-"""The same of scores whose largest is the answer."""
+MAX_COLUMN_ERROR = 0.15
+"""Of any column of any output, relative to its own spread."""
 _CLASSES_KEY = "fairdeploy.classes"
 _MATRIX = 2
 _MEASURE_EVERY = 3
@@ -76,18 +74,16 @@ class Fidelity:
 
     def is_within(self, max_drop: float) -> bool:
         """Whether it may be taken to lose no more than ``max_drop`` of accuracy."""
-        if self.is_broken:
+        if self.is_broken or not self.column_error <= MAX_COLUMN_ERROR:
             return False
         if self.disagreement is None:
-            return self.error <= MAX_MAP_ERROR and self.column_error <= MAX_COLUMN_ERROR
-        is_near = self.column_error <= MAX_SCORE_ERROR
-        return is_near and self.disagreement <= DISAGREEMENT_PER_DROP * max_drop
+            return self.error <= MAX_MAP_ERROR
+        return self.disagreement <= DISAGREEMENT_PER_DROP * max_drop
 
     def rank(self) -> tuple[bool, float, float]:
         """The smaller the better."""
-        if self.disagreement is None:
-            return (self.is_broken, 0.0, self.column_error)
-        return (self.is_broken, self.disagreement, self.error)
+        is_off = self.is_broken or not self.column_error <= MAX_COLUMN_ERROR
+        return (is_off, self.disagreement or 0.0, max(self.error, self.column_error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +212,7 @@ class Int8Search:
                 )  # fmt: skip
                 leave_in_float(alone, self._tail.values)
                 found = self._fidelity(expected, self._outputs(alone, batches))
-                errors[node.name] = found.error if self._has_classes else found.column_error
+                errors[node.name] = max(found.error, found.column_error)
         return sorted(errors, key=lambda name: -errors[name])
 
     def _range(self, method: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fairdeploy.deployment.conversion import Batches
 from fairdeploy.deployment.file_writing import appearing_files, artifact_of
+from fairdeploy.deployment.output_columns import has_wide_scales
 from fairdeploy.errors import ExportError
 from fairdeploy.records import Artifact
 from fairdeploy_openvino.library import (
@@ -31,6 +32,8 @@ MAX_CALIBRATION_IMAGES = 300
 _STREAM_ERROR = "iostream error"
 """All that OpenVINO says of a full disk."""
 _QUANTISED = ("FakeQuantize", "FakeConvert")
+_PRODUCTS = ("Convolution", "ConvolutionBackpropData", "GroupConvolution", "MatMul")
+_TRIED_IMAGES = 16
 _ATTENTION = ("ScaledDotProductAttention", "Softmax")
 
 
@@ -78,6 +81,7 @@ def _quantised(model: Any, calibration: Batches | None) -> Any:
     has_attention = any(node.get_type_name() in _ATTENTION for node in model.get_ops())
     names = [port.any_name for port in model.inputs]
     samples = [dict(zip(names, image, strict=True)) for image in images]
+    tail = _float_tail(model, images[:_TRIED_IMAGES])
     with _silent():
         try:
             return nncf.quantize(
@@ -85,9 +89,42 @@ def _quantised(model: Any, calibration: Batches | None) -> Any:
                 nncf.Dataset(samples),
                 subset_size=len(samples),
                 model_type=nncf.ModelType.TRANSFORMER if has_attention else None,
+                ignored_scope=nncf.IgnoredScope(names=tail, validate=False),
             )
         except Exception as error:  # NNCF raises many kinds
             raise ExportError(f"NNCF cannot quantise this network: {one_line(error)}") from error
+
+
+def _float_tail(model: Any, images: Sequence[tuple[NDArray[Any], ...]]) -> list[str]:
+    """Names of what joins values of other scales: 8 bits for all would lose the small ones.
+
+    It is what lies between the last products and outputs whose columns have wide scales, and those
+    products where their own results have.
+    """
+    ends = [port.get_node().input_value(0) for port in model.outputs]
+    wide = [end for end in ends if _is_wide(model, end, images)]
+    found: dict[str, None] = {}
+    stack = list(wide)
+    while stack:
+        value = stack.pop()
+        node = value.get_node()
+        name = node.get_friendly_name()
+        is_product = node.get_type_name() in _PRODUCTS
+        if name in found or (is_product and not _is_wide(model, value, images)):
+            continue
+        found[name] = None
+        if not is_product:
+            stack += [port.get_source_output() for port in node.inputs()]
+    return list(found)
+
+
+def _is_wide(model: Any, value: Any, images: Sequence[tuple[NDArray[Any], ...]]) -> bool:
+    """Whether a value's columns lie far apart on these images."""
+    openvino = import_openvino()
+    compiled = openvino.compile_model(
+        openvino.Model([value], model.get_parameters(), "value"), "CPU"
+    )
+    return has_wide_scales(np.concatenate([compiled(list(image))[0] for image in images]))
 
 
 def _single_images(batches: Batches) -> Iterator[tuple[NDArray[Any], ...]]:

@@ -6,8 +6,8 @@ falls on either side by chance. In six races of one pair of networks on two shar
 of medians spread by 4.6 % (standard deviation), the median of ratios by 0.7 %.
 
 A session is some per cent faster or slower for as long as it lives, and so is a spell of other
-work, which no resampling of calls within one finds out. So the interval is at least as wide as
-Student's t makes it from how far the sessions' own medians lie apart.
+work, which no resampling of calls within one finds out. So the interval is at least as wide as the
+median moves when whole sessions are drawn, with Student's t for how few they are.
 
 This file needs Python 3.8 and numpy, nothing else, so that a copy of it runs on any device.
 """
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _NUM_RESAMPLES = 1000
-_REPORTED = (2.5, 97.5)
-_REPORTED_Z = 1.96
-_DECIDING = (0.5, 99.5)
-"""A decision is looked for again and again; the wider interval keeps 95 % over all these looks."""
-_DECIDING_Z = 2.576
+_PERCENTILES = (2.5, 97.5, 0.5, 99.5)
+"""Ends of what is reported, and of what decides: a decision is looked for again and again, and the
+wider interval keeps 95 % over all these looks."""
+_Z = np.array([1.96, 1.96, 2.576, 2.576])
+_SIDES = np.array([-1, 1, -1, 1])
 _MIN_BLOCKS = 5
 _MIN_SESSIONS = 3
 """Two tell hardly anything about how far others may lie apart."""
@@ -97,28 +97,31 @@ def bootstrap_interval(
     drawn = _drawn_blocks(len(series), length, num_resamples, rng)
     moved = np.median(series[drawn], axis=1) - middle
     num_blocks = len(series) / length
-    error, num_sessions = _error_between_sessions(series, sessions)
-    ends = []
-    for percentiles, z in ((_REPORTED, _REPORTED_Z), (_DECIDING, _DECIDING_Z)):
-        low, high = np.percentile(moved, percentiles) * _widening(num_blocks, z)
-        half = z * _widening(num_sessions, z) * error
-        ends += [min(low, -half), max(high, half)]
+    ends = np.percentile(moved, _PERCENTILES) * _widening(num_blocks, _Z)
+    between = _moved_by_sessions(series, sessions, num_resamples, rng) - middle
+    if len(between):
+        freedom = len(sessions) - 1
+        too_narrow = math.sqrt(len(sessions) / freedom)  # as the spread of few resampled values is
+        wider = np.percentile(between, _PERCENTILES) * _widening(len(sessions), _Z) * too_narrow
+        ends = _SIDES * np.maximum(_SIDES * ends, _SIDES * wider)
     return Interval(*(math.exp(middle + end) for end in (0.0, *ends)))
 
 
-def _error_between_sessions(
-    series: NDArray[np.float64], sessions: Sequence[int]
-) -> tuple[float, int]:
-    """Standard error of the mean of the sessions' medians, and their number; 0 if too few.
-
-    A session that has hardly begun does not count.
-    """
-    parts = np.split(series, sessions[1:])
-    usual = np.median([len(part) for part in parts])
-    medians = [np.median(part) for part in parts if 2 * len(part) >= usual]
-    if len(medians) < _MIN_SESSIONS:
-        return 0.0, 2
-    return float(np.std(medians, ddof=1)) / math.sqrt(len(medians)), len(medians)
+def _moved_by_sessions(
+    series: NDArray[np.float64],
+    sessions: Sequence[int],
+    num_resamples: int,
+    rng: np.random.Generator,
+) -> NDArray[np.float64]:
+    """Medians over whole sessions drawn with replacement; empty where they are too few."""
+    if len(sessions) < _MIN_SESSIONS:
+        return np.empty(0)
+    drawn = rng.multinomial(len(sessions), np.full(len(sessions), 1 / len(sessions)), num_resamples)
+    owner = np.searchsorted(sessions, np.arange(len(series)), side="right") - 1
+    order = np.argsort(series, kind="stable")
+    reached = np.cumsum(drawn[:, owner[order]], axis=1)
+    middles = np.argmax(2 * reached >= reached[:, -1:], axis=1)
+    return np.asarray(series[order][middles])
 
 
 def _block_length(centred: NDArray[np.float64]) -> int:
@@ -151,8 +154,8 @@ def _correlation_length(series: NDArray[np.float64]) -> float:
     return max(1.0, 2 * float(pairs[: ended[0] if len(ended) else None].sum()) - 1)
 
 
-def _widening(num_blocks: float, z: float) -> float:
-    """Student's t over the normal quantile ``z``, for ``num_blocks`` values.
+def _widening(num_blocks: float, z: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Student's t over the normal quantiles ``z``, for ``num_blocks`` values.
 
     Expansion of Abramowitz and Stegun 26.7.5.
     """

@@ -125,9 +125,14 @@ def _scales(columns: Floats) -> Floats:
     largest = np.abs(columns).max(axis=1)
     moves = spreads > _STEADY * largest
     scales = np.where(moves, spreads, largest)
-    floors: Floats = np.maximum(_least_share(columns) * _of_kind(scales), _TINY)
-    found: Floats = np.maximum(scales, floors)
+    floors = np.where(scales > 0, _least_share(columns) * _of_kind(scales), scales.max(initial=0))
+    found: Floats = np.maximum(scales, np.maximum(floors, _least(scales)))
     return found
+
+
+def _least(sizes: Floats) -> float:
+    """Below a millionth of the largest there is rounding only."""
+    return max(_STEADY * float(sizes.max(initial=0)), _TINY)
 
 
 def _least_share(columns: Floats) -> float:
@@ -150,7 +155,7 @@ def _of_kind(sizes: Floats) -> Floats:
 def _broken_ranges(ours: Floats, theirs: Floats, title: str) -> tuple[str, ...]:
     """The first column that became constant, and the first whose range shrank, in words."""
     ranges, left = np.ptp(ours, axis=1), np.ptp(theirs, axis=1)
-    moves = ranges > np.maximum(_STEADY * np.abs(ours).max(axis=1), _TINY)
+    moves = ranges > np.maximum(_STEADY * np.abs(ours).max(axis=1), _least(ranges))
     counts = moves & (ranges >= _least_share(ours) * _of_kind(ranges))
     constant = counts & (left <= _CONSTANT * ranges)
     shrunk = counts & ~constant & (left < _SHRUNK * ranges)

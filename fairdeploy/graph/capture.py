@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -38,6 +39,8 @@ from fairdeploy.graph.weight_folding import fold_weights
 from fairdeploy.input_specs import VaryingSize
 
 _SAME_LIMIT = 1e-4
+# 16 GiB in one tensor, with two images.
+_MAX_ELEMENTS = 2**32
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,7 @@ def capture(
 
 def _captured(module: nn.Module, inputs: ModelInputs, main_output: str | None) -> CapturedGraph:
     traced = _export_without_caches(module, inputs)
+    _refuse_giants(traced.program)
     with quiet_export():
         graph_module = traced.program.module(check_guards=False)
     assert isinstance(graph_module, fx.GraphModule)
@@ -129,6 +133,20 @@ def _captured(module: nn.Module, inputs: ModelInputs, main_output: str | None) -
         _require_same_at_other_sizes(module, captured, inputs)
     outputs = read_outputs(captured, main_output)
     return CapturedGraph(captured, traced.has_dynamic_batch, inputs, outputs)
+
+
+def _refuse_giants(program: torch.export.ExportedProgram) -> None:
+    """Refuse a network that no memory holds before it is run, going by the traced sizes."""
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        if not isinstance(value, Tensor):
+            continue
+        sizes = [size if isinstance(size, int) else size.node.hint or 1 for size in value.shape]
+        if math.prod(sizes) > _MAX_ELEMENTS:
+            raise ModelError(
+                f"'{node.name}' would be a tensor of {sizes}, which no memory holds; check the "
+                "sizes and paddings of the network's layers, or give a smaller --input-size"
+            )
 
 
 def _export_without_caches(module: nn.Module, inputs: ModelInputs) -> Traced:

@@ -8,6 +8,7 @@ what it keeps are torch's own fake tensors; and what it kept of one run has the 
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -116,7 +117,7 @@ class _State:
         self._memories += [
             (one, one.cache_info().currsize)
             for one in (*attributes.values(), *beside.values())
-            if hasattr(one, "cache_clear") and hasattr(one, "cache_info")
+            if isinstance(one, functools._lru_cache_wrapper)
         ]
         tables = [
             one

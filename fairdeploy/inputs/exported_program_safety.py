@@ -106,9 +106,15 @@ _CONTROL_FLOW = re.compile(
     r"|wrap_with_set_grad_enabled|wrap_with_autocast)"
 )
 _OPERATOR = re.compile(r"torch\.ops\.(aten|prims|torchvision)\.(\w+)\.(\w+)", re.ASCII)
-_OPERATORS_WITH_EFFECTS = frozenset(("from_file", "save", "_print", "warn", "set_", "resize_"))
+# They touch files, print, or reach memory that no tensor holds, since they check no indices.
+_OPERATORS_WITH_EFFECTS = re.compile(
+    r"from_file|save|_?print|warn|set_|\w*(resize|storage|sparse|nested|jagged|_coo|_csr|fbgemm)\w*"
+    r"|\w*unsafe(?!_(index|view|split|chunk|masked))\w*"
+)
 # They take memory for as many numbers as they are told, whatever goes in.
-_MADE_OF_NOTHING = re.compile(r"full|zeros|ones|empty\w*|rand\w*|new_\w+|arange|linspace|eye")
+_MADE_OF_NOTHING = re.compile(
+    r"full|zeros|ones|empty\w*|rand\w*|new_\w+|arange|iota|l\w+space|eye|\w+_indices"
+)
 _TREES = ("builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict")
 _KNOWN_LIBRARIES = ("torch.", "torchvision.", "timm.")
 _MAX_TREE = 50
@@ -264,7 +270,7 @@ def _clean_entry(table: dict[str, Any], name: str) -> Any:
     if name in _REFUSED_KEYS or (name == "custom_obj_values" and value):
         raise _Odd(f"an argument '{name}'")
     if name == "metadata":
-        return {note: str(value[note]) for note in _KEPT_NOTES if note in value}
+        return {note: _printable(str(value[note])) for note in _KEPT_NOTES if note in value}
     if name == "module_call_graph":
         return [_clean_call(entry) for entry in value if entry["fqn"] == ""]
     if name in ("in_spec", "out_spec"):
@@ -275,6 +281,11 @@ def _clean_entry(table: dict[str, Any], name: str) -> Any:
     if _WORD.fullmatch(name) is None:
         raise _Odd(f"the key '{shown(name)}'")
     return _clean(value, name)
+
+
+def _printable(text: str) -> str:
+    """Without what could move a terminal's cursor."""
+    return "".join(letter for letter in text if letter.isprintable() or letter == "\n")
 
 
 def _clean_call(entry: dict[str, Any]) -> dict[str, Any]:
@@ -354,7 +365,8 @@ def _check_operator(node: dict[str, Any]) -> None:
     if _SIZE_OPERATOR.fullmatch(target) or _CONTROL_FLOW.fullmatch(target):
         return
     found = _OPERATOR.fullmatch(target)
-    if found is None or found[2] in _OPERATORS_WITH_EFFECTS or not _is_operator(*found.groups()):
+    has_effects = found is not None and _OPERATORS_WITH_EFFECTS.fullmatch(found[2])
+    if found is None or has_effects or not _is_operator(*found.groups()):
         raise _Odd(f"'{shown(target)}' as its target")
     if _MADE_OF_NOTHING.fullmatch(found[2]) and _largest_made(node["inputs"]) > _FREE_ELEMENTS:
         raise _Odd(f"a call of {target} for more than {_FREE_ELEMENTS:,} numbers")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -42,6 +43,7 @@ _FOREIGN_KINDS = {
     ".tflite": "a TensorFlow Lite file",
     ".engine": "a TensorRT engine",
 }
+_MAX_IMAGE_NUMBERS = 2**28
 _DIRECT_PREFIXES = ("timm:", "torchvision:")
 
 
@@ -193,6 +195,11 @@ def _finished(
     if hints.published == Published():
         hints = replace(hints, published=published_preprocessing(module, None, source))
     preprocessing, assumed = find_preprocessing(module, hints)
+    if math.prod(preprocessing.shape) > _MAX_IMAGE_NUMBERS:
+        raise UsageError(
+            f"images of {list(preprocessing.shape)} are more than can be worked with; give the "
+            "size that the model was made for with --input-size"
+        )
     return LoadedModel(
         name=name,
         module=module.eval(),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fairdeploy.errors import DataError
 from fairdeploy.inputs.copies import digests, without_copies
@@ -16,6 +18,9 @@ from fairdeploy.inputs.sampling import Choice
 from fairdeploy.records import DataSplits, ImageSet, TrainingImages
 
 _MIN_CALIBRATION = 2
+_LEARNED = 1.96
+"""Standard deviations; a network is that much more often right about images that it learned."""
+_MAX_BYTES = 2**30
 _MOST_SPARE = 1_000
 """Of a difference of two points this many show most."""
 
@@ -79,9 +84,60 @@ def with_spare_selection(data: DataSplits, limit: int) -> DataSplits:
     """
     if data.training is None:
         return data
-    last, count = data.training.num_images - 1, min(data.training.num_images, limit, _MOST_SPARE)
-    images = data.training.fetch(np.unique(np.linspace(0, last, count).round().astype(np.int64)))
+    images = _spread(data.training, min(limit, _MOST_SPARE))
     return replace(data, selection=images if len(images) else None, training=None)
+
+
+def with_rest_selected(
+    data: DataSplits, limit: int, right: Callable[[ImageSet], Tensor]
+) -> DataSplits:
+    """Whatever labelled images are left are selected with, too, unless the network learned them.
+
+    A network has images that it was trained on right more often than others, and loses more of
+    them when it is pruned: they would show a larger drop than there is.
+
+    Args:
+        data: Returned without training images.
+        limit: Of selection images, in all.
+        right: For each image of a set whether the network is right, bool [N].
+    """
+    selection, training = data.selection, data.training
+    data = replace(data, training=None)
+    if selection is None or selection.labels is None or training is None or not training.has_labels:
+        return data
+    fitting = _MAX_BYTES // selection.images[0].nbytes
+    rest = _spread(training, max(min(limit, fitting) - len(selection), 0))
+    if rest.labels is None or not len(rest):
+        return data
+    held_out, left = right(selection).double(), right(rest).double()
+    both = torch.cat([held_out, left]).mean()
+    spread = (both * (1 - both) * (1 / len(held_out) + 1 / len(left))).sqrt()
+    if left.mean() - held_out.mean() > _LEARNED * spread:
+        text = (
+            f"{training.num_images:,} labelled images beside the test ones are not selected with: "
+            f"the network seems to have learned them ({left.mean():.1%} right, and "
+            f"{held_out.mean():.1%} of those held out)"
+        )
+        return replace(data, warnings=(*data.warnings, text))
+    return replace(data, selection=_joined(selection, rest))
+
+
+def _joined(first: ImageSet, more: ImageSet) -> ImageSet:
+    """Of two labelled sets one."""
+    assert first.labels is not None
+    assert more.labels is not None
+    return replace(
+        first,
+        images=torch.cat([first.images, more.images]),
+        labels=torch.cat([first.labels, more.labels]),
+        others={name: torch.cat([t, more.others[name]]) for name, t in first.others.items()},
+    )
+
+
+def _spread(images: TrainingImages, count: int) -> ImageSet:
+    """About so many of them, evenly spread."""
+    places = np.linspace(0, images.num_images - 1, min(images.num_images, count))
+    return images.fetch(np.unique(places.round().astype(np.int64)))
 
 
 def _apart(images: ImageSet, known: set[bytes], kind: str) -> tuple[ImageSet, tuple[str, ...]]:

@@ -187,6 +187,7 @@ def _choices(found: WeightSet, network: nn.Module) -> list[Choice]:
             break
     if not any(not choice.difference for choice in choices):
         choices += _joined(found, weights, expected)
+        choices += _with_prefix(found, weights, expected)
     return choices
 
 
@@ -234,6 +235,20 @@ def _joined(found: WeightSet, weights: Weights, expected: Mapping[str, object]) 
     if len(kept) < len(pairs) or len(roots) < 2:
         return []
     note = f"their names without the prefixes {_listed(roots)}"
+    choice = _choice(found, weights, kept, "", expected, (note,))
+    return [] if choice.difference else [choice]
+
+
+def _with_prefix(
+    found: WeightSet, weights: Weights, expected: Mapping[str, object]
+) -> list[Choice]:
+    """The file's names below the one prefix of a network that wraps the one that was saved."""
+    roots = {name.partition(".")[0] for name in expected}
+    if len(roots) != 1:
+        return []
+    prefix = f"{roots.pop()}."
+    kept = {f"{prefix}{name}": name for name in weights if not _BOOKKEEPING.fullmatch(name)}
+    note = f"their names with the prefix {prefix} of the network"
     choice = _choice(found, weights, kept, "", expected, (note,))
     return [] if choice.difference else [choice]
 

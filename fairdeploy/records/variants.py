@@ -42,7 +42,7 @@ class Tolerance:
     """Relative to the largest output of the network."""
     min_top1_agreement: float
     """Share of images with the same class."""
-    max_column_error: float = 0.3
+    max_column_error: float = 0.2
     """Of any column of any output, as a share of its own spread; see ``output_columns``."""
 
 

@@ -254,7 +254,7 @@ class _Tuning:
             share = 1.0 - LABEL_SHARE if labels is not None else 1.0
             loss = loss + share * answer_error(answer.float(), wanted.float(), TEMPERATURE)
             errors = [
-                value_error(value.float(), cut.kept_part(goal).float())
+                value_error(value.float(), cut.kept_part(goal).float(), cut.batch_dim)
                 for cut, value, goal in zip(self._cuts, inner, goals, strict=True)
             ]
             loss = loss + sum(errors, torch.zeros_like(loss)) / max(len(errors), 1)

@@ -36,7 +36,8 @@ def chain(document: Mapping[str, Any]) -> Html:
         tag("p", pill(verdict(told), is_good=told["passed"])),
         table(headers, rows, numeric_from=3),
         lead="From the original with its removed units at zero to every file that is deployed. "
-        "Errors are relative to the largest output; files are compared with the torch network.",
+        "Errors are relative to the largest output; those of files in other formats to the spread "
+        "of the column (class, coordinate, channel) that is furthest off.",
     )
     return Html(f"{_START}{body}{_END}")
 

@@ -177,7 +177,7 @@ def test_the_interval_holds_the_ratio_though_neighbours_are_alike() -> None:
 def test_the_interval_of_few_blocks_is_wider_as_student_s_t_is() -> None:
     # Quantiles of t at 97.5 %, from a table: 2.262 at 9 degrees, 2.776 at 4, 1.984 at 100.
     for num_blocks, quantile in ((10, 2.262), (5, 2.776), (101, 1.984)):
-        widened = 1.96 * bootstrap._widening(num_blocks, 1.96)
+        widened = 1.96 * float(bootstrap._widening(num_blocks, np.array([1.96]))[0])
         assert widened == pytest.approx(quantile, rel=0.01)
 
 

@@ -160,12 +160,12 @@ def test_fidelity_by_hand() -> None:
 
 
 def test_scores_are_within_by_their_order_and_values_by_their_columns() -> None:
-    assert Fidelity(0.5, 9.0, 0.4).is_within(0.25)
-    assert not Fidelity(0.5, 9.0, 0.4).is_within(0.2)
-    assert not Fidelity(0.0, 0.0, 0.5).is_within(0.2)
-    assert Fidelity(None, 0.1, 0.2).is_within(0.0)
-    assert not Fidelity(None, 0.11, 0.2).is_within(1.0)
-    assert not Fidelity(None, 0.1, 0.21).is_within(1.0)
+    assert Fidelity(0.5, 9.0, 0.15).is_within(0.25)
+    assert not Fidelity(0.5, 9.0, 0.15).is_within(0.2)
+    assert not Fidelity(0.0, 0.0, 0.16).is_within(0.2)
+    assert Fidelity(None, 0.1, 0.15).is_within(0.0)
+    assert not Fidelity(None, 0.11, 0.15).is_within(1.0)
+    assert not Fidelity(None, 0.1, 0.16).is_within(1.0)
     assert not Fidelity(None, 0.0, 0.0, is_broken=True).is_within(1.0)
 
 

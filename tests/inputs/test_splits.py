@@ -6,12 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from fairdeploy.errors import DataError
 from fairdeploy.inputs.calibration import load_data
+from fairdeploy.inputs.image_pool import Indices
 from fairdeploy.inputs.sampling import Choice, Wishes, choose
+from fairdeploy.inputs.splits import with_rest_selected
+from fairdeploy.records import DataSplits, ImageSet, TrainingImages
 from tests.inputs.test_calibration import pool_of
 from tests.inputs.tiny_inputs import TINY
 
@@ -145,3 +150,49 @@ def test_nothing_is_kept_apart_that_nobody_asked_for(tmp_path: Path) -> None:
     assert splits.selection is None
     assert splits.training is None
     assert splits.warnings == ()
+
+
+def split_with_rest(num_selection: int, num_left: int) -> DataSplits:
+    """Images whose only pixel is their number; those that are left begin at 1,000."""
+
+    def of(numbers: Tensor) -> ImageSet:
+        return ImageSet(numbers.float()[:, None, None, None], numbers.long() % 3, "given")
+
+    def fetch(places: Indices) -> ImageSet:
+        return of(torch.from_numpy(places) + 1000)
+
+    return DataSplits(
+        of(torch.arange(6)), None, None, "here", "0", selection=of(torch.arange(num_selection)),
+        training=TrainingImages(num_left, True, fetch),
+    )  # fmt: skip
+
+
+def test_all_labelled_images_that_are_left_select_where_nothing_learns_from_them() -> None:
+    data = with_rest_selected(
+        split_with_rest(30, 50), 1000, lambda images: torch.arange(len(images)) % 10 > 0
+    )
+    assert data.training is None
+    assert data.selection is not None
+    assert data.selection.labels is not None
+    numbers = data.selection.images.flatten().tolist()
+    assert numbers == [*range(30), *range(1000, 1050)]
+    assert data.selection.labels.tolist() == [int(number) % 3 for number in numbers]
+    limited = with_rest_selected(
+        split_with_rest(30, 50), 40, lambda images: torch.arange(len(images)) % 10 > 0
+    )
+    assert limited.selection is not None
+    assert len(limited.selection) == 40
+
+
+def test_images_that_the_network_has_learned_do_not_select_and_that_is_said() -> None:
+    def right(images: ImageSet) -> Tensor:
+        is_learned = images.images.flatten() >= 1000
+        return is_learned | (torch.arange(len(images)) % 5 > 0)
+
+    data = with_rest_selected(split_with_rest(100, 200), 1000, right)
+    assert data.selection is not None
+    assert len(data.selection) == 100
+    assert data.warnings == (
+        "200 labelled images beside the test ones are not selected with: the network seems to have "
+        "learned them (100.0% right, and 80.0% of those held out)",
+    )

@@ -30,6 +30,13 @@ class Wrapped(nn.Module):
     def forward(self, x):
         return self.classifier(self.features(x).flatten(1))
 
+class Around(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = network()
+    def forward(self, x):
+        return self.inner(x)
+
 class Counted(nn.Conv2d):
     def get_extra_state(self): return {"calls": 3}
     def set_extra_state(self, state): self.calls = state["calls"]
@@ -188,6 +195,12 @@ def test_backbone_and_head_are_joined_where_that_is_the_network(tmp_path: Path) 
     loaded = load(tmp_path, {"meta": {}, "state_dict": parts})
     assert value_of(loaded) == AVERAGED
     assert any("without the prefixes backbone., head." in text for text in loaded.warnings)
+
+
+def test_network_that_wraps_the_saved_one_takes_its_weights(tmp_path: Path) -> None:
+    loaded = load(tmp_path, {"state_dict": filled(2.0)}, "Around")
+    assert value_of(loaded) == AVERAGED
+    assert any("with the prefix inner. of the network" in text for text in loaded.warnings)
 
 
 def test_averages_of_parameters_alone_are_completed_with_the_buffers(tmp_path: Path) -> None:

@@ -126,6 +126,8 @@ _OPERATORS = (
     "torch.ops.debugprims.load_tensor.default", "torch.ops.higher_order.print", "math.factorial",
     "torch.ops.higher_order.triton_kernel_wrapper_mutation", "torch.hub.load", "_operator.pow",
     "torch.ops.aten.set_.source_Tensor", "torch.ops.symm_mem.one_shot_all_reduce.default",
+    "torch.ops.aten._sparse_coo_tensor_unsafe.default", "torch.ops.aten.resize_.default",
+    "torch.ops.aten._nested_view_from_buffer.default", "torch.ops.aten.resize.default",
     "torch.sys.exit", "torch._sys.exit", "#x:y", "builtins.exec", "_operator.methodcaller",
     "torch.utils.cpp_extension.load_inline", "torch.ops.aten.conv2d", "torch.ops.aten.x.default",
     "torch.ops.c10d.barrier.default", "_operatorx.add", "mathx.floor", "torchx.load", "",

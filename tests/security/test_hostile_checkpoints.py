@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from fairdeploy.cli import run
 from fairdeploy.errors import FairdeployError
@@ -50,6 +52,45 @@ def test_weights_with_names_that_are_none_are_refused_in_one_line(
     path = tmp_path / f"model{suffix}"
     path.write_bytes(content)
     refused(path, arch=f"{write_factory_file(tmp_path)}:network")
+
+
+def _with(layer: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), layer, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def _padded() -> nn.Module:
+    layer = nn.Conv2d(4, 4, 3)
+    layer.padding = (10**6, 10**6)
+    return layer
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.Upsample(scale_factor=1e4), _padded(), nn.AdaptiveAvgPool2d(10**5)]
+)
+def test_layers_that_no_memory_holds_are_refused_before_they_run(
+    layer: nn.Module, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(_with(layer), "model.pt")
+    assert run(["inspect", "model.pt", "--input-size", "3,8,8", "--prove"]) == 1
+    assert "which no memory holds" in capsys.readouterr().err
+
+
+def test_image_size_that_no_memory_holds_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    network = _with(nn.ReLU())
+    network.pretrained_cfg = {"input_size": (3, 10**6, 10**6)}  # type: ignore[assignment]
+    torch.save(network, "model.pt")
+    assert run(["inspect", "model.pt"]) == 2
+    assert "more than can be worked with" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("names", [("conv-1", "3x3"), ("α", "0"), ("c" * 120, "_private")])
+def test_names_as_real_networks_have_them_load(names: tuple[str, str]) -> None:
+    network = nn.Sequential()
+    network.add_module(names[0], nn.Conv2d(3, 4, 3))
+    network.add_module(names[1], nn.ReLU())
+    torch.save(network, "model.pt")
+    loaded = load_model("model.pt", input_shape=(3, 8, 8))
+    assert [name for name, _ in loaded.module.named_children()] == list(names)
 
 
 @pytest.mark.parametrize("label", _THROUGH_THE_COMMAND_LINE)
