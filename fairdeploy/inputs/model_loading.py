@@ -30,8 +30,13 @@ from fairdeploy.inputs.names import check_module_names, check_weight_names
 from fairdeploy.inputs.pickle_safety import damaged, load_checkpoint
 from fairdeploy.inputs.published_preprocessing import Published, published_preprocessing
 from fairdeploy.inputs.sharded_weights import is_index, model_name, read_shards, weights_file
-from fairdeploy.inputs.state_dicts import fill_network, infer_num_classes, quantised_name
-from fairdeploy.inputs.weight_choice import choose_module, choose_weights, quantised
+from fairdeploy.inputs.state_dicts import (
+    fill_network,
+    infer_num_classes,
+    quantised,
+    quantised_name,
+)
+from fairdeploy.inputs.weight_choice import choose_module, choose_weights
 from fairdeploy.manifest import open_regular
 from fairdeploy.records import ImageFitting, LoadedModel
 

@@ -8,6 +8,7 @@ more with them than put together tensors, plain data, and modules.
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,10 +23,12 @@ from fairdeploy.inputs.module_state import check_tree
 from fairdeploy.inputs.names import shown
 from fairdeploy.inputs.pickle_machine import NotAllowed, names_in
 from fairdeploy.inputs.pickled_values import Refused
+from fairdeploy.inputs.state_dicts import quantised
 from fairdeploy.inputs.torch_files import NoCheckpoint, read_old_format, read_zip
 from fairdeploy.manifest import open_regular
 
 _SHOWN_NAMES = 8
+_QUANTISED = re.compile(r"\.QU?Int\w+Storage$|_rebuild_qtensor$|\bquantized\.|^torchao\.")
 # Views of one storage may show its numbers more than once, as tied weights do.
 _MAX_SHARED = 8
 _FREE_BYTES = 2**28
@@ -52,9 +55,7 @@ def load_checkpoint(path: Path, *, trust_pickle: bool) -> object:
         _check_growth(content, size_bytes)
         return content
     except NotAllowed as error:
-        raise UnsafePickleError(
-            refusal_text(path, list_unsafe_globals(path) or [str(error)])
-        ) from error
+        raise _not_allowed(path, list_unsafe_globals(path) or [str(error)]) from error
     except Refused as error:
         raise UnsafePickleError(
             f"'{path}' is refused: it {error}; save a state dict and give --arch, or add "
@@ -123,7 +124,13 @@ def _other_pickle(path: Path, error: Exception) -> ModelError:
         names = list_unsafe_globals(path)
     except ModelError:
         names = []
-    return UnsafePickleError(refusal_text(path, names)) if names else damaged(path, error)
+    return _not_allowed(path, names) if names else damaged(path, error)
+
+
+def _not_allowed(path: Path, names: list[str]) -> ModelError:
+    """Trusting its author would not help with a quantised network."""
+    told = next(filter(_QUANTISED.search, names), None)
+    return UnsafePickleError(refusal_text(path, names)) if told is None else quantised(path, told)
 
 
 def _load_trusted(path: Path) -> object:

@@ -105,6 +105,15 @@ def quantised_name(weights: Weights, others: Sequence[str] = ()) -> str | None:
     return None
 
 
+def quantised(source: object, name: str) -> ModelError:
+    """The error for a network in whole numbers, told by one of its names."""
+    return ModelError(
+        f"'{source}' holds a quantised network ('{name}'), which cannot be shrunk; give the "
+        "checkpoint from before the quantisation, and quantise what comes out with "
+        "fairdeploy export --precision int8"
+    )
+
+
 def _is_low_bit(name: str, value: object) -> bool:
     if not isinstance(value, Tensor):
         return False

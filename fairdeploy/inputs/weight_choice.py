@@ -23,6 +23,7 @@ from fairdeploy.inputs.state_dicts import (
     difference,
     infer_num_classes,
     problem_texts,
+    quantised,
     quantised_name,
 )
 
@@ -141,15 +142,6 @@ def choose_weights(
             f"{_listed(names)}; choose with --weights {names[0]} or --weights {names[1]}"
         )
     return replace(first, notes=_notes(first, fitting, choices))
-
-
-def quantised(source: object, name: str) -> ModelError:
-    """The error for a network in whole numbers, told by one of its names."""
-    return ModelError(
-        f"'{source}' holds a quantised network ('{name}'), which cannot be shrunk; give the "
-        "checkpoint from before the quantisation, and quantise what comes out with "
-        "fairdeploy export --precision int8"
-    )
 
 
 def _notes(chosen: Choice, fitting: Sequence[Choice], choices: Sequence[Choice]) -> tuple[str, ...]:

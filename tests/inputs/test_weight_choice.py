@@ -324,6 +324,13 @@ def test_quantised_checkpoints_are_named_as_such(tmp_path: Path, name: str, valu
         load(tmp_path, {"state_dict": {**weights, name: value}})
 
 
+def test_tensors_of_quantised_checkpoints_are_named_as_such_too(tmp_path: Path) -> None:
+    ones = torch.ones(3, 4)
+    weights = {**filled(2.0), "5.weight": torch.quantize_per_tensor(ones, 0.1, 0, torch.qint8)}
+    with pytest.raises(ModelError, match=r"holds a quantised network .*before the quantisation"):
+        load(tmp_path, weights)
+
+
 def whole(value: float) -> nn.Sequential:
     """The network with all weights at ``value``."""
     module = network()

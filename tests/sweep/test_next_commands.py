@@ -24,8 +24,8 @@ SHARED: dict[str, Any] = {
 }  # fmt: skip
 
 
-class Reached(Exception):
-    """Carries what the command line understood."""
+class Reached(BaseException):
+    """Carries what the command line understood past whatever reports errors there."""
 
     def __init__(self, options: Any) -> None:
         super().__init__()
