@@ -37,7 +37,9 @@ def chain_table(chain: Document) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("step", no_wrap=True)
     table.add_column("file", overflow="fold")
-    for title in ("size", "error", "limit", "same top-1", "accuracy"):
+    has_classes = any(row["top1_agreement"] is not None for row in chain["rows"])
+    top1 = ("same top-1",) if has_classes else ()
+    for title in ("size", "error", "limit", *top1, "accuracy"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("")
     for row in chain["rows"]:
@@ -47,7 +49,7 @@ def chain_table(chain: Document) -> Table:
             _or_dash(row["size_bytes"], lambda value: f"{short(value)}B"),
             _error(row),
             _or_dash(row["limit"], lambda value: f"{value:.0e}"),
-            _or_dash(row["top1_agreement"], lambda value: f"{value:.1%}"),
+            *(_or_dash(row["top1_agreement"], lambda value: f"{value:.1%}") for _ in top1),
             _or_dash(row["accuracy"], lambda value: f"{value:.2%}"),
             _WORDS[row["passed"]] + (f" [dim]{escape(row['note'])}[/]" if row["note"] else ""),
         )

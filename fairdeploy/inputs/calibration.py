@@ -112,7 +112,7 @@ def with_predicted_labels(
     if bool((labels == labels[0]).all()):
         # Which class scores highest *for this image* still tells the images apart.
         labels = (scores - scores.mean(dim=0)).argmax(dim=1)
-        warnings += ("the model predicts one class for all images; relative scores are used",)
+        warnings += ("the same output is highest for all images; relative scores are used",)
     labelled = replace(calibration, labels=labels, label_source="predicted")
     return replace(splits, calibration=labelled, warnings=warnings)
 

@@ -141,7 +141,7 @@ def test_predicted_labels_differ_even_if_one_class_always_wins() -> None:
     labelled = with_predicted_labels(splits_of(images), lambda batch: batch.flatten(1) + offset)
     assert labelled.calibration.labels is not None
     assert set(labelled.calibration.labels.tolist()) == {0, 1, 2}
-    assert "predicts one class for all images" in labelled.warnings[0]
+    assert "the same output is highest for all images" in labelled.warnings[0]
 
 
 def test_given_labels_are_kept() -> None:
