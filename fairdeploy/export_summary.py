@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from fairdeploy.reporting.chain import verdict
+from fairdeploy.reporting.chain import has_top1, verdict
 from fairdeploy.summary import short
 from fairdeploy.summary_tables import two_columns
 
@@ -37,8 +37,7 @@ def chain_table(chain: Document) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("step", no_wrap=True)
     table.add_column("file", overflow="fold")
-    has_classes = any(row["top1_agreement"] is not None for row in chain["rows"])
-    top1 = ("same top-1",) if has_classes else ()
+    top1 = ("same top-1",) if has_top1(chain["rows"]) else ()
     for title in ("size", "error", "limit", *top1, "accuracy"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("")

@@ -6,7 +6,7 @@ one verdict stands for all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -44,6 +44,11 @@ def merged_variants(document: Document, rows: list[dict[str, Any]]) -> list[dict
     """Earlier rows but for files that were written again, then the new ones."""
     new = {row["artifact"]["path"] for row in rows}
     return [row for row in _variants(document) if row["artifact"]["path"] not in new] + rows
+
+
+def has_top1(rows: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether any row compares classes; where none does, top-1 is not spoken of."""
+    return any(row["top1_agreement"] is not None for row in rows)
 
 
 def verdict(chain: Document) -> str:

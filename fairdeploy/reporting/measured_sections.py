@@ -9,6 +9,7 @@ import numpy as np
 
 from fairdeploy.records import DeviceRecord, LatencyComparison, LatencyStats
 from fairdeploy.reporting.accuracy_rows import STEPS
+from fairdeploy.reporting.chain import has_top1
 from fairdeploy.reporting.charts import axis_labels, interval_bar, latency_histogram
 from fairdeploy.reporting.markup import NOTHING, Html, join, pill, section, table, tag
 from fairdeploy.reporting.quantities import (
@@ -101,6 +102,9 @@ def latency(comparison: LatencyComparison | None) -> Html:
     )
 
 
+_TOP1 = " Top-1 is the share of images on which file and torch choose the same class."
+
+
 def artifacts(document: Row) -> Html:
     """The written files with their hashes, and how closely each exported one follows torch."""
     files = document["artifacts"]
@@ -110,8 +114,8 @@ def artifacts(document: Row) -> Html:
         "Files",
         *map(_artifact, files),
         _parity_table(document["parity"]),
-        lead="With SHA-256, to check what arrives on the device. Top-1 is the share of images on "
-        "which file and torch choose the same class.",
+        lead="With SHA-256, to check what arrives on the device."
+        + (_TOP1 if has_top1(document["parity"]) else ""),
     )
 
 
@@ -226,6 +230,7 @@ def _device_facts(device: DeviceRecord | None) -> str:
 def _parity_table(parity: Sequence[Row]) -> Html:
     if not parity:
         return NOTHING
+    top1 = ("top-1",) if has_top1(parity) else ()
     rows = (
         (
             join((row["artifact"], " ", _parity_pill(passed=row["passed"]))),
@@ -236,11 +241,11 @@ def _parity_table(parity: Sequence[Row]) -> Html:
                     tag("span", f"limit {error_text(row['limit'])}", class_="under"),
                 )
             ),
-            percent(row["top1_agreement"], 0),
+            *(percent(row["top1_agreement"], 0) for _ in top1),
         )
         for row in parity
     )
-    headers = ("agreement with torch", "batch", "error", "top-1")
+    headers = ("agreement with torch", "batch", "error", *top1)
     return tag("div", table(headers, rows), class_="after")
 
 

@@ -14,10 +14,12 @@ from fairdeploy.records import (
     Tolerance,
     VariantCheck,
 )
+from fairdeploy.reporting import chain_section
 from fairdeploy.reporting.accuracy_rows import STEPS
 from fairdeploy.reporting.chain import chain_of, merged_variants, variant_document, verdict
 from fairdeploy.reporting.chain_section import with_chain
 from fairdeploy.reporting.json_tree import json_safe
+from fairdeploy.reporting.measured_sections import artifacts
 from fairdeploy.reporting.model_card import model_card
 from fairdeploy.reporting.run_record import build_document
 from tests.reporting.sample_run import sample_arguments, sample_graph
@@ -114,3 +116,14 @@ def test_the_card_has_the_accuracy_after_every_step() -> None:
     spaced = card.replace("\N{NO-BREAK SPACE}", " ")
     for step, words in STEPS.items():
         assert f"- {words}: {estimates[step].value:.1%}".replace("%", " %") in spaced
+
+
+def test_page_and_card_speak_of_top_1_only_where_something_has_classes() -> None:
+    document = build_document(**sample_arguments(sample_graph()))
+    assert "same top-1" in chain_section.chain(document)
+    assert "same top-1" in model_card(document)
+    assert "Top-1 is" in artifacts(document)
+    for row in (*document["chain"]["rows"], *document["parity"]):
+        row["top1_agreement"] = None
+    pages = (chain_section.chain(document), artifacts(document), model_card(document))
+    assert not any("top-1" in page.lower() for page in pages)
