@@ -179,7 +179,7 @@ def test_shares_out_of_reach_and_equal_plans_are_measured_once_and_told(
     assert [point["is_knee"] for point in points].count(True) <= 1
 
 
-def test_interrupt_leaves_nothing_but_cached_scores(
+def test_interrupt_leaves_the_plans_that_are_done_and_cached_scores(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAIRDEPLOY_CACHE", str(tmp_path / "cache"))
@@ -195,11 +195,12 @@ def test_interrupt_leaves_nothing_but_cached_scores(
     (tmp_path / "results").mkdir()
     with pytest.raises(KeyboardInterrupt):
         run(project, tmp_path / "results" / "out", Impatient(), points=3)
-    assert os.listdir(tmp_path / "results") == []
+    assert os.listdir(tmp_path / "results") == ["out-unfinished"]
+    assert list((tmp_path / "results" / "out-unfinished").glob("**/*.json"))
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".safetensors"]
 
 
-def test_failed_proof_ends_the_sweep_with_its_exit_code_and_nothing_written(
+def test_failed_proof_ends_the_sweep_with_its_exit_code_and_only_plans(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failed = ProofResult(0.5, 1e-5, 4, (1, 3))
@@ -207,7 +208,8 @@ def test_failed_proof_ends_the_sweep_with_its_exit_code_and_nothing_written(
     with pytest.raises(ParityError, match="differs from the zeroed original") as caught:
         run(project, tmp_path / "out", points=2)
     assert caught.value.exit_code == 4
-    assert list(tmp_path.iterdir()) == []
+    assert os.listdir(tmp_path) == ["out-unfinished"]
+    assert os.listdir(tmp_path / "out-unfinished") == ["plans"]
 
 
 @pytest.fixture

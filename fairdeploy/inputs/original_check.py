@@ -28,6 +28,8 @@ from fairdeploy.records import DataSplits, ImageSet, NotJudged
 _LOOKS = (128, 512)
 _DOUBT = 0.025
 _SURE = 0.001
+# Strict, since a network that answers by chance alone has such luck at times.
+_BETTER_THAN_CHANCE = 0.005
 # Strict, so that a handful of images does not condemn an honest network.
 _BAD = 0.005
 # Overfitted networks are honestly some ten or twenty points too sure of themselves.
@@ -72,7 +74,7 @@ class _Answers:
         chance, count, right = self.chance, self.num_images, self.num_right
         if chance >= 1:
             return False
-        is_no_better = 1 - binomial_cdf(right - 1, count, chance) > _DOUBT
+        is_no_better = 1 - binomial_cdf(right - 1, count, chance) > _BETTER_THAN_CHANCE
         kappa = (self.accuracy - chance) / (1 - chance)
         is_bad = binomial_cdf(right, count, (1 + chance) / 2) < _BAD
         return is_no_better and is_bad and kappa < 0.2
