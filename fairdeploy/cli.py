@@ -9,11 +9,10 @@ from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from fairdeploy import __version__
-from fairdeploy.cli_output import show_text
+from fairdeploy.cli_output import PlainConsole, show_text
 from fairdeploy.commands.bundle import bundle
 from fairdeploy.commands.cache import cache
 from fairdeploy.commands.demo import demo
@@ -108,7 +107,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _fail(text: str, exit_code: int) -> int:
     try:
-        console = Console(stderr=True)
+        console = PlainConsole(stderr=True)
         line = f"[bold red]error:[/] {escape(one_line(text))}"
         console.print(line, soft_wrap=True, highlight=False)
     except OSError:

@@ -4,14 +4,35 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from fairdeploy.progress import Progress, SilentProgress
 
 _LOG_WIDTH = 120
+# Names of files, classes and nodes come from strangers; none may move the cursor or turn text.
+_CONTROLS = {
+    code: "?"
+    for code in (*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+    if chr(code) not in "\n\t"
+}
+
+
+class PlainConsole(Console):
+    """A console that shows control characters of printed texts as question marks."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """What is shown, piece by piece; rich's own controls stay."""
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                yield Segment(segment.text.translate(_CONTROLS), segment.style)
 
 
 def progress_for(is_silent: bool) -> Progress:
@@ -20,7 +41,7 @@ def progress_for(is_silent: bool) -> Progress:
         return SilentProgress()
     from fairdeploy.terminal import TerminalProgress
 
-    return TerminalProgress(Console(stderr=True))
+    return TerminalProgress(PlainConsole(stderr=True))
 
 
 def show(document: Mapping[str, Any], summary: RenderableType, as_json: bool) -> None:
@@ -38,7 +59,7 @@ def show_text(renderable: RenderableType, *, is_unbroken: bool = False) -> None:
         renderable: What to print.
         is_unbroken: Leave long lines to the terminal, so that what is copied has no line breaks.
     """
-    console = Console()
+    console = PlainConsole()
     if not console.is_terminal:
-        console = Console(width=_LOG_WIDTH)
+        console = PlainConsole(width=_LOG_WIDTH)
     console.print(renderable, highlight=False, soft_wrap=is_unbroken)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def export_summary(document: Document, folder: Path) -> RenderableType:
         ("chain", f"[{color}]{escape(verdict(chain))}[/]"),
         ("images", escape(_images(document))),
         ("report", f"[bold]{escape(str(folder / 'report.html'))}[/]"),
-        ("check", f"fairdeploy verify {escape(str(folder))}"),
+        ("check", f"fairdeploy verify {escape(shlex.quote(str(folder)))}"),
     ]
     return Group(Text(), chain_table(chain), Text(), two_columns(facts))
 

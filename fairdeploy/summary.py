@@ -5,6 +5,7 @@ Reads the document of ``report.json``, so that the terminal never says more than
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -271,11 +272,11 @@ def demo_ending(folder: Path) -> RenderableType:
         two_columns(
             [
                 ("open", escape(str(shrunk / "report.html"))),
-                ("next", f"fairdeploy inspect {escape(str(folder / 'model.pt'))}"),
+                ("next", f"fairdeploy inspect {escape(shlex.quote(str(folder / 'model.pt')))}"),
                 (
                     "",
-                    f"cd {escape(str(folder))} && fairdeploy shrink model.pt --budget macs=30% "
-                    "-o smaller",
+                    f"cd {escape(shlex.quote(str(folder)))} && "
+                    "fairdeploy shrink model.pt --budget macs=30% -o smaller",
                 ),
                 ("yours", "fairdeploy shrink YOUR_MODEL.pt --budget 40% --data YOUR_IMAGES"),
             ]
