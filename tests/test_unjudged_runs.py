@@ -136,6 +136,7 @@ def test_the_cause_is_named_and_nothing_is_claimed(
     assert f"- Not judged: {found['not_judged']['reason']}" in shown
     page = (folder / f"{name}-shrink" / "report.html").read_text()
     assert "not judged" in page
+    assert "every check passed" not in page
 
 
 def test_what_the_remedy_says_is_right(folder: Path) -> None:

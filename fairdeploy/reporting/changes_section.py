@@ -103,12 +103,17 @@ def _by_step(changes: Row | None) -> Html:
             f"{row['num_lost']:,}",
             f"{row['num_gained']:,}",
             percent(row["changed_share"]),
-            change_text(changes["since_last"][step]),
+            _without_interval(change_text(changes["since_last"][step])),
         )
         for step, row in changes["by_step"].items()
     )
     headers = ("step", "accuracy", "interval", "lost", "gained", "changed", "with this step")
     return table(headers, rows)
+
+
+def _without_interval(text: str) -> str:
+    """The table has one interval a row already, and no room for another."""
+    return text.partition(" (")[0] + text.rpartition(")")[2]
 
 
 def _by_class(changes: Row | None) -> Html:

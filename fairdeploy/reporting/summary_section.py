@@ -85,6 +85,9 @@ def _verdict(document: Document) -> Html:
         promises.append("the accuracy stays within the drop allowed")
     if document["parity"]:
         promises.append("the exported file agrees with torch")
+    if document.get("not_judged"):
+        promises.append("the accuracy could not be judged")
+        return tag("p", pill("not judged", is_good=False), f" {'; '.join(promises)}.")
     return tag(
         "p",
         pill("every check passed", is_good=True),
