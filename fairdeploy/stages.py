@@ -177,7 +177,7 @@ def load_images(
 
 
 def _original(
-    data: DataSplits, settings: RunSettings, model: LoadedModel, graph: UnitGraph
+    data: DataSplits, num_outputs: int, settings: RunSettings, model: LoadedModel, graph: UnitGraph
 ) -> Original:
     """What the check of the labels asks the network, and how it gets a few images otherwise."""
 
@@ -207,7 +207,7 @@ def _original(
         distance,
         reread if is_file else None,
         data.preprocessing or model.preprocessing,
-        class_scores(graph.outputs.main_tensor(graph.module(*graph.example_inputs))).shape[1],
+        num_outputs,
     )
 
 
@@ -230,11 +230,12 @@ def _classified(
     data: DataSplits, main: Tensor, settings: RunSettings, model: LoadedModel, graph: UnitGraph
 ) -> DataSplits:
     """With labels that fit the classes: checked, judged with the original, or predicted."""
-    check_labels_fit(data, class_scores(main).shape[1])
+    num_outputs = class_scores(main).shape[1]
+    check_labels_fit(data, num_outputs)
     if main.dim() == 2:
         data = check_original(
             data,
-            _original(data, settings, model, graph),
+            _original(data, num_outputs, settings, model, graph),
             names_are_given=settings.class_names is not None or not _is_folder(settings),
         )
     if settings.selects_with_rest:

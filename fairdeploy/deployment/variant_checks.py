@@ -140,11 +140,6 @@ def relative_error(expected: Tensor, got: Tensor) -> float:
     return error if np.isfinite(error) else float("inf")
 
 
-def with_only_batch(examples: Examples, batch: int | None) -> Examples:
-    """The same examples for files that take another number of images."""
-    return examples if batch is None else replace(examples, batch=batch)
-
-
 def _predicted(
     network: Callable[..., object] | Runner,
     inputs: tuple[Tensor, ...],
