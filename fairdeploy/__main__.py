@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fairdeploy.cli import main
+from fairdeploy.cli.app import main
 
 if __name__ == "__main__":
     main()

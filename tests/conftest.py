@@ -42,7 +42,7 @@ def _own_projects() -> Iterator[None]:
     What strangers' files may do is tested through the command line, in ``security``.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fairdeploy.settings.refuse_foreign_code", lambda path, used: None)
+        patch.setattr("fairdeploy.settings.run.refuse_foreign_code", lambda path, used: None)
         yield
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import onnx
 import pytest
 
-from fairdeploy import latency_trials, pipeline
 from fairdeploy.deployment.exporter_api import Array
 from fairdeploy.errors import DeviceLostError
 from fairdeploy.records import LatencyComparison, LatencyStats, OperatorTime, TargetProfile
+from fairdeploy.runs import shrink as pipeline
+from fairdeploy.runs.search import trials as latency_trials
 from fairdeploy_onnx.node_sources import SOURCE_KEY
 
 

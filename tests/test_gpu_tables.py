@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 
 from tests.benchmarks import gpu_tables
-from tests.test_timed_run import TARGET
+from tests.runs.test_timed_run import TARGET
 from tests.tiny_project import write_project
 
 

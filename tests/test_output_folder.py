@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fairdeploy.errors import ExportError, OutputError
-from fairdeploy.output_folder import (
+from fairdeploy.files import (
     appearing_folder,
     check_output_folder,
     kept_if_it_fails,

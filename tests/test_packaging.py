@@ -20,7 +20,7 @@ def test_exporter_is_registered_and_loads() -> None:
 
 def test_command_is_installed() -> None:
     (script,) = metadata.entry_points(group="console_scripts", name="fairdeploy")
-    assert script.value == "fairdeploy.cli:main"
+    assert script.value == "fairdeploy.cli.app:main"
 
 
 def test_types_are_announced() -> None:

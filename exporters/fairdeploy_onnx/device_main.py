@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fairdeploy.deployment.bootstrap import CoarseClockError
-from fairdeploy.deployment.entrants import Opened
-from fairdeploy.deployment.race import RaceSettings, measure
-from fairdeploy.device_facts import (
+from fairdeploy.deployment.devices.device_facts import (
     AffinityError,
     device_facts,
     held_on_cores,
     load_average,
     usable_cores,
 )
+from fairdeploy.deployment.latency.bootstrap import CoarseClockError
+from fairdeploy.deployment.latency.entrants import Opened
+from fairdeploy.deployment.latency.race import RaceSettings, measure
 from fairdeploy_onnx.operator_profile import profiled_operators
 from fairdeploy_onnx.session import ProviderError, one_line, open_session, runtime_versions_of
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from fairdeploy.device_facts import usable_cores
+from fairdeploy.deployment.devices.device_facts import usable_cores
 from fairdeploy.errors import ExportError
 from fairdeploy.records import InputSignature, TargetProfile
 from fairdeploy_onnx.session import ProviderError, one_line, open_session, runtime_versions_of

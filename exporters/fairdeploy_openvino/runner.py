@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from fairdeploy.device_facts import usable_cores
+from fairdeploy.deployment.devices.device_facts import usable_cores
 from fairdeploy.errors import ExportError
 from fairdeploy.records import InputSignature, TargetProfile
 from fairdeploy_openvino.library import (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from fairdeploy.deployment.devices.gpu_facts import survey_gpus
 from fairdeploy.errors import ExportError
-from fairdeploy.gpu_facts import survey_gpus
 
 
 def gpu_name() -> str:

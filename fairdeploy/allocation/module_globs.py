@@ -19,10 +19,10 @@ from fnmatch import fnmatchcase
 from torch import fx
 
 from fairdeploy.errors import UsageError
-from fairdeploy.graph.functionalize import op_name
-from fairdeploy.graph.label_grids import length_of
+from fairdeploy.graph.capture.functionalize import op_name
 from fairdeploy.graph.module_paths import module_path
 from fairdeploy.graph.unit_graph import Group, UnitGraph
+from fairdeploy.graph.walk.label_grids import length_of
 
 _LAYER_OPS = {
     "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from fairdeploy.graph.label_grids import is_grid, rows_of
-from fairdeploy.graph.labels import Labels
-from fairdeploy.graph.propagation import Dims, Propagation, Rule, Value
-from fairdeploy.graph.rules import rule_of
 from fairdeploy.graph.stored_tensors import fetch_tensor
 from fairdeploy.graph.unit_graph import UnitGraph
+from fairdeploy.graph.walk.label_grids import is_grid, rows_of
+from fairdeploy.graph.walk.labels import Labels
+from fairdeploy.graph.walk.propagation import Dims, Propagation, Rule, Value
+from fairdeploy.graph.walk.rules import rule_of
 
 
 @dataclass(frozen=True, slots=True)

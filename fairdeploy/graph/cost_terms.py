@@ -15,13 +15,13 @@ import numpy as np
 from torch import fx
 
 from fairdeploy.graph.call_facts import has_size_from_data, op_name
-from fairdeploy.graph.label_grids import rows_of
-from fairdeploy.graph.labels import Labels
-from fairdeploy.graph.propagation import Propagation
-from fairdeploy.graph.rules.einsum import einsum_letters
-from fairdeploy.graph.rules.recurrent import RECURRENT_OPS, recurrent_call
 from fairdeploy.graph.stored_tensors import fetch_tensor
 from fairdeploy.graph.unit_graph import KEPT, Branch, CostDim, CostTerm, Group, UnitIds
+from fairdeploy.graph.walk.label_grids import rows_of
+from fairdeploy.graph.walk.labels import Labels
+from fairdeploy.graph.walk.propagation import Propagation
+from fairdeploy.graph.walk.rules.einsum import einsum_letters
+from fairdeploy.graph.walk.rules.recurrent import RECURRENT_OPS, recurrent_call
 
 
 @dataclass(frozen=True, slots=True)

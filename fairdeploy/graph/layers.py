@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import fx
 
 from fairdeploy.graph.batch_dimension import BatchDimension, batch_dimensions
-from fairdeploy.graph.functionalize import op_name
-from fairdeploy.graph.rules.recurrent import RECURRENT_STACKS
+from fairdeploy.graph.capture.functionalize import op_name
 from fairdeploy.graph.unit_graph import KEPT, UnitGraph, UnitIds
+from fairdeploy.graph.walk.rules.recurrent import RECURRENT_STACKS
 
 _SPATIAL_DIMS = {
     "conv1d": 1, "conv2d": 2, "conv3d": 3,

@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
-from fairdeploy.graph.label_grids import length_of
-from fairdeploy.graph.model_inputs import ModelInputs
-from fairdeploy.graph.model_outputs import ModelOutputs
-from fairdeploy.options import AttentionOption
+from fairdeploy.graph.capture.model_inputs import ModelInputs
+from fairdeploy.graph.capture.model_outputs import ModelOutputs
+from fairdeploy.graph.walk.label_grids import length_of
+from fairdeploy.settings.options import AttentionOption
 
 KEPT = -1
 

@@ -14,14 +14,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor, fx, nn
 
-from fairdeploy.graph.capture import CapturedGraph, capture
+from fairdeploy.graph.capture.capture import CapturedGraph, capture
+from fairdeploy.graph.capture.model_inputs import ModelInputs
 from fairdeploy.graph.cost_terms import build_cost_terms
-from fairdeploy.graph.freezes import collect_freezes, frozen_groups
-from fairdeploy.graph.groups import Labelled, label, number_groups, unique_name
-from fairdeploy.graph.head_channels import layable_groups
-from fairdeploy.graph.label_grids import as_grid
-from fairdeploy.graph.labels import Labels
-from fairdeploy.graph.model_inputs import ModelInputs
 from fairdeploy.graph.residual_branches import branch_groups
 from fairdeploy.graph.unit_graph import (
     KEPT,
@@ -33,7 +28,12 @@ from fairdeploy.graph.unit_graph import (
     UnitIds,
     group_of_unit,
 )
-from fairdeploy.options import AttentionOption
+from fairdeploy.graph.walk.freezes import collect_freezes, frozen_groups
+from fairdeploy.graph.walk.groups import Labelled, label, number_groups, unique_name
+from fairdeploy.graph.walk.head_channels import layable_groups
+from fairdeploy.graph.walk.label_grids import as_grid
+from fairdeploy.graph.walk.labels import Labels
+from fairdeploy.settings.options import AttentionOption
 
 DimUnits = Mapping[str, tuple[UnitIds, ...]]
 

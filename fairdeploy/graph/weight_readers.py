@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 
 from torch import fx
 
-from fairdeploy.graph.functionalize import op_name
-from fairdeploy.graph.rules.recurrent import RECURRENT_OPS
+from fairdeploy.graph.capture.functionalize import op_name
+from fairdeploy.graph.walk.rules.recurrent import RECURRENT_OPS
 
 _VIEWS = {
     "t", "transpose", "permute", "numpy_T", "reshape", "view", "flatten", "unflatten", "unsqueeze",

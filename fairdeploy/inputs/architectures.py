@@ -20,7 +20,7 @@ from torch import nn
 from fairdeploy.errors import ModelError, UsageError
 from fairdeploy.inputs.factories import is_factory_spec, load_factory, one_line
 from fairdeploy.inputs.random_state import seeded_random_state
-from fairdeploy.torchvision_compat import ensure_torchvision
+from fairdeploy.inputs.torchvision_compat import ensure_torchvision
 
 Options = dict[str, Any]
 

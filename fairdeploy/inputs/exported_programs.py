@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from fairdeploy.errors import ModelError
-from fairdeploy.graph.train_mode import switchable
+from fairdeploy.graph.capture.train_mode import switchable
 from fairdeploy.inputs.archives import ZIP_ERRORS, opened_archive
 from fairdeploy.inputs.exported_program_safety import clean_program
 from fairdeploy.inputs.factories import one_line

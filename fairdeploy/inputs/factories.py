@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from fairdeploy.errors import FairdeployError
-from fairdeploy.torchvision_compat import ensure_torchvision
+from fairdeploy.inputs.torchvision_compat import ensure_torchvision
 
 
 def is_factory_spec(spec: str) -> bool:

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from fairdeploy.errors import DataError
 from fairdeploy.inputs.image_pool import Fetched, ImagePool, Indices, PooledData, with_white
-from fairdeploy.manifest import require_regular
 from fairdeploy.records import ClassOrder, Preprocessing
 from fairdeploy.records.image_preparation import decoded, deep_pixels, prepared
+from fairdeploy.runs.folder.manifest import require_regular
 
 _SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".gif"}

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from fairdeploy.errors import UsageError
-from fairdeploy.input_specs import InputSpec, VaryingSize, image_of
 from fairdeploy.inputs.published_preprocessing import Published
 from fairdeploy.records import ImageFitting, Preprocessing
+from fairdeploy.records.input_specs import InputSpec, VaryingSize, image_of
 
 # timm's largest is 1.15: a border of black around the image.
 _LEAST_CROP, _MOST_CROP = 0.1, 2.0

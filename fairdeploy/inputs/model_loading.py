@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from fairdeploy.errors import ModelError, UsageError
-from fairdeploy.input_specs import InputSpec
 from fairdeploy.inputs.architectures import Architecture, build_network, parse_architecture
 from fairdeploy.inputs.checkpoint_contents import Weights, WeightSet, find_weight_sets
 from fairdeploy.inputs.exported_programs import is_exported_program, load_exported_program
@@ -37,8 +36,9 @@ from fairdeploy.inputs.state_dicts import (
     quantised_name,
 )
 from fairdeploy.inputs.weight_choice import choose_module, choose_weights
-from fairdeploy.manifest import open_regular
 from fairdeploy.records import ImageFitting, LoadedModel
+from fairdeploy.records.input_specs import InputSpec
+from fairdeploy.runs.folder.manifest import open_regular
 
 _FOREIGN_KINDS = {
     ".onnx": "an ONNX file",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fairdeploy.errors import DataError
-from fairdeploy.graph.model_inputs import ModelInputs, random_input
+from fairdeploy.graph.capture.model_inputs import ModelInputs, random_input
 from fairdeploy.inputs.fingerprint import sha256_of_images
 from fairdeploy.records import DataSplits, ImageSet
 

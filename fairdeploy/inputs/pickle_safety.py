@@ -25,7 +25,7 @@ from fairdeploy.inputs.pickle_machine import NotAllowed, names_in
 from fairdeploy.inputs.pickled_values import Refused
 from fairdeploy.inputs.state_dicts import quantised
 from fairdeploy.inputs.torch_files import NoCheckpoint, read_old_format, read_zip
-from fairdeploy.manifest import open_regular
+from fairdeploy.runs.folder.manifest import open_regular
 
 _SHOWN_NAMES = 8
 _QUANTISED = re.compile(r"\.QU?Int\w+Storage$|_rebuild_qtensor$|\bquantized\.|^torchao\.")

@@ -24,7 +24,7 @@ import torch
 from torch import fx, nn
 
 from fairdeploy.errors import ModelError
-from fairdeploy.torchvision_compat import ensure_torchvision
+from fairdeploy.inputs.torchvision_compat import ensure_torchvision
 
 _PACKAGES = (
     "torch.nn.modules",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from fairdeploy.input_specs import VaryingSize
+    from fairdeploy.records.input_specs import VaryingSize
 
 
 UNMEASURED_MULTIPLE = 8

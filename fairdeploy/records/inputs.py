@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from fairdeploy.input_specs import InputSpec
+    from fairdeploy.records.input_specs import InputSpec
     from fairdeploy.records.judgement import NotJudged
     from fairdeploy.records.training import TrainingImages
 

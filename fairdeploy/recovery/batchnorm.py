@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from fairdeploy.errors import DataError
 from fairdeploy.graph.layer_calls import aten, bound_arguments
 from fairdeploy.records import RecoverySummary
-from fairdeploy.recovery.sweep import (
+from fairdeploy.recovery.least_squares.sweep import (
     DEFAULT_MEMORY_BYTES,
     NetworkSweep,
     ValueStore,

@@ -21,10 +21,10 @@ from torch import Tensor, fx
 
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import DataSplits, ImageSet, Measure, Verdict, paired_interval
-from fairdeploy.recovery.best_weights import BestWeights
-from fairdeploy.recovery.imitation import are_scores
-from fairdeploy.recovery.network_blocks import input_names, main_output, stretch
-from fairdeploy.recovery.processes import on_device
+from fairdeploy.recovery.training.best_weights import BestWeights
+from fairdeploy.recovery.training.imitation import are_scores
+from fairdeploy.recovery.training.network_blocks import input_names, main_output, stretch
+from fairdeploy.recovery.training.processes import on_device
 
 BATCH = 64
 HELD_OUT_EVERY = 4

@@ -6,7 +6,7 @@ import platform
 from importlib import metadata
 from typing import Any
 
-from fairdeploy.device_facts import cpu_model, load_average, usable_cores
+from fairdeploy.deployment.devices.device_facts import cpu_model, load_average, usable_cores
 
 _PACKAGES = (
     "fairdeploy", "torch", "torchvision", "timm", "numpy",

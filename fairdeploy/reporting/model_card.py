@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from fairdeploy.file_metadata import fit_in_words, pixels_in_words
 from fairdeploy.reporting.accuracy_rows import STEPS
 from fairdeploy.reporting.chain import has_top1, verdict
-from fairdeploy.reporting.markup import not_shown
+from fairdeploy.reporting.page.markup import not_shown
 from fairdeploy.reporting.quantities import (
     NO_CLAIM,
     amount,
@@ -20,6 +19,7 @@ from fairdeploy.reporting.quantities import (
     share_of,
     size,
 )
+from fairdeploy.runs.folder.file_metadata import fit_in_words, pixels_in_words
 
 Document = Mapping[str, Any]
 

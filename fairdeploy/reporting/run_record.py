@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from fairdeploy.graph.unit_graph import UnitGraph
-from fairdeploy.manifest import write_whole
 from fairdeploy.records import (
     KNOBS,
     AccuracyByStage,
@@ -52,9 +51,10 @@ from fairdeploy.reporting.accuracy_rows import (
 )
 from fairdeploy.reporting.chain import chain_of
 from fairdeploy.reporting.group_rows import block_rows, exchange_row, freeze_rows, group_rows
-from fairdeploy.reporting.html_report import render_html
 from fairdeploy.reporting.json_tree import circumstance_rows, heading_rows, json_tree
 from fairdeploy.reporting.operator_rows import operator_rows, why_not_faster
+from fairdeploy.reporting.page.html_report import render_html
+from fairdeploy.runs.folder.manifest import write_whole
 
 SCHEMA_VERSION = 1
 _MODEL_COSTS = {"params": "params", "macs": "macs", "size": "size_bytes"}

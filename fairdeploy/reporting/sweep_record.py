@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from fairdeploy.graph.unit_graph import UnitGraph
-from fairdeploy.manifest import write_whole
 from fairdeploy.records import (
     DataSplits,
     LoadedModel,
@@ -24,6 +23,7 @@ from fairdeploy.records import (
 )
 from fairdeploy.reporting.accuracy_rows import difference_row, estimate_row, not_judged_row
 from fairdeploy.reporting.json_tree import circumstance_rows, heading_rows, json_tree
+from fairdeploy.reporting.page.sweep_report import render_sweep
 from fairdeploy.reporting.run_record import (
     costs_row,
     data_row,
@@ -31,7 +31,7 @@ from fairdeploy.reporting.run_record import (
     method_row,
     model_row,
 )
-from fairdeploy.reporting.sweep_report import render_sweep
+from fairdeploy.runs.folder.manifest import write_whole
 
 SCHEMA_VERSION = 1
 SWEEP_FILE = "sweep.json"

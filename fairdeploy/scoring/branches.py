@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 from torch.fx.node import Argument, Target
 
-from fairdeploy.graph.model_outputs import class_scores
+from fairdeploy.graph.capture.model_outputs import class_scores
 from fairdeploy.graph.near_ties import settled
 from fairdeploy.graph.residual_branches import is_check
 from fairdeploy.graph.stored_tensors import fetch_tensor

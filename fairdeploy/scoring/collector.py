@@ -19,8 +19,8 @@ from torch import Tensor, fx
 from torch.fx.node import Argument, Target
 
 from fairdeploy.errors import DataError
-from fairdeploy.graph.functionalize import op_name
-from fairdeploy.graph.model_outputs import class_scores
+from fairdeploy.graph.capture.functionalize import op_name
+from fairdeploy.graph.capture.model_outputs import class_scores
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import ImageSet
 from fairdeploy.scoring.activations import PointReader

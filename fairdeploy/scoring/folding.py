@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from fairdeploy.graph.functionalize import op_name
+from fairdeploy.graph.capture.functionalize import op_name
 
 _CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
 _NORM_TENSORS = slice(1, 5)

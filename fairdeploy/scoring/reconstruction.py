@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
-from fairdeploy.graph.functionalize import op_name
+from fairdeploy.graph.capture.functionalize import op_name
 from fairdeploy.graph.unit_graph import Group, UnitGraph
 from fairdeploy.scoring.folding import FoldedLayer, folded_layers
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import torch
 from torch import fx, nn
 
-from fairdeploy.graph.functionalize import op_name
+from fairdeploy.graph.capture.functionalize import op_name
 from fairdeploy.graph.residual_branches import is_check
 from fairdeploy.graph.stored_tensors import fetch_tensor
 from fairdeploy.graph.unit_graph import Branch

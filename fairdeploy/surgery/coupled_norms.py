@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
-from fairdeploy.graph.functionalize import op_name
+from fairdeploy.graph.capture.functionalize import op_name
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.surgery.removal import StayingIndices
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from fairdeploy.graph.functionalize import op_name
+from fairdeploy.graph.capture.functionalize import op_name
 from fairdeploy.graph.stored_tensors import fetch_tensor, fetches_of
 
 MAX_STEPS = 8

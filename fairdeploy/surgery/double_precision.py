@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_aggregate
 
-from fairdeploy.graph.capture import quiet_export
+from fairdeploy.graph.capture.capture import quiet_export
 
 
 def in_double(module: fx.GraphModule) -> fx.GraphModule:

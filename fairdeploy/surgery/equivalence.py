@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from fairdeploy.errors import ParityError
-from fairdeploy.graph.capture import quiet_export
-from fairdeploy.graph.model_outputs import output_tensors
+from fairdeploy.graph.capture.capture import quiet_export
+from fairdeploy.graph.capture.model_outputs import output_tensors
 from fairdeploy.graph.unit_graph import UnitGraph
-from fairdeploy.input_specs import sizes_text
 from fairdeploy.records import ProofResult
+from fairdeploy.records.input_specs import sizes_text
 from fairdeploy.surgery.coupled_norms import norms_that_lose_channels, take_statistics_over_kept
 from fairdeploy.surgery.double_precision import double_by_default, double_inputs, in_double
 from fairdeploy.surgery.removal import StayingIndices

@@ -15,10 +15,10 @@ import torch
 from torch import fx
 
 from fairdeploy.graph.call_facts import argument, hint_of, normal_dim
-from fairdeploy.graph.functionalize import op_name
-from fairdeploy.graph.label_grids import length_of
-from fairdeploy.graph.rules.indexing import slice_bounds
+from fairdeploy.graph.capture.functionalize import op_name
 from fairdeploy.graph.unit_graph import UnitGraph, UnitIds
+from fairdeploy.graph.walk.label_grids import length_of
+from fairdeploy.graph.walk.rules.indexing import slice_bounds
 from fairdeploy.surgery.norm_rewrites import (
     rewrite_group_norm,
     rewrite_layer_norm,

@@ -14,8 +14,8 @@ import torch
 from torch import fx
 
 from fairdeploy.graph.call_facts import argument
-from fairdeploy.graph.rules.reduction import reduced_dims
 from fairdeploy.graph.stored_tensors import fetch_tensor, fetches_of
+from fairdeploy.graph.walk.rules.reduction import reduced_dims
 from fairdeploy.surgery.divided_norms import fold_ratio, norm_after_mean
 
 if TYPE_CHECKING:

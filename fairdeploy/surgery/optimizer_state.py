@@ -17,8 +17,8 @@ from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
 from fairdeploy.errors import OptimizerError
+from fairdeploy.graph.capture.weight_folding import SUFFIX
 from fairdeploy.graph.unit_graph import UnitGraph
-from fairdeploy.graph.weight_folding import SUFFIX
 from fairdeploy.surgery.removal import StayingIndices, slice_tensor
 
 AnyOptimizer = TypeVar("AnyOptimizer", bound=Optimizer)

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
-from fairdeploy.graph.capture import quiet_export
-from fairdeploy.graph.label_grids import rows_of
+from fairdeploy.graph.capture.capture import quiet_export
 from fairdeploy.graph.stored_tensors import fetch_tensor
 from fairdeploy.graph.unit_graph import KEPT, UnitGraph, UnitIds
+from fairdeploy.graph.walk.label_grids import rows_of
 from fairdeploy.surgery.branch_removal import cut_branches
 from fairdeploy.surgery.graph_rewrite import rewrite_constants
 

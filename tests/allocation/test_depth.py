@@ -19,7 +19,7 @@ from fairdeploy.errors import BudgetError
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.records import Budget, GroupScores, Restrictions, UnitScores
-from fairdeploy.scored_groups import group_scores, group_sizes, limits_of, unscored_groups
+from fairdeploy.runs.stages.groups import group_scores, group_sizes, limits_of, unscored_groups
 from tests.allocation.strategies import SCORES
 from tests.residual_networks import images, network
 

@@ -16,7 +16,7 @@ from fairdeploy.allocation.trade import traded
 from fairdeploy.graph.unit_graph import CostTerm, UnitGraph
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.records import Allocation, AllocationRule, Budget, UnitScores
-from fairdeploy.scored_groups import group_scores
+from fairdeploy.runs.stages.groups import group_scores
 from fairdeploy.scoring.elimination import AdaptingLayer, Inputs, elimination_costs
 from fairdeploy.scoring.readings import Measured, with_stand_in
 from fairdeploy.scoring.utilization import class_members

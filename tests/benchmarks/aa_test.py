@@ -25,9 +25,9 @@ import onnx
 from onnx import helper
 
 from fairdeploy.deployment.exporter_api import get_exporter
-from fairdeploy.deployment.latency import compare_latency
-from fairdeploy.inputs.target_profiles import load_profile
+from fairdeploy.deployment.latency.measure import compare_latency
 from fairdeploy.records import LatencyComparison, TargetProfile
+from fairdeploy.settings.target_profiles import load_profile
 
 NUM_LAYERS = 33
 RESULT = Path(__file__).parent / "results" / "aa_test.json"

@@ -19,10 +19,10 @@ from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.records import GroupScores, ImageSet, TrainingImages, UnitScores
 from fairdeploy.recovery.batchnorm import reestimate_batchnorm
-from fairdeploy.recovery.distillation import distil
 from fairdeploy.recovery.judgement import Judge, divided
-from fairdeploy.recovery.least_squares import fit_least_squares
-from fairdeploy.scored_groups import group_scores, removed_units
+from fairdeploy.recovery.least_squares.fit import fit_least_squares
+from fairdeploy.recovery.training.distillation import distil
+from fairdeploy.runs.stages.groups import group_scores, removed_units
 from fairdeploy.scoring import as_unit_scores, measure_signals
 from fairdeploy.scoring.branches import with_branch_scores
 from fairdeploy.scoring.signals import Signals

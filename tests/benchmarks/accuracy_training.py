@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from fairdeploy.recovery.processes import on_device
+from fairdeploy.recovery.training.processes import on_device
 from tests.benchmarks.cifar_networks import as_it_takes_them
 
 BATCH = 128

@@ -9,25 +9,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fairdeploy.artifact_folder import ONNX_FILE, open_folder
-from fairdeploy.delivery import tensor_names
 from fairdeploy.deployment.exporter_api import Runner, get_exporter
 from fairdeploy.deployment.tolerances import DEFAULT_MAX_DROP, tolerance_of
 from fairdeploy.deployment.variant_checks import Examples, check_variant
 from fairdeploy.errors import FairdeployError
-from fairdeploy.export_images import load_export_images
-from fairdeploy.exporting import export
-from fairdeploy.graph.model_inputs import model_inputs
+from fairdeploy.graph.capture.model_inputs import model_inputs
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.inputs.model_loading import load_model
-from fairdeploy.inputs.target_profiles import load_profile
-from fairdeploy.options import ExportOptions, ShrinkOptions
-from fairdeploy.pipeline import shrink
-from fairdeploy.progress import SilentProgress
 from fairdeploy.records import Artifact, LoadedModel, TargetProfile, VariantCheck
-from fairdeploy.reload import load
 from fairdeploy.reporting.chain import variant_document
-from fairdeploy.stopwatch import Stopwatch
+from fairdeploy.runs.export.images import load_export_images
+from fairdeploy.runs.export.run import export
+from fairdeploy.runs.folder.artifact_folder import ONNX_FILE, open_folder
+from fairdeploy.runs.folder.reload import load
+from fairdeploy.runs.progress import SilentProgress
+from fairdeploy.runs.shrink import shrink
+from fairdeploy.runs.stages.delivery import tensor_names
+from fairdeploy.runs.stopwatch import Stopwatch
+from fairdeploy.settings.options import ExportOptions, ShrinkOptions
+from fairdeploy.settings.target_profiles import load_profile
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fairdeploy.deployment.bootstrap import bootstrap_interval
+from fairdeploy.deployment.devices.device_facts import load_average
 from fairdeploy.deployment.exporter_api import Runner
-from fairdeploy.deployment.race import RaceSettings, race, relative_spread
-from fairdeploy.device_facts import load_average
+from fairdeploy.deployment.latency.bootstrap import bootstrap_interval
+from fairdeploy.deployment.latency.race import RaceSettings, race, relative_spread
 
 Inputs = tuple[NDArray[Any], ...]
 Open = Callable[[], Runner]

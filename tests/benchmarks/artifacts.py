@@ -23,7 +23,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from fairdeploy.device_facts import device_facts
+from fairdeploy.deployment.devices.device_facts import device_facts
 from fairdeploy.reporting.environment import describe_environment
 
 sys.path.insert(0, str(Path(__file__).parent))

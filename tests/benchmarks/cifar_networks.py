@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fairdeploy.torchvision_compat import ensure_torchvision
+from fairdeploy.inputs.torchvision_compat import ensure_torchvision
 
 sys.path.insert(0, str(Path(__file__).parent))
 

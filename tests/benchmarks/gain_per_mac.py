@@ -27,15 +27,15 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from fairdeploy.deployment.exporter_api import get_exporter
-from fairdeploy.deployment.latency import compare_latency
+from fairdeploy.deployment.latency.measure import compare_latency
 from fairdeploy.deployment.precision import exporter_for
-from fairdeploy.graph.capture import capture
-from fairdeploy.graph.model_inputs import model_inputs
+from fairdeploy.graph.capture.capture import capture
+from fairdeploy.graph.capture.model_inputs import model_inputs
 from fairdeploy.inputs.model_loading import load_model
-from fairdeploy.inputs.target_profiles import load_profile
-from fairdeploy.options import Objective, ShrinkOptions
-from fairdeploy.pipeline import shrink
 from fairdeploy.records import TargetProfile
+from fairdeploy.runs.shrink import shrink
+from fairdeploy.settings.options import Objective, ShrinkOptions
+from fairdeploy.settings.target_profiles import load_profile
 from tests.benchmarks.cifar_images import MEAN, STD
 from tests.benchmarks.cifar_resnet import stream_layers
 from tests.benchmarks.latency_budgets import Network

@@ -14,14 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fairdeploy.artifact_folder import ONNX_FILE
 from fairdeploy.deployment.conversion import converter_of
 from fairdeploy.deployment.exporter_api import Exporter, Runner, get_exporter, load_exporters
 from fairdeploy.deployment.usability import unusable_because
 from fairdeploy.errors import FairdeployError
-from fairdeploy.inputs.target_profiles import load_profile
 from fairdeploy.records import TargetProfile
-from fairdeploy.reload import load
+from fairdeploy.runs.folder.artifact_folder import ONNX_FILE
+from fairdeploy.runs.folder.reload import load
+from fairdeploy.settings.target_profiles import load_profile
 
 sys.path.insert(0, str(Path(__file__).parent))
 

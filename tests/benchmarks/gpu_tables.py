@@ -23,14 +23,14 @@ from typing import Any
 import torch
 
 import fairdeploy
+from fairdeploy.deployment.devices.gpu_facts import survey_gpus
 from fairdeploy.deployment.exporter_api import load_exporters
-from fairdeploy.deployment.latency import compare_latency
+from fairdeploy.deployment.latency.measure import compare_latency
 from fairdeploy.deployment.usability import unusable_because
 from fairdeploy.errors import FairdeployError
-from fairdeploy.gpu_facts import survey_gpus
-from fairdeploy.inputs.target_profiles import load_profile
 from fairdeploy.records import TargetProfile
 from fairdeploy.reporting.environment import describe_environment
+from fairdeploy.settings.target_profiles import load_profile
 from tests.benchmarks import gain_per_mac
 from tests.benchmarks.aa_test import NUM_LAYERS, trial, write_chain
 from tests.benchmarks.latency_budgets import CLOSE, Network, budget_row

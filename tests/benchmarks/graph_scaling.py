@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fairdeploy.graph.capture import capture
+from fairdeploy.graph.capture.capture import capture
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import unit_graph_from_capture
 from fairdeploy.surgery.removal import remove_units

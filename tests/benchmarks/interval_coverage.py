@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from fairdeploy.deployment.race import RaceResult, RaceSettings, race
+from fairdeploy.deployment.latency.race import RaceResult, RaceSettings, race
 
 _CALL_MS = 5.0
 _OWN = 0.05

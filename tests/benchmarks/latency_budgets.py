@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from fairdeploy.errors import FairdeployError
-from fairdeploy.options import Objective, ShrinkOptions
-from fairdeploy.pipeline import shrink
+from fairdeploy.runs.shrink import shrink
+from fairdeploy.settings.options import Objective, ShrinkOptions
 
 CLOSE = 0.97
 

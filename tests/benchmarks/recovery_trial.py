@@ -29,16 +29,16 @@ from fairdeploy.allocation.cost import CostModel
 from fairdeploy.allocation.search import search
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import build_unit_graph
-from fairdeploy.inputs.target_profiles import load_profile
+from fairdeploy.inputs.torchvision_compat import ensure_torchvision
 from fairdeploy.records import GroupScores, ImageSet, RecoverySummary, default_multiple
 from fairdeploy.recovery.batchnorm import reestimate_batchnorm
-from fairdeploy.recovery.distillation import distil
 from fairdeploy.recovery.judgement import Judge, divided
-from fairdeploy.recovery.least_squares import fit_least_squares
-from fairdeploy.scored_groups import group_scores
+from fairdeploy.recovery.least_squares.fit import fit_least_squares
+from fairdeploy.recovery.training.distillation import distil
+from fairdeploy.runs.stages.groups import group_scores
 from fairdeploy.scoring import score_units
+from fairdeploy.settings.target_profiles import load_profile
 from fairdeploy.surgery.removal import remove_units
-from fairdeploy.torchvision_compat import ensure_torchvision
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -29,8 +29,8 @@ from fairdeploy.allocation.search import search
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.records import GroupScores, ImageSet, UnitScores
-from fairdeploy.recovery.least_squares import fit_least_squares
-from fairdeploy.scored_groups import group_scores, removed_units
+from fairdeploy.recovery.least_squares.fit import fit_least_squares
+from fairdeploy.runs.stages.groups import group_scores, removed_units
 from fairdeploy.scoring import score_units
 from fairdeploy.scoring.reconstructability import reconstruction_scores
 from fairdeploy.surgery.removal import remove_units

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from fairdeploy.torchvision_compat import ensure_torchvision
+from fairdeploy.inputs.torchvision_compat import ensure_torchvision
 
 ZOO_FILE = Path(__file__).parent / "zoo_timm.json"
 SIZES = (128, 160, 192, 224, 256, 288, 320)

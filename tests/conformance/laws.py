@@ -24,16 +24,16 @@ from fairdeploy.allocation.budget import parse_budgets
 from fairdeploy.allocation.cost import CostModel
 from fairdeploy.allocation.search import reachable_range, search
 from fairdeploy.deployment.exporter_api import get_exporter
-from fairdeploy.graph.capture import capture
+from fairdeploy.graph.capture.capture import capture
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import unit_graph_from_capture
-from fairdeploy.inputs.target_profiles import load_profile
 from fairdeploy.records import Allocation, GroupScores, UnitScores, default_multiple
-from fairdeploy.scored_groups import group_scores, removed_units
+from fairdeploy.runs.stages.groups import group_scores, removed_units
+from fairdeploy.settings.target_profiles import load_profile
 from fairdeploy.surgery.equivalence import PROOF_LIMIT, prove, relative_error
-from fairdeploy.surgery.graph_part import graph_parts
-from fairdeploy.surgery.module_rewrite import rebuild_own_class
-from fairdeploy.surgery.own_class_check import own_class_error
+from fairdeploy.surgery.own_class.graph_part import graph_parts
+from fairdeploy.surgery.own_class.module_rewrite import rebuild_own_class
+from fairdeploy.surgery.own_class.own_class_check import own_class_error
 from fairdeploy.surgery.removal import remove_units
 from tests.conformance.image_response import MIN_RESPONSE, noise_gain, response
 from tests.conformance.output_layers import tensors_in

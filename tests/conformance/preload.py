@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fairdeploy.torchvision_compat import ensure_torchvision
+from fairdeploy.inputs.torchvision_compat import ensure_torchvision
 
 ensure_torchvision()
 

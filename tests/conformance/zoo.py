@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fairdeploy.torchvision_compat import ensure_torchvision
+from fairdeploy.inputs.torchvision_compat import ensure_torchvision
 from tests.conformance.random_weights import randomise
 from tests.conformance.zoo_sample import SAMPLE
 from tests.conformance.zoo_torchvision import TORCHVISION

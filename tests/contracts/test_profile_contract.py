@@ -11,13 +11,13 @@ import onnxruntime
 import pytest
 
 from fairdeploy.deployment.exporter_api import get_exporter, load_exporters
-from fairdeploy.deployment.latency import compare_latency
+from fairdeploy.deployment.latency.measure import compare_latency
+from fairdeploy.deployment.latency.race import MIN_PAIRS
 from fairdeploy.deployment.precision import exporter_for
-from fairdeploy.deployment.race import MIN_PAIRS
 from fairdeploy.deployment.usability import unusable_because
 from fairdeploy.errors import ExportError
-from fairdeploy.inputs.target_profiles import list_profiles, load_profile
 from fairdeploy.records import TargetProfile, default_multiple
+from fairdeploy.settings.target_profiles import list_profiles, load_profile
 from fairdeploy_onnx import OnnxExporter
 from tests.exporters.captured_networks import EXAMPLE, captured
 

@@ -11,13 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fairdeploy.deployment import channel_multiples, channel_sweep
-from fairdeploy.deployment.channel_multiples import (
+from fairdeploy.deployment.latency import channel_multiples, channel_sweep
+from fairdeploy.deployment.latency.channel_multiples import (
     cached_multiple,
     choose_multiple,
     measured_multiple,
 )
-from fairdeploy.deployment.channel_sweep import COUNTS, FEW_COUNTS, sweep_widths, time_in_turn
+from fairdeploy.deployment.latency.channel_sweep import (
+    COUNTS,
+    FEW_COUNTS,
+    sweep_widths,
+    time_in_turn,
+)
 from fairdeploy.errors import MeasurementError
 from fairdeploy.records import TargetProfile, WidthTime
 from tests.deployment.fakes import PROFILE, FakeClock, WorkingExporter

@@ -6,7 +6,7 @@ import ast
 
 import pytest
 
-from fairdeploy.deployment.device_script import device_script, joined
+from fairdeploy.deployment.devices.device_script import device_script, joined
 from fairdeploy.deployment.exporter_api import GuardedExporter, get_exporter
 from fairdeploy.errors import ExportError
 from tests.deployment.fakes import WorkingExporter

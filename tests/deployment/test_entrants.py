@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fairdeploy.deployment.entrants import Entrants, Opened
-from fairdeploy.deployment.latency import compare_latency
-from fairdeploy.deployment.race import RaceSettings, measure
+from fairdeploy.deployment.latency.entrants import Entrants, Opened
+from fairdeploy.deployment.latency.measure import compare_latency
+from fairdeploy.deployment.latency.race import RaceSettings, measure
 from tests.deployment.fakes import FakeClock, FakeRunner, profile
 
 IMAGES = (np.zeros((1, 3, 4, 4), dtype=np.float32),)

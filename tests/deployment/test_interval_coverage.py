@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fairdeploy.deployment.bootstrap import bootstrap_interval
-from fairdeploy.deployment.entrants import Opened
-from fairdeploy.deployment.latency import compare_latency
-from fairdeploy.deployment.race import RaceSettings, measure
+from fairdeploy.deployment.latency.bootstrap import bootstrap_interval
+from fairdeploy.deployment.latency.entrants import Opened
+from fairdeploy.deployment.latency.measure import compare_latency
+from fairdeploy.deployment.latency.race import RaceSettings, measure
 from fairdeploy.records import LatencyComparison
 from tests.deployment.fakes import FakeClock, FakeRunner, profile
 

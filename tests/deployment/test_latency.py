@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fairdeploy.deployment.latency import compare_latency, measure_latency
+from fairdeploy.deployment.latency.measure import compare_latency, measure_latency
 from fairdeploy.errors import ExportError, MeasurementError
 from fairdeploy.records import LatencyComparison
 from tests.deployment.fakes import FakeClock, FakeRunner, profile

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from fairdeploy.deployment.obstacles import Conditions, cause_of, obstacles_of
-from fairdeploy.deployment.operator_comparison import compare_operators, promised_speedup
+from fairdeploy.deployment.latency.obstacles import Conditions, cause_of, obstacles_of
+from fairdeploy.deployment.latency.operator_comparison import compare_operators, promised_speedup
 from fairdeploy.graph.layer_facts import LayerFacts
 from fairdeploy.records import OperatorRow, OperatorTime
 

@@ -11,10 +11,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from fairdeploy.deployment import bootstrap, entrants
-from fairdeploy.deployment import race as race_module
-from fairdeploy.deployment.bootstrap import Interval, bootstrap_interval
-from fairdeploy.deployment.race import (
+from fairdeploy.deployment.latency import bootstrap, entrants
+from fairdeploy.deployment.latency import race as race_module
+from fairdeploy.deployment.latency.bootstrap import Interval, bootstrap_interval
+from fairdeploy.deployment.latency.race import (
     RaceResult,
     RaceSettings,
     race,
@@ -60,8 +60,8 @@ def test_the_file_runs_alone_on_an_old_python(module: ModuleType) -> None:
     }
     assert imported <= {
         "__future__", "gc", "math", "time", "contextlib", "dataclasses", "typing", "numpy",
-        "numpy.typing", "collections.abc", "fairdeploy.deployment.bootstrap",
-        "fairdeploy.deployment.entrants",
+        "numpy.typing", "collections.abc", "fairdeploy.deployment.latency.bootstrap",
+        "fairdeploy.deployment.latency.entrants",
     }  # fmt: skip
 
 

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fairdeploy import cli
-from fairdeploy.deployment.device_operators import operator_times_from
-from fairdeploy.deployment.remote_device import RemoteDevice
+from fairdeploy.cli import app as cli
+from fairdeploy.deployment.devices.device_operators import operator_times_from
+from fairdeploy.deployment.devices.remote_device import RemoteDevice
 from fairdeploy.errors import DeviceLostError, ExportError, MeasurementError
 from fairdeploy_onnx import OnnxExporter
 from tests.deployment.fakes import WorkingExporter, profile

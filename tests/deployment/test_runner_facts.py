@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from fairdeploy.deployment.exporter_api import GuardedRunner, Runner
-from fairdeploy.deployment.runner_facts import input_signature, runtime_versions
+from fairdeploy.deployment.latency.runner_facts import input_signature, runtime_versions
 from fairdeploy.records import InputSignature
 from tests.deployment.fakes import FunctionRunner
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairdeploy.deployment.exporter_api import get_exporter
-from fairdeploy.graph.capture import capture
-from fairdeploy.inputs.target_profiles import load_profile
+from fairdeploy.graph.capture.capture import capture
+from fairdeploy.settings.target_profiles import load_profile
 
 
 class Windows(nn.Module):

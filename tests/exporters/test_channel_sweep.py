@@ -7,8 +7,8 @@ from pathlib import Path
 import onnx
 import pytest
 
-from fairdeploy.deployment import channel_sweep
-from fairdeploy.deployment.channel_sweep import COUNTS, sweep_widths
+from fairdeploy.deployment.latency import channel_sweep
+from fairdeploy.deployment.latency.channel_sweep import COUNTS, sweep_widths
 from fairdeploy.records import TargetProfile
 from fairdeploy_onnx import OnnxExporter, OnnxRunner
 from tests.deployment.fakes import profile

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fairdeploy.deployment.exporter_api import get_exporter
-from fairdeploy.graph.capture import capture
-from fairdeploy.inputs.target_profiles import load_profile
+from fairdeploy.graph.capture.capture import capture
+from fairdeploy.settings.target_profiles import load_profile
 
 BOUNDS = ((-0.1, 0.2), (-0.5, 0.5), (0.0, 0.05))
 

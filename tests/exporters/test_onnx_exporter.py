@@ -14,8 +14,8 @@ import torch
 
 from fairdeploy.deployment.parity import check_parity, require_parity
 from fairdeploy.errors import ExportError
-from fairdeploy.input_specs import VaryingSize
 from fairdeploy.records import TensorNames
+from fairdeploy.records.input_specs import VaryingSize
 from fairdeploy_onnx import OnnxExporter
 from fairdeploy_onnx import exporter as onnx_exporter
 from tests.deployment.fakes import PROFILE, profile

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from fairdeploy.deployment.runner_facts import input_signature, runtime_versions
+from fairdeploy.deployment.latency.runner_facts import input_signature, runtime_versions
 from fairdeploy.errors import ExportError
 from fairdeploy.records import InputSignature
 from fairdeploy_onnx import OnnxExporter, OnnxRunner

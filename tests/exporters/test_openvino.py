@@ -15,8 +15,8 @@ import torch
 from onnx import helper
 
 from fairdeploy.deployment.exporter_api import profiler_of
+from fairdeploy.deployment.latency.runner_facts import input_signature, runtime_versions
 from fairdeploy.deployment.parity import check_parity, require_parity
-from fairdeploy.deployment.runner_facts import input_signature, runtime_versions
 from fairdeploy.errors import ExportError
 from fairdeploy.records import InputSignature, TargetProfile
 from fairdeploy_onnx import OnnxExporter

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fairdeploy.delivery import tensor_names
 from fairdeploy.deployment.exporter_api import GuardedExporter
 from fairdeploy.deployment.resizing import trial_exporter
 from fairdeploy.graph.units import build_unit_graph
-from fairdeploy.latency_trials import LatencyTrials, TrialSetting
 from fairdeploy.records import LatencyComparison
+from fairdeploy.runs.search.trials import LatencyTrials, TrialSetting
+from fairdeploy.runs.stages.delivery import tensor_names
 from fairdeploy.surgery.removal import remove_units
 from fairdeploy_onnx import OnnxExporter
 from fairdeploy_openvino import OpenvinoExporter

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fairdeploy.deployment.devices.gpu_facts import survey_gpus
 from fairdeploy.deployment.exporter_api import load_exporters
 from fairdeploy.deployment.usability import unusable_because
-from fairdeploy.gpu_facts import survey_gpus
-from fairdeploy.inputs.target_profiles import load_profile
 from fairdeploy.records import TargetProfile
+from fairdeploy.settings.target_profiles import load_profile
 
 
 @pytest.fixture(scope="session")

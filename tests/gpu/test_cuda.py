@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from fairdeploy.deployment.exporter_api import load_exporters
-from fairdeploy.deployment.latency import compare_latency
+from fairdeploy.deployment.latency.measure import compare_latency
 from fairdeploy.deployment.parity import check_parity, require_parity
 from fairdeploy.deployment.precision import exporter_for
 from fairdeploy.deployment.usability import unusable_because
-from fairdeploy.inputs.target_profiles import load_profile
-from fairdeploy.options import ShrinkOptions
-from fairdeploy.pipeline import shrink
 from fairdeploy.records import TargetProfile
+from fairdeploy.runs.shrink import shrink
+from fairdeploy.settings.options import ShrinkOptions
+from fairdeploy.settings.target_profiles import load_profile
 from tests.exporters.captured_networks import EXAMPLE, captured
 from tests.tiny_project import write_project
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from torch import Tensor, fx, nn
 
 from fairdeploy.graph.batch_dimension import BatchDimension, batch_dimensions
-from fairdeploy.graph.model_inputs import inputs_of_example
+from fairdeploy.graph.capture.model_inputs import inputs_of_example
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import build_unit_graph
 from tests.random_networks import IMAGE, RandomNetwork, networks, randomise

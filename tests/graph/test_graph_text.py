@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fairdeploy.graph.capture import capture
+from fairdeploy.graph.capture.capture import capture
 from fairdeploy.graph.graph_text import graph_tensors, graph_text
 
 Step = Callable[[Tensor], Tensor]

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fairdeploy.errors import ModelError, UsageError
-from fairdeploy.graph.capture import capture
-from fairdeploy.graph.model_inputs import ModelInputs, bound, model_inputs, random_input
+from fairdeploy.graph.capture.capture import capture
+from fairdeploy.graph.capture.model_inputs import ModelInputs, bound, model_inputs, random_input
 from fairdeploy.graph.units import build_unit_graph
-from fairdeploy.input_specs import InputSpec, parse_inputs
+from fairdeploy.records.input_specs import InputSpec, parse_inputs
 from fairdeploy.surgery.equivalence import prove
-from fairdeploy.surgery.module_rewrite import rebuild_own_class
+from fairdeploy.surgery.own_class.module_rewrite import rebuild_own_class
 from fairdeploy.surgery.removal import remove_units
 from tests.random_networks import IMAGE, RandomNetwork, networks, randomise
 from tests.surgery.exactness import random_removal

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from fairdeploy.errors import ModelError, UsageError
-from fairdeploy.graph.capture import capture
-from fairdeploy.graph.model_outputs import class_scores
+from fairdeploy.graph.capture.capture import capture
+from fairdeploy.graph.capture.model_outputs import class_scores
 
 EXAMPLE = (torch.randn(2, 3, generator=torch.Generator().manual_seed(0)),)
 Pair = namedtuple("Pair", ["left", "right"])

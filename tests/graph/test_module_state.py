@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fairdeploy.graph.capture import capture
-from fairdeploy.graph.module_state import unchanged
+from fairdeploy.graph.capture.capture import capture
+from fairdeploy.graph.capture.module_state import unchanged
 from fairdeploy.graph.units import build_unit_graph
-from fairdeploy.surgery.module_rewrite import rebuild_own_class
+from fairdeploy.surgery.own_class.module_rewrite import rebuild_own_class
 from fairdeploy.surgery.removal import remove_units
 from tests.random_networks import randomise
 from tests.surgery.exactness import random_removal

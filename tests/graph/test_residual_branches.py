@@ -13,7 +13,7 @@ from fairdeploy.allocation.cost import CostModel
 from fairdeploy.graph.residual_branches import blocks_hint
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import build_unit_graph
-from fairdeploy.scored_groups import group_sizes
+from fairdeploy.runs.stages.groups import group_sizes
 from fairdeploy.surgery.removal import remove_units
 from tests.random_networks import RandomNetwork, networks
 from tests.residual_networks import NETWORKS, images, network

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fairdeploy.graph.capture import capture, quiet_export
-from fairdeploy.graph.train_mode import SwitchableGraph
+from fairdeploy.graph.capture.capture import capture, quiet_export
+from fairdeploy.graph.capture.train_mode import SwitchableGraph
 from fairdeploy.inputs.exported_programs import load_exported_program
-from fairdeploy.surgery.module_rewrite import rebuild_own_class
+from fairdeploy.surgery.own_class.module_rewrite import rebuild_own_class
 from tests.surgery.own_networks import EXAMPLE, Trainable, halved
 
 BATCH = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(3))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fairdeploy.errors import ModelError
-from fairdeploy.graph.capture import capture
+from fairdeploy.graph.capture.capture import capture
 from fairdeploy.graph.unit_graph import KEPT, UnitGraph
 from fairdeploy.graph.units import build_unit_graph, unit_graph_from_capture
 

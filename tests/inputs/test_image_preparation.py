@@ -18,12 +18,16 @@ from torch import nn
 
 from fairdeploy.deployment.exporter_api import get_exporter
 from fairdeploy.errors import UsageError
-from fairdeploy.file_metadata import PREPROCESSING_KEY, file_metadata, preprocessing_from
 from fairdeploy.inputs.calibration import load_data
 from fairdeploy.inputs.model_loading import load_model
+from fairdeploy.inputs.torchvision_compat import ensure_torchvision
 from fairdeploy.records import ImageFitting, Preprocessing
 from fairdeploy.records.image_preparation import prepared, read_pixels
-from fairdeploy.torchvision_compat import ensure_torchvision
+from fairdeploy.runs.folder.file_metadata import (
+    PREPROCESSING_KEY,
+    file_metadata,
+    preprocessing_from,
+)
 from tests.inputs.tiny_inputs import TINY, write_class_folders
 
 ensure_torchvision()

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from fairdeploy.errors import DataError
-from fairdeploy.graph.model_inputs import ModelInputs, model_inputs
-from fairdeploy.input_specs import parse_inputs
+from fairdeploy.graph.capture.model_inputs import ModelInputs, model_inputs
 from fairdeploy.inputs.calibration import load_data
 from fairdeploy.inputs.other_inputs import with_noise_for_others
 from fairdeploy.records import DataSplits
+from fairdeploy.records.input_specs import parse_inputs
 from tests.inputs.tiny_inputs import TINY
 
 LOADERS = """

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from fairdeploy.errors import ProjectFileError
-from fairdeploy.inputs.project_file import ProjectFile, load_project_file
-from fairdeploy.inputs.target_profiles import list_profiles, load_profile
 from fairdeploy.records import default_multiple
+from fairdeploy.settings.project_file import ProjectFile, load_project_file
+from fairdeploy.settings.target_profiles import list_profiles, load_profile
 
 WHOLE = """
 arch = "nets.py:make"

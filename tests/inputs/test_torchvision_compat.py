@@ -8,12 +8,12 @@ import sys
 import pytest
 
 from fairdeploy.errors import ModelError
-from fairdeploy.torchvision_compat import ensure_torchvision
+from fairdeploy.inputs.torchvision_compat import ensure_torchvision
 
 
 def test_torchvision_and_timm_import_in_a_fresh_process() -> None:
     code = (
-        "from fairdeploy.torchvision_compat import ensure_torchvision\n"
+        "from fairdeploy.inputs.torchvision_compat import ensure_torchvision\n"
         "ensure_torchvision(); ensure_torchvision()\n"
         "import timm, torch, torchvision\n"
         "net = torchvision.models.get_model('shufflenet_v2_x0_5', weights=None).eval()\n"

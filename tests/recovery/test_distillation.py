@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fairdeploy.records import ImageSet, TrainingImages
-from fairdeploy.recovery import distillation
 from fairdeploy.recovery.batchnorm import reestimate_batchnorm
-from fairdeploy.recovery.distillation import distil, macs_without
 from fairdeploy.recovery.judgement import Judge
-from fairdeploy.recovery.least_squares import fit_least_squares
+from fairdeploy.recovery.least_squares.fit import fit_least_squares
+from fairdeploy.recovery.training import distillation
+from fairdeploy.recovery.training.distillation import distil, macs_without
 from fairdeploy.surgery.removal import remove_units
 from tests.random_networks import randomise
 from tests.recovery.shrunk_networks import (

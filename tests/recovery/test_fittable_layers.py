@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fairdeploy.recovery.fittable_layers import FittableLayer, find_layers
+from fairdeploy.recovery.least_squares.fittable_layers import FittableLayer, find_layers
 from tests.recovery.shrunk_networks import shrink, shrink_channels, small_residual
 
 

@@ -5,9 +5,14 @@ import torch
 from torch import Tensor, nn
 
 from fairdeploy.graph.layer_rows import choose_positions, positions_of, sample_rows
-from fairdeploy.recovery.fittable_layers import FittableLayer, find_layers
-from fairdeploy.recovery.fitted_weights import current_map, has_bias, own_tensors, write_map
-from fairdeploy.recovery.normal_equations import NormalEquations
+from fairdeploy.recovery.least_squares.fittable_layers import FittableLayer, find_layers
+from fairdeploy.recovery.least_squares.fitted_weights import (
+    current_map,
+    has_bias,
+    own_tensors,
+    write_map,
+)
+from fairdeploy.recovery.least_squares.normal_equations import NormalEquations
 from tests.random_networks import randomise
 from tests.recovery.shrunk_networks import Pair, noise, shrink
 

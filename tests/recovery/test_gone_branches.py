@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fairdeploy.graph.units import build_unit_graph
-from fairdeploy.recovery.fittable_layers import FittableLayer, find_layers
-from fairdeploy.recovery.least_squares import fit_least_squares
+from fairdeploy.recovery.least_squares.fit import fit_least_squares
+from fairdeploy.recovery.least_squares.fittable_layers import FittableLayer, find_layers
 from fairdeploy.surgery.removal import remove_units
 from tests.recovery.shrunk_networks import Pair
 from tests.residual_networks import images, network

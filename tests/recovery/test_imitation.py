@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fairdeploy.recovery.imitation import answer_error, value_error
+from fairdeploy.recovery.training.imitation import answer_error, value_error
 
 
 def test_value_error_is_a_share_of_the_variance_over_images() -> None:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from fairdeploy.errors import DataError
 from fairdeploy.graph.units import build_unit_graph
-from fairdeploy.recovery.least_squares import fit_least_squares, rows_wanted
-from fairdeploy.recovery.normal_equations import NormalEquations
+from fairdeploy.recovery.least_squares.fit import fit_least_squares, rows_wanted
+from fairdeploy.recovery.least_squares.normal_equations import NormalEquations
 from fairdeploy.surgery.removal import remove_units
 from tests.random_networks import RandomNetwork, networks, randomise
 from tests.recovery.shrunk_networks import Pair, noise, shrink, shrink_channels, small_residual
@@ -133,7 +133,7 @@ def test_each_way_of_tying_channels_is_repaired(kind: str) -> None:
 
 
 def test_a_layer_with_too_many_unknowns_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fairdeploy.recovery.least_squares.MAX_UNKNOWNS", 60)
+    monkeypatch.setattr("fairdeploy.recovery.least_squares.fit.MAX_UNKNOWNS", 60)
     pair = shrink(small_residual(), 0.3)
     conv2 = pair.shrunk.get_parameter("conv2.weight").detach().clone()
     summary = fit_least_squares(pair.graph, pair.shrunk, pair.removed, noise(32))

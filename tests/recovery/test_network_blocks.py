@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fairdeploy.recovery.network_blocks import find_cuts, input_names, main_output, stretch
+from fairdeploy.recovery.training.network_blocks import find_cuts, input_names, main_output, stretch
 from tests.recovery.shrunk_networks import Pair, noise, shrink, shrink_channels, small_residual
 
 

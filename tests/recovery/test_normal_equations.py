@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fairdeploy.recovery.normal_equations import NormalEquations, solve_ridge
+from fairdeploy.recovery.least_squares.normal_equations import NormalEquations, solve_ridge
 
 
 def sums_over(rows: Tensor, residuals: Tensor) -> NormalEquations:

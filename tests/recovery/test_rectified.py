@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fairdeploy.recovery.normal_equations import NormalEquations, RidgeSystem
-from fairdeploy.recovery.rectified import refine_rectified
-from fairdeploy.recovery.sample_blocks import SampleBlock
+from fairdeploy.recovery.least_squares.normal_equations import NormalEquations, RidgeSystem
+from fairdeploy.recovery.least_squares.rectified import refine_rectified
+from fairdeploy.recovery.least_squares.sample_blocks import SampleBlock
 
 
 def summed(block: SampleBlock) -> NormalEquations:

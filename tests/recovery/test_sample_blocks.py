@@ -3,7 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fairdeploy.recovery.sample_blocks import SampleBlock, energy_and_variation, joined_blocks
+from fairdeploy.recovery.least_squares.sample_blocks import (
+    SampleBlock,
+    energy_and_variation,
+    joined_blocks,
+)
 
 
 def block(num_rows: int, first: int = 0) -> SampleBlock:

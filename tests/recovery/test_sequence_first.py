@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from fairdeploy.graph.layers import score_points
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.records import ImageSet
-from fairdeploy.recovery.distillation import distil
 from fairdeploy.recovery.judgement import Judge
-from fairdeploy.recovery.least_squares import fit_least_squares
-from fairdeploy.recovery.network_blocks import find_cuts
+from fairdeploy.recovery.least_squares.fit import fit_least_squares
+from fairdeploy.recovery.training.distillation import distil
+from fairdeploy.recovery.training.network_blocks import find_cuts
 from fairdeploy.scoring.reconstructability import reconstruction_errors
 from fairdeploy.scoring.signals import measure_signals
 from fairdeploy.surgery.removal import remove_units

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from fairdeploy.errors import UsageError
-from fairdeploy.recovery.processes import PlainRuntime, open_runtime
+from fairdeploy.recovery.training.processes import PlainRuntime, open_runtime
 from tests.tiny_project import write_project
 
 SCRIPT = """
 import torch
-from fairdeploy.recovery.processes import launched_rank
+from fairdeploy.recovery.training.processes import launched_rank
 from tests.recovery.shrunk_networks import shrink, small_residual
 from tests.recovery.test_finetuning import labelled, tune
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fairdeploy.graph.units import build_unit_graph
-from fairdeploy.recovery.sweep import NetworkSweep, ValueStore, chunks_of_images
+from fairdeploy.recovery.least_squares.sweep import NetworkSweep, ValueStore, chunks_of_images
 
 
 class Branching(nn.Module):

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.records import ImageSet, TrainingImages
-from fairdeploy.recovery import unlabelled_images
-from fairdeploy.recovery.unlabelled_images import UnlabelledImages
+from fairdeploy.recovery.training import unlabelled_images
+from fairdeploy.recovery.training.unlabelled_images import UnlabelledImages
 from tests.recovery.shrunk_networks import noise, small_residual
 
 

@@ -14,13 +14,13 @@ from fairdeploy.records import (
     Tolerance,
     VariantCheck,
 )
-from fairdeploy.reporting import chain_section
 from fairdeploy.reporting.accuracy_rows import STEPS
 from fairdeploy.reporting.chain import chain_of, merged_variants, variant_document, verdict
-from fairdeploy.reporting.chain_section import with_chain
 from fairdeploy.reporting.json_tree import json_safe
-from fairdeploy.reporting.measured_sections import artifacts
 from fairdeploy.reporting.model_card import model_card
+from fairdeploy.reporting.page import chain_section
+from fairdeploy.reporting.page.chain_section import with_chain
+from fairdeploy.reporting.page.measured_sections import artifacts
 from fairdeploy.reporting.run_record import build_document
 from tests.reporting.sample_run import sample_arguments, sample_graph
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from fairdeploy.records import DropGate, DropSearch, DropTrial, PairedDifference
 from fairdeploy.reporting.accuracy_rows import gate_row
-from fairdeploy.reporting.changes_section import changed_answers
+from fairdeploy.reporting.page.changes_section import changed_answers
 from tests.reporting.test_html_report import Page
 
 SPACE = "\N{NO-BREAK SPACE}"

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from fairdeploy.reporting.charts import (
+from fairdeploy.reporting.page.charts import (
     axis_labels,
     interval_bar,
     latency_histogram,

@@ -5,7 +5,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from fairdeploy.export_summary import chain_table
+from fairdeploy.cli.summaries.export import chain_table
 
 
 @pytest.mark.parametrize("share", [None, 0.5])

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from fairdeploy.reporting.frontier_chart import Axis, Mark, axis_over, frontier_chart
+from fairdeploy.reporting.page.frontier_chart import Axis, Mark, axis_over, frontier_chart
 
 
 def mark(x: float, y: float, *, half: float = 0.0, is_joined: bool = True, label: str = "") -> Mark:

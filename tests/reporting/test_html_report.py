@@ -18,8 +18,8 @@ from fairdeploy.records import (
     RestrictionOutcome,
     RunRecord,
 )
-from fairdeploy.reporting.groups_section import MAX_BARS, MAX_CURVES, kept_units, tod_curves
-from fairdeploy.reporting.html_report import render_html
+from fairdeploy.reporting.page.groups_section import MAX_BARS, MAX_CURVES, kept_units, tod_curves
+from fairdeploy.reporting.page.html_report import render_html
 from fairdeploy.reporting.run_record import build_document
 from tests.reporting.sample_run import sample_arguments, sample_curves, sample_graph, sample_latency
 

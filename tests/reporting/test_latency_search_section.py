@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from fairdeploy.records import LatencyCandidate, LatencySearch, TimedPlan
-from fairdeploy.reporting.latency_search_section import latency_search
+from fairdeploy.reporting.page.latency_search_section import latency_search
 from tests.reporting.test_html_report import Page
 
 

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from fairdeploy.cli.summaries.shrink import shrink_summary
+from fairdeploy.cli.summaries.sweep import sweep_summary
 from fairdeploy.records import RunRecord
-from fairdeploy.reporting import measured_sections
-from fairdeploy.reporting.html_report import render_html
-from fairdeploy.reporting.markup import Html
 from fairdeploy.reporting.model_card import model_card
+from fairdeploy.reporting.page import measured_sections
+from fairdeploy.reporting.page.html_report import render_html
+from fairdeploy.reporting.page.markup import Html
+from fairdeploy.reporting.page.sweep_report import render_sweep
 from fairdeploy.reporting.run_record import build_document, write_report
-from fairdeploy.reporting.sweep_report import render_sweep
-from fairdeploy.summary import shrink_summary
-from fairdeploy.sweep_summary import sweep_summary
 from tests.reporting.sample_run import sample_arguments, sample_curves, sample_graph, sample_latency
 from tests.reporting.sample_sweep import sweep_document
 

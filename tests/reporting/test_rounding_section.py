@@ -17,7 +17,7 @@ from fairdeploy.records import (
     RunRecord,
     WidthTime,
 )
-from fairdeploy.reporting.html_report import render_html
+from fairdeploy.reporting.page.html_report import render_html
 from fairdeploy.reporting.run_record import build_document
 from tests.reporting.sample_run import sample_arguments, sample_curves, sample_graph
 

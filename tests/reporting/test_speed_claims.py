@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
+from fairdeploy.cli.summaries.measure import measure_summary
+from fairdeploy.cli.summaries.shrink import latency_lines
+from fairdeploy.cli.summaries.sweep import sweep_summary
 from fairdeploy.graph.unit_graph import UnitGraph
-from fairdeploy.measure_summary import measure_summary
 from fairdeploy.records import LatencyComparison, RunRecord
-from fairdeploy.reporting.html_report import render_html
 from fairdeploy.reporting.measure_document import measure_row
 from fairdeploy.reporting.model_card import model_card
+from fairdeploy.reporting.page.html_report import render_html
+from fairdeploy.reporting.page.sweep_report import render_sweep
 from fairdeploy.reporting.run_record import build_document
-from fairdeploy.reporting.sweep_report import render_sweep
-from fairdeploy.summary import latency_lines
-from fairdeploy.sweep_summary import sweep_summary
 from tests.reporting.sample_run import sample_arguments, sample_curves, sample_graph, sample_latency
 from tests.reporting.sample_sweep import sweep_document
 

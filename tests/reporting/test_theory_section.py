@@ -8,9 +8,9 @@ import pytest
 
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import PruningMethod, RunRecord
-from fairdeploy.reporting.html_report import render_html
+from fairdeploy.reporting.page.html_report import render_html
+from fairdeploy.reporting.page.theory_section import theory
 from fairdeploy.reporting.run_record import build_document
-from fairdeploy.reporting.theory_section import theory
 from tests.reporting.sample_run import sample_arguments, sample_curves, sample_graph
 from tests.reporting.test_html_report import Page
 

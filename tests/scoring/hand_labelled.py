@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fairdeploy.graph.capture import capture
-from fairdeploy.graph.functionalize import op_name
+from fairdeploy.graph.capture.capture import capture
+from fairdeploy.graph.capture.functionalize import op_name
 from fairdeploy.graph.unit_graph import KEPT, Group, Member, UnitGraph, UnitIds
 
 

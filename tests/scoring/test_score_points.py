@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fairdeploy.graph.functionalize import op_name
+from fairdeploy.graph.capture.functionalize import op_name
 from fairdeploy.graph.layers import ScorePoint, score_points
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import build_unit_graph

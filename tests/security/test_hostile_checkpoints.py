@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from fairdeploy.cli import run
+from fairdeploy.cli.app import run
 from fairdeploy.errors import FairdeployError
 from fairdeploy.inputs.model_loading import load_model
 from tests.inputs.tiny_inputs import write_factory_file

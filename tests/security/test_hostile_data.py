@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fairdeploy.cli import run
-from fairdeploy.deployment.device_job import network_files
+from fairdeploy.cli.app import run
+from fairdeploy.deployment.devices.device_job import network_files
 from fairdeploy.deployment.exporter_api import get_exporter
 from fairdeploy.errors import FairdeployError, MeasurementError
 from fairdeploy.inputs.calibration import load_data
-from fairdeploy.inputs.project_file import PROJECT_FILE_NAME, load_project_file
-from fairdeploy.inputs.target_profiles import load_profile
-from fairdeploy.reload import load
+from fairdeploy.runs.folder.reload import load
+from fairdeploy.settings.project_file import PROJECT_FILE_NAME, load_project_file
+from fairdeploy.settings.target_profiles import load_profile
 from fairdeploy.surgery.plan import read_plan
 from tests.inputs.tiny_inputs import TINY, write_class_folders
 from tests.security.pickle_programs import CANARY, COMMAND, PYTHON

@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from fairdeploy.artifact_folder import open_folder
-from fairdeploy.cli import run
+from fairdeploy.cli.app import run
 from fairdeploy.errors import FairdeployError, OutputError
-from fairdeploy.exporting import export
-from fairdeploy.manifest import MANIFEST_FILE, read_manifest, write_manifest
-from fairdeploy.options import ExportOptions, ShrinkOptions
-from fairdeploy.pipeline import shrink
-from fairdeploy.reload import load
+from fairdeploy.runs.export.run import export
+from fairdeploy.runs.folder.artifact_folder import open_folder
+from fairdeploy.runs.folder.manifest import MANIFEST_FILE, read_manifest, write_manifest
+from fairdeploy.runs.folder.reload import load
+from fairdeploy.runs.shrink import shrink
+from fairdeploy.settings.options import ExportOptions, ShrinkOptions
 from tests.security.hostile_programs import hostile_program
 from tests.security.pickle_programs import CANARY
 from tests.tiny_project import write_project

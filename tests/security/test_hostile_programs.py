@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import fairdeploy
-from fairdeploy.cli import run
+from fairdeploy.cli.app import run
 from fairdeploy.errors import FairdeployError
 from fairdeploy.inputs.exported_program_safety import is_plain_size
 from fairdeploy.inputs.model_loading import load_model

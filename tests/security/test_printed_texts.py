@@ -9,10 +9,10 @@ import pytest
 from rich.markup import escape
 from rich.table import Table
 
-from fairdeploy import cli
-from fairdeploy.cli_output import PlainConsole
-from fairdeploy.summary import demo_ending
-from fairdeploy.terminal import TerminalProgress
+from fairdeploy.cli import app as cli
+from fairdeploy.cli.output import PlainConsole
+from fairdeploy.cli.summaries.shrink import demo_ending
+from fairdeploy.cli.terminal import TerminalProgress
 
 HOSTILE = "a\x1b[31mb\x9b2Jc\x07\u202ed"
 SHOWN = "a?[31mb?2Jc?d"  # rich itself drops the bell

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from fairdeploy import cli
+from fairdeploy.cli import app as cli
 from fairdeploy.errors import ProjectFileError
-from fairdeploy.inputs.project_file import refuse_foreign_code
+from fairdeploy.settings.project_file import refuse_foreign_code
 
 _PLANT = "import pathlib\npathlib.Path({canary!r}).touch()\n"
 _CODE = _PLANT + "import torch\ndef build(**_): return torch.nn.Sequential(\n" + (
@@ -40,7 +40,7 @@ def downloaded(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _as_for_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fairdeploy.settings.refuse_foreign_code", refuse_foreign_code)
+    monkeypatch.setattr("fairdeploy.settings.run.refuse_foreign_code", refuse_foreign_code)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_modules_beside_a_model_never_stand_in_for_installed_ones(downloaded: Pa
     words = ["inspect", "downloaded/w.pt", "--trust-pickle", "--input-size", "3,2,2"]
     # As an installed program, which does not import from the working folder.
     code = (
-        "import sys; sys.path[:] = sys.path[1:]; from fairdeploy.cli import run;"
+        "import sys; sys.path[:] = sys.path[1:]; from fairdeploy.cli.app import run;"
         f"assert run({words}) == 0; assert run(['inspect', 'downloaded/m.pt']) == 1"
     )
     subprocess.run([sys.executable, "-c", code], cwd=downloaded.parent, check=True)

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from fairdeploy import cli
-from fairdeploy.artifact_folder import open_folder
+from fairdeploy.cli import app as cli
 from fairdeploy.errors import FairdeployError, OutputError, PlanError
-from fairdeploy.manifest import read_manifest, write_manifest
-from fairdeploy.options import ShrinkOptions
-from fairdeploy.pipeline import shrink
 from fairdeploy.reporting.model_card import model_card
+from fairdeploy.runs.folder.artifact_folder import open_folder
+from fairdeploy.runs.folder.manifest import read_manifest, write_manifest
+from fairdeploy.runs.shrink import shrink
+from fairdeploy.settings.options import ShrinkOptions
 from fairdeploy.surgery.plan import read_plan
 from tests.tiny_project import write_project
 

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 import fairdeploy
 from fairdeploy.errors import PlanError
-from fairdeploy.graph.functionalize import op_name
+from fairdeploy.graph.capture.functionalize import op_name
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.surgery.equivalence import prove
-from fairdeploy.surgery.graph_part import graph_parts
-from fairdeploy.surgery.module_rewrite import rebuild_own_class
+from fairdeploy.surgery.own_class.graph_part import graph_parts
+from fairdeploy.surgery.own_class.module_rewrite import rebuild_own_class
 from fairdeploy.surgery.plan import Plan, read_plan
 from fairdeploy.surgery.removal import remove_units
 from fairdeploy_onnx import OnnxExporter

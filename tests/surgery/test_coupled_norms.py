@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import fairdeploy
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.surgery.equivalence import prove, relative_error
-from fairdeploy.surgery.module_rewrite import rebuild_own_class
+from fairdeploy.surgery.own_class.module_rewrite import rebuild_own_class
 from fairdeploy.surgery.plan import Plan, read_plan
 from tests.layer_normed import Transformer
 from tests.surgery.exactness import Shrunk, shrink_exactly

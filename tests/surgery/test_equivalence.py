@@ -10,9 +10,9 @@ from torch import nn
 
 from fairdeploy.errors import ParityError
 from fairdeploy.graph.units import build_unit_graph
-from fairdeploy.options import AttentionOption
+from fairdeploy.settings.options import AttentionOption
 from fairdeploy.surgery.equivalence import prove, require_proof
-from fairdeploy.surgery.module_rewrite import rebuild_own_class
+from fairdeploy.surgery.own_class.module_rewrite import rebuild_own_class
 from fairdeploy.surgery.removal import remove_units
 from tests.random_networks import (
     BLOCKS,

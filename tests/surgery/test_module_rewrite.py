@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from fairdeploy.graph.train_mode import SwitchableGraph
-from fairdeploy.surgery.graph_part import graph_parts
-from fairdeploy.surgery.module_rewrite import rebuild_own_class
+from fairdeploy.graph.capture.train_mode import SwitchableGraph
+from fairdeploy.surgery.own_class.graph_part import graph_parts
+from fairdeploy.surgery.own_class.module_rewrite import rebuild_own_class
 from tests.surgery.own_networks import (
     EXAMPLE,
     Attention,

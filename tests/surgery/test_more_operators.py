@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairdeploy.graph.units import build_unit_graph
-from fairdeploy.surgery.module_rewrite import rebuild_own_class
-from fairdeploy.torchvision_compat import ensure_torchvision
+from fairdeploy.inputs.torchvision_compat import ensure_torchvision
+from fairdeploy.surgery.own_class.module_rewrite import rebuild_own_class
 from tests.graph.test_cost_terms import cost
 from tests.surgery.exactness import shrink_exactly
 

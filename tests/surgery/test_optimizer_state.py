@@ -12,8 +12,8 @@ from torch import nn
 from torch.optim import SGD, Adafactor, Adam, AdamW, Optimizer, RMSprop
 
 from fairdeploy.errors import OptimizerError
-from fairdeploy.surgery.module_rewrite import rebuild_own_class
 from fairdeploy.surgery.optimizer_state import kept_masks, sliced_optimizer
+from fairdeploy.surgery.own_class.module_rewrite import rebuild_own_class
 from tests.surgery.own_networks import Trainable, halved
 
 MAKERS: dict[str, Callable[[list[dict[str, Any]]], Optimizer]] = {

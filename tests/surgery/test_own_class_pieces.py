@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.optim import SGD
 
-from fairdeploy.graph.train_mode import SwitchableGraph
-from fairdeploy.surgery.graph_part import graph_parts
-from fairdeploy.surgery.module_rewrite import rebuild_own_class
+from fairdeploy.graph.capture.train_mode import SwitchableGraph
 from fairdeploy.surgery.optimizer_state import kept_masks, sliced_optimizer
+from fairdeploy.surgery.own_class.graph_part import graph_parts
+from fairdeploy.surgery.own_class.module_rewrite import rebuild_own_class
 from fairdeploy.surgery.removal import remove_units
 from tests.graph.test_weight_folding import Standardised
 from tests.surgery.own_networks import halved

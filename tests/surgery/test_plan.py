@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fairdeploy.errors import PlanError
-from fairdeploy.input_specs import parse_inputs
+from fairdeploy.records.input_specs import parse_inputs
 from fairdeploy.surgery.plan import Plan, read_plan
 
 TEXTS = ("image:3,H=192-320/32,W=192-320/32", "tokens:77:int64:49408", "mask:1,H,W:bool")

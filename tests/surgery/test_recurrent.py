@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fairdeploy.graph.units import build_unit_graph
-from fairdeploy.surgery.module_rewrite import rebuild_own_class
+from fairdeploy.surgery.own_class.module_rewrite import rebuild_own_class
 from tests.graph.test_cost_terms import cost
 from tests.surgery.exactness import shrink_exactly
 

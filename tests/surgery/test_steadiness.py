@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fairdeploy.cli import main
+from fairdeploy.cli.app import main
 from fairdeploy.errors import ModelError
-from fairdeploy.graph.model_inputs import model_inputs
+from fairdeploy.graph.capture.model_inputs import model_inputs
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.surgery.steadiness import require_steady
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairdeploy.graph.units import build_unit_graph
-from fairdeploy.surgery.module_rewrite import rebuild_own_class
+from fairdeploy.surgery.own_class.module_rewrite import rebuild_own_class
 from tests.surgery.exactness import shrink_exactly
 
 IMAGES = torch.zeros(2, 3, 6, 6)

@@ -1,0 +1,284 @@
+"""The end of a run on the terminal: budget, sizes, proof, accuracy, speed, and where things are.
+
+Reads the document of ``report.json``, so that the terminal never says more than the report.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from fairdeploy.cli.summaries.tables import lines_of, shown, two_columns
+from fairdeploy.cli.summaries.training import training_lines
+from fairdeploy.reporting.accuracy_rows import STEPS
+from fairdeploy.reporting.chain import verdict
+from fairdeploy.reporting.page.run_section import decided_by
+from fairdeploy.reporting.quantities import NO_CLAIM
+
+Document = Mapping[str, Any]
+_DEFAULT_METHOD = ("wasserstein", "taylor", "tod")
+
+_SIZE_NAMES = {"params": "parameters", "macs": "MACs per image", "size_bytes": "bytes"}
+_MAX_REMARKS = 2
+_MAX_OBSTACLES = 3
+_PREFIXES = ((1e9, " G"), (1e6, " M"), (1e3, " k"))
+
+
+def shrink_summary(document: Document, folder: Path) -> RenderableType:
+    """Everything that a user wants to know first."""
+    facts = two_columns(
+        list(
+            lines_of(
+                lambda: _budget_lines(document["budget"]),
+                lambda: latency_search_lines(document.get("latency_search")),
+                lambda: method_lines(document.get("method")),
+                lambda: restriction_lines(document["restrictions"]),
+                lambda: _block_lines(document.get("blocks", ())),
+                lambda: _check_lines(document),
+                lambda: _chain_lines(document.get("chain")),
+                lambda: not_judged_lines(document),
+                lambda: _accuracy_lines(document["accuracy"]),
+                lambda: training_lines(document),
+                lambda: latency_lines(document["latency"]),
+                lambda: why_not_faster_lines(document["latency"], document.get("why_not_faster")),
+                lambda: _file_lines(document["artifacts"], folder),
+            )
+        )
+    )
+    return Group(Text(), shown(lambda: _size_table(document["model"])), Text(), facts)
+
+
+def short(amount: float) -> str:
+    """Three digits and a decimal prefix: ``1.23 M``."""
+    for size, prefix in _PREFIXES:
+        if amount >= size:
+            return f"{amount / size:.3g}{prefix}"
+    return f"{amount:g}"
+
+
+def method_lines(method: Document | None) -> Iterator[tuple[str, str]]:
+    """What decided, where it was not the default."""
+    if method and (method["signal"], method["protect"], method["allocation"]) != _DEFAULT_METHOD:
+        yield "decided", f"by {escape(decided_by(method))}"
+
+
+def restriction_lines(outcomes: Sequence[Document]) -> Iterator[tuple[str, str]]:
+    """One line for each option, and one for what it could not do."""
+    for row in outcomes:
+        yield "control", f"[bold]{escape(row['option'])}[/]: {_outcome(row)}"
+        if row["exceptions"]:
+            yield "", f"[yellow]not held by[/] {_remarks(row['exceptions'])}"
+        if row["notes"]:
+            yield "", f"[dim]{_remarks(row['notes'])}[/]"
+
+
+def _block_lines(rows: Sequence[Document]) -> Iterator[tuple[str, str]]:
+    """Which residual blocks are gone as a whole."""
+    gone = [escape(row["module"]) for row in rows if row["is_gone"]]
+    if rows:
+        which = f": {', '.join(gone)}" if gone else ""
+        yield "blocks", f"{len(gone)} of {len(rows)} residual blocks gone{which}"
+
+
+def _outcome(row: Document) -> str:
+    option, count, held = row["option"], row["num_groups"], row["num_held"]
+    if option.startswith("--round-to"):
+        return f"{held} of {count} groups shrink, in multiples"
+    if option.startswith(("--include", "--exclude")):
+        return f"{count} groups stay whole" if count != 1 else "1 group stays whole"
+    return f"{held} of {count} groups at this limit"
+
+
+def _remarks(rows: Sequence[Document]) -> str:
+    shown = [f"{escape(row['group'])} ({escape(row['text'])})" for row in rows[:_MAX_REMARKS]]
+    more = f" and {len(rows) - _MAX_REMARKS} more" if len(rows) > _MAX_REMARKS else ""
+    return ", ".join(shown) + more
+
+
+def _size_table(model: Document) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for title in ("original", "shrunk", "left"):
+        table.add_column(title, justify="right")
+    for key, name in _SIZE_NAMES.items():
+        original, shrunk = model["original"][key], model["shrunk"][key]
+        share = f"{shrunk / original:.1%}" if original else ""
+        table.add_row(name, short(original), short(shrunk), share)
+    return table
+
+
+def _budget_lines(rows: Sequence[Document]) -> Iterator[tuple[str, str]]:
+    for row in rows:
+        verdict = "[green]met[/]" if row["met"] else "[red]not met[/]"
+        yield "budget", f"{escape(row['asked'])}: got {_got(row)}, {verdict}"
+
+
+def _got(row: Document) -> str:
+    if row["metric"] == "latency":
+        return (
+            f"{row['got']:.3g} of {row['original']:.3g} ms ({row['share']:.1%}, 95 % interval "
+            f"{row['share_low']:.1%} to {row['share_high']:.1%})"
+        )
+    share = f" ({row['got'] / row['original']:.2%})" if row["original"] else ""
+    return f"{short(row['got'])}{share}"
+
+
+def latency_search_lines(search: Document | None) -> Iterator[tuple[str, str]]:
+    """How many plans were measured, how long one took, and why the search ended."""
+    if search is None or not search["candidates"]:
+        return
+    timed = [candidate["timed"] for candidate in search["candidates"]]
+    made, measured = (
+        sum(row[key] for row in timed) / len(timed)
+        for key in ("seconds_to_make", "seconds_to_measure")
+    )
+    doubt = "" if search["is_confirmed"] else "; [yellow]not confirmed[/]"
+    yield (
+        "search",
+        f"{search['num_measured']} plans measured, each made in {made:.1f} s and timed in "
+        f"{measured:.1f} s; ended: {escape(search['ended_because'])}{doubt}",
+    )
+
+
+def _check_lines(document: Document) -> Iterator[tuple[str, str]]:
+    proof = document["proof"]
+    yield (
+        "proof",
+        "the original with the removed units zeroed "
+        f"{'equals' if proof['passed'] else 'DIFFERS FROM'} the shrunk network: "
+        f"{_error(proof)}" + (", in float64" if proof.get("precision") == "float64" else ""),
+    )
+    if proof.get("num_coupled_norms"):
+        yield (
+            "not exact",
+            f"{proof['num_coupled_norms']} layer norms take their statistics over fewer channels: "
+            "before repair the outputs differ by "
+            f"{_plain(proof['norm_coupled_difference'])} of the largest output from the original "
+            "with the removed units zeroed; the proof covers everything else",
+        )
+    for row in document["parity"]:
+        yield (
+            "parity",
+            f"{escape(row['artifact'])} at batch {row['batch']}"
+            f"{', ' + row['image_size'] if row.get('image_size') else ''}: {_error(row)}"
+            + _same_top1(row["top1_agreement"]),
+        )
+
+
+def _chain_lines(chain: Document | None) -> Iterator[tuple[str, str]]:
+    """From the zeroed original to the exported file, in one verdict."""
+    if chain is not None:
+        color = "green" if chain["passed"] else "bold red"
+        yield "chain", f"[{color}]{escape(verdict(chain))}[/]"
+
+
+def _same_top1(share: float | None) -> str:
+    """Nothing where the output is a map."""
+    return "" if share is None else f", {share:.1%} same top-1"
+
+
+def _error(row: Document) -> str:
+    return f"relative error {_plain(row['max_relative_error'])} (limit {row['limit']:.0e})"
+
+
+def _plain(error: float | None) -> str:
+    return "not a number" if error is None else f"{error:.1e}"
+
+
+def _accuracy_lines(accuracy: Document) -> Iterator[tuple[str, str]]:
+    steps = [
+        f"{stage} {row['value']:.1%} [dim]({row['low']:.1%} to {row['high']:.1%})[/]"
+        for stage in STEPS
+        if (row := accuracy.get(stage)) is not None
+    ]
+    if steps:
+        yield "accuracy", f"{', '.join(steps)} on {accuracy['num_images']:,} test images"
+
+
+def not_judged_lines(document: Document) -> Iterator[tuple[str, str]]:
+    """Why nothing is said about accuracy."""
+    found = document.get("not_judged")
+    if found:
+        yield "accuracy", f"[bold red]not judged[/]: {escape(found['reason'])}"
+        yield "", escape(found["remedy"])
+
+
+def latency_lines(latency: Document | None) -> Iterator[tuple[str, str]]:
+    """Milliseconds, and the speed-up with its interval; nothing where it was not measured."""
+    if latency is None:
+        return
+    noisy = "; the machine was busy, so take it with caution" if latency.get("is_noisy") else ""
+    claim = f"{latency['speedup']:.2f} times as fast"
+    yield (
+        "latency",
+        f"{latency['original_ms']:.3g} ms, now {latency['shrunk_ms']:.3g} ms on "
+        f"{escape(latency['target'])}: {NO_CLAIM if latency['is_too_busy'] else claim} "
+        f"[dim]({latency['speedup_low']:.2f} to {latency['speedup_high']:.2f})[/]{noisy}",
+    )
+    idle = latency.get("idle_gap")
+    if idle:
+        yield (
+            "",
+            f"calls {idle['gap_ms']:g} ms apart: {idle['original']['median_ms']:.3g} ms, now "
+            f"{idle['shrunk']['median_ms']:.3g} ms: {idle['speedup']:.2f} times as fast "
+            f"[dim]({idle['speedup_low']:.2f} to {idle['speedup_high']:.2f})[/]",
+        )
+
+
+def why_not_faster_lines(
+    latency: Document | None, why: Document | None
+) -> Iterator[tuple[str, str]]:
+    """Only where the speed-up is well below what the MACs promise: what holds most of the time."""
+    if latency is not None and latency["speedup_high"] < 1 and not latency["is_too_busy"]:
+        yield "SLOWER", "[bold red]the shrunk network is slower than the original[/]"
+    if why is None or not why["is_short"]:
+        return
+    first, *more = why["obstacles"][:_MAX_OBSTACLES] or [{"text": "no operator stands out"}]
+    promise = f"MACs promised {why['promised_speedup']:.2f} times as fast; what holds it back: "
+    yield "why", promise + escape(first["text"])
+    for row in more:
+        yield "", escape(row["text"])
+
+
+def _file_lines(artifacts: Sequence[Document], folder: Path) -> Iterator[tuple[str, str]]:
+    names = ", ".join(f"{row['path']} ({short(row['size_bytes'])}B)" for row in artifacts)
+    yield "files", escape(f"{folder}: {names}")
+    yield "report", f"[bold]{escape(str(folder / 'report.html'))}[/]"
+
+
+def targets_table(rows: Sequence[Document]) -> RenderableType:
+    """Name, whether it is usable here, and what it is."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("target", "usable here", "description"):
+        table.add_column(title)
+    for row in rows:
+        usable = f"no, because {escape(row['problem'])}" if row["problem"] else "yes"
+        table.add_row(f"[bold]{escape(row['name'])}[/]", usable, escape(row["description"]))
+    return table
+
+
+def demo_ending(folder: Path) -> RenderableType:
+    """Where the report is, and what to type next."""
+    shrunk = folder / "model-shrunk"
+    return Group(
+        Text(),
+        two_columns(
+            [
+                ("open", escape(str(shrunk / "report.html"))),
+                ("next", f"fairdeploy inspect {escape(shlex.quote(str(folder / 'model.pt')))}"),
+                (
+                    "",
+                    f"cd {escape(shlex.quote(str(folder)))} && "
+                    "fairdeploy shrink model.pt --budget macs=30% -o smaller",
+                ),
+                ("yours", "fairdeploy shrink YOUR_MODEL.pt --budget 40% --data YOUR_IMAGES"),
+            ]
+        ),
+    )

@@ -1,0 +1,1 @@
+"""Races between files, and what their timings say."""

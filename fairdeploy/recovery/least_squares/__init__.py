@@ -1,0 +1,1 @@
+"""Repair in closed form: weights that fit the original layer by layer."""

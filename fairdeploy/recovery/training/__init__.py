@@ -1,0 +1,1 @@
+"""Repair by training: distillation and fine-tuning."""

@@ -1,0 +1,1 @@
+"""Further files of a finished result."""

@@ -1,0 +1,1 @@
+"""What stands in a result folder: written whole, listed, loaded again."""

@@ -1,0 +1,1 @@
+"""Races between files that exist already, and bundles for other machines."""

@@ -1,0 +1,1 @@
+"""Ways to a plan that need more than counting: trials, races, steps."""

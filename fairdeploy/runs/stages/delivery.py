@@ -1,0 +1,163 @@
+"""Export the shrunk network, check the file, and race it against the original."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, fx
+
+from fairdeploy.deployment.devices.local_device import Device, profiler_on
+from fairdeploy.deployment.exporter_api import Exporter, Runner
+from fairdeploy.deployment.parity import check_parity, repeated
+from fairdeploy.deployment.tolerances import tolerance_of
+from fairdeploy.errors import ExportError, MeasurementError
+from fairdeploy.graph.unit_graph import UnitGraph
+from fairdeploy.records import (
+    Artifact,
+    DataSplits,
+    LatencyComparison,
+    OperatorComparison,
+    ParityResult,
+    TargetProfile,
+    TensorNames,
+)
+from fairdeploy.records.input_specs import VaryingSize, sizes_text
+from fairdeploy.reporting.quantities import NO_CLAIM
+from fairdeploy.runs.stages.evaluation import Evaluation
+from fairdeploy.runs.stages.operators import time_operators
+from fairdeploy.runs.stopwatch import Stopwatch
+from fairdeploy.surgery.plan import Plan
+
+NETWORK_FILE = "model"
+"""Name of the deployed network; the exporter's suffix follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """The exported file, its parity, and its race against the original."""
+
+    artifact: Artifact
+    parity: tuple[ParityResult, ...]
+    latency: LatencyComparison | None
+    operators: OperatorComparison | None = None
+
+
+def deliver(
+    folder: Path,
+    graph: UnitGraph,
+    shrunk: fx.GraphModule,
+    data: DataSplits,
+    exporter: Exporter,
+    device: Device,
+    profile: TargetProfile,
+    evaluation: Evaluation,
+    watch: Stopwatch,
+    *,
+    plan: Plan,
+    metadata: Mapping[str, str],
+    seed: int,
+    with_latency: bool,
+    original_file: Path | None = None,
+    held: Mapping[int, str],
+) -> Delivery:
+    """Export, check parity and accuracy of the file, and race it against the original.
+
+    Nothing is judged here: a file that is not what torch says is written and told of.
+
+    Args:
+        metadata: Texts for the file.
+        original_file: The original, where it was exported before.
+        held: By index of a group that the user keeps whole: the option.
+    """
+    names = tensor_names(graph, plan.is_input_named)
+    inputs = graph.inputs.arranged(data.calibration)
+    file = folder / f"{NETWORK_FILE}{exporter.file_suffix}"
+    with watch.stage("export") as stage:
+        artifact = exporter.export(
+            shrunk, graph.example_inputs, file,
+            dynamic_batch=graph.has_dynamic_batch, metadata=metadata, names=names,
+        )  # fmt: skip
+        stage.note(f"{artifact.size_bytes / 1e6:.1f} MB")
+    with watch.stage("parity"):
+        runner = exporter.open(file, profile)
+        parity = _parity(runner, file.name, graph, shrunk, inputs, profile,
+                         has_classes=data.calibration.label_source == "given")  # fmt: skip
+    evaluation.add("exported", runner)
+    runner.close()
+    if not with_latency:
+        return Delivery(artifact, parity, None)
+    with tempfile.TemporaryDirectory() as scratch:
+        batch = profile.batch if graph.has_dynamic_batch else graph.inputs.batch
+        arrays = tuple(tensor.numpy() for tensor in repeated(inputs, 0, batch))
+        with watch.stage("latency") as stage:
+            original = original_file or Path(scratch) / f"original{exporter.file_suffix}"
+            files = (original, file)
+            try:
+                if original_file is None:
+                    exporter.export(
+                        graph.module, graph.example_inputs, original,
+                        dynamic_batch=graph.has_dynamic_batch, metadata={}, names=names,
+                    )  # fmt: skip
+                latency = device.compare(*files, arrays, profile, seed=seed)
+            except (ExportError, MeasurementError) as error:  # the network is finished
+                watch.warn(f"the file that is written was not measured: {error}")
+                return Delivery(artifact, parity, None)
+            stage.note(NO_CLAIM if latency.is_too_busy else f"{latency.speedup:.2f}x")
+        operators = time_operators(
+            files, arrays, graph, graph.removed_mask(plan.removed), latency,
+            profiler=profiler_on(device, exporter), profile=profile, held=held, watch=watch,
+        )  # fmt: skip
+    return Delivery(artifact, parity, latency, operators)
+
+
+def tensor_names(graph: UnitGraph, is_input_named: bool) -> TensorNames:
+    """What the file's inputs, outputs and axes are called.
+
+    Args:
+        is_input_named: Whether the user has named the inputs; else a single one is ``input``.
+    """
+    names = graph.inputs.names
+    return TensorNames(
+        inputs=names if is_input_named or len(names) > 1 else ("input",),
+        outputs=graph.outputs.names,
+        sizes=tuple(
+            {
+                dim: size
+                for dim, size in enumerate(spec.sizes, start=1)
+                if isinstance(size, VaryingSize)
+            }
+            for spec in graph.inputs.specs
+        ),
+    )
+
+
+def _parity(
+    runner: Runner,
+    artifact: str,
+    graph: UnitGraph,
+    shrunk: fx.GraphModule,
+    inputs: tuple[Tensor, ...],
+    profile: TargetProfile,
+    *,
+    has_classes: bool,
+) -> tuple[ParityResult, ...]:
+    """On the calibration images, and on random inputs of another size where sizes vary."""
+    batches = (1, 3) if graph.has_dynamic_batch else (graph.inputs.batch,)
+    compare = partial(
+        check_parity, runner, shrunk, artifact,
+        batches=batches, limit=profile.parity_limit,
+        max_column_error=tolerance_of(profile.precision, profile.parity_limit).max_column_error,
+        main_output=graph.outputs.main, has_classes=has_classes,
+    )  # fmt: skip
+    results = compare(inputs, image_size=sizes_text(graph.inputs.sizes))
+    other = graph.inputs.other_sizes()
+    if not other:
+        return results
+    generator = torch.Generator().manual_seed(0)
+    noise = graph.inputs.random(4 * max(batches), generator, other)
+    return results + compare(noise, image_size=sizes_text(other))

@@ -1,0 +1,381 @@
+"""The stages of a run, each with its line of progress; ``pipeline`` says in which order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx
+
+from fairdeploy.allocation.cost import CostModel
+from fairdeploy.allocation.pairing import places_in_groups
+from fairdeploy.allocation.restrictions import (
+    Rule,
+    rules_without_an_option,
+)
+from fairdeploy.allocation.search import check_reachable, search
+from fairdeploy.cache_folder import cache_folder
+from fairdeploy.deployment.parity import predict, repeated
+from fairdeploy.graph.capture.model_inputs import model_inputs
+from fairdeploy.graph.capture.model_outputs import class_scores
+from fairdeploy.graph.graph_text import graph_tensors, graph_text
+from fairdeploy.graph.residual_branches import blocks_hint
+from fairdeploy.graph.unit_graph import UnitGraph
+from fairdeploy.graph.units import build_unit_graph
+from fairdeploy.inputs.calibration import check_labels_fit, load_data, with_predicted_labels
+from fairdeploy.inputs.fingerprint import sha256_of_images, sha256_of_tensors
+from fairdeploy.inputs.model_loading import load_model
+from fairdeploy.inputs.original_check import check_original
+from fairdeploy.inputs.other_inputs import with_noise_for_others
+from fairdeploy.inputs.preparation_trials import NUM_TRIED, Original, norm_distance
+from fairdeploy.inputs.splits import with_rest_selected, with_spare_selection
+from fairdeploy.inputs.unclassified import checked_output, refuse_classes
+from fairdeploy.records import (
+    KNOBS,
+    Allocation,
+    AllocationRule,
+    Budget,
+    DataSplits,
+    GroupScores,
+    ImageSet,
+    LoadedModel,
+    Preprocessing,
+    RecoverySummary,
+    UnitScores,
+)
+from fairdeploy.recovery.batchnorm import reestimate_batchnorm
+from fairdeploy.recovery.judgement import Judge, kept_if_better
+from fairdeploy.recovery.least_squares.fit import fit_least_squares
+from fairdeploy.recovery.least_squares.fitted_weights import own_tensors
+from fairdeploy.recovery.training.finetuning import no_scores
+from fairdeploy.recovery.training.imitation import are_scores
+from fairdeploy.reporting.accuracy_rows import verdict_row
+from fairdeploy.reporting.quantities import verdict_text
+from fairdeploy.runs.stages.groups import unscored_groups
+from fairdeploy.runs.stages.method_notes import fitting_warning, method_warnings
+from fairdeploy.runs.stopwatch import Stopwatch
+from fairdeploy.scoring.cache import cached_scores, scores_key
+from fairdeploy.scoring.unit_scores import score_units
+from fairdeploy.settings.method import DEFAULT_RECOVERY
+from fairdeploy.settings.options import RecoveryMethod
+from fairdeploy.settings.run import ModelSettings, RunSettings
+from fairdeploy.surgery.plan import Plan
+
+SCORES_KEPT = "the scores are kept, the same command does not score again"
+"""What is said to who interrupts a run after that."""
+
+
+def load_network(settings: ModelSettings, watch: Stopwatch) -> LoadedModel:
+    """Load the network and pass its warnings on."""
+    with watch.stage("load model") as stage:
+        model = load_model(
+            settings.source,
+            arch=settings.arch,
+            trust_pickle=settings.trust_pickle,
+            num_classes=settings.num_classes,
+            input_shape=settings.input_shape,
+            mean=settings.mean,
+            std=settings.std,
+            fitting=settings.fitting,
+            seed=settings.seed,
+            inputs=settings.inputs,
+            weights=settings.weights,
+        )
+        stage.note(f"{model.name}, weights: {model.weights}" if model.weights else model.name)
+    for text in model.warnings:
+        watch.warn(text)
+    return model
+
+
+def capture_network(model: LoadedModel, settings: ModelSettings, watch: Stopwatch) -> UnitGraph:
+    """Trace the network and find its units."""
+    with watch.stage("unit graph") as stage:
+        inputs = model_inputs(
+            model.module, model.inputs, model.preprocessing.shape, settings.fixed_batch
+        )
+        graph = build_unit_graph(
+            model.module,
+            inputs,
+            settings.main_output,
+            attention=settings.attention,
+            allow_norm_coupled=settings.allow_norm_coupled,
+            blocks=settings.blocks,
+        )
+        num_blocks = len(graph.branches)
+        units, groups = graph.num_units - num_blocks, len(graph.groups) - num_blocks
+        blocks = f", {num_blocks} residual blocks" if settings.blocks else ""
+        stage.note(f"{units:,} units in {groups} groups{blocks}")
+    if not graph.has_dynamic_batch and settings.fixed_batch is None:
+        batch = graph.inputs.batch
+        watch.warn(f"the model takes no other batch than {batch}; nor does what is written")
+    return graph
+
+
+def refuse_unreachable(
+    graph: UnitGraph,
+    costs: CostModel,
+    budgets: tuple[Budget, ...],
+    channel_multiple: int,
+    rules: Sequence[Rule] = (),
+) -> None:
+    """Refuse an unreachable budget before any image is read."""
+    relaxed = {
+        name: unscored_groups(graph, channel_multiple, rest)
+        for name, rest in rules_without_an_option(rules).items()
+    }
+    groups = unscored_groups(graph, channel_multiple, rules)
+    check_reachable(groups, costs.costs, budgets, relaxed, lambda: blocks_hint(graph))
+
+
+def load_images(
+    settings: RunSettings, model: LoadedModel, graph: UnitGraph, watch: Stopwatch
+) -> DataSplits:
+    """Read calibration and test images; predict the labels that are missing."""
+    with watch.stage("load images") as stage, torch.no_grad():
+        data = load_data(
+            settings.data,
+            model.preprocessing,
+            num_calibration=settings.num_calibration,
+            max_test=settings.max_test,
+            num_selection=settings.num_selection if settings.selects else 0,
+            with_training=settings.tuning is not None,
+            with_rest=settings.recover == "distil"
+            or settings.is_repair_judged
+            or settings.selects_with_rest,
+            seed=settings.model.seed,
+            class_names=settings.class_names,
+            class_order=settings.class_order,
+            others=graph.inputs.others,
+            image_name=graph.inputs.names[graph.inputs.image],
+        )
+        if settings.is_repair_judged:
+            data = with_spare_selection(data, settings.num_selection)
+        if settings.recover == "distil" and data.training is not None and not settings.tuning:
+            # Distillation alone: whatever labels there are, nothing learns from them.
+            data = replace(data, training=replace(data.training, has_labels=False))
+        data = with_noise_for_others(data, graph.inputs, settings.model.seed)
+        main = graph.outputs.main_tensor(graph.module(*graph.example_inputs))
+        if settings.tuning is not None and not are_scores(main):
+            raise no_scores()
+        if class_scores(checked_output(main, graph.inputs.batch)).shape[1] == 1:
+            refuse_classes(data, settings.method)
+        else:
+            data = _classified(data, main, settings, model, graph)
+        if main.dim() != 2 and data.test is not None:
+            text = "the model gives a map, not one score per class; accuracy is not measured"
+            data = replace(data, test=None, warnings=(*data.warnings, text))
+        num_test = len(data.test) if data.test is not None else 0
+        stage.note(f"{len(data.calibration)} to calibrate, {num_test} to test")
+    for text in data.warnings:
+        watch.warn(fitting_warning(text, settings.method))
+    return data
+
+
+def _original(
+    data: DataSplits, num_outputs: int, settings: RunSettings, model: LoadedModel, graph: UnitGraph
+) -> Original:
+    """What the check of the labels asks the network, and how it gets a few images otherwise."""
+
+    def reread(preprocessing: Preprocessing) -> ImageSet:
+        again = load_data(
+            settings.data,
+            preprocessing,
+            num_calibration=NUM_TRIED,
+            max_test=0,
+            seed=settings.model.seed,
+            class_names=settings.class_names,
+            class_order=settings.class_order,
+            others=graph.inputs.others,
+            image_name=graph.inputs.names[graph.inputs.image],
+        )
+        return with_noise_for_others(again, graph.inputs, settings.model.seed).calibration
+
+    def distance(images: ImageSet) -> float | None:
+        count = NUM_TRIED if graph.has_dynamic_batch else graph.inputs.batch
+        some = repeated(graph.inputs.arranged(images), 0, count)
+        return norm_distance(model.module, lambda: graph.inputs.call(model.module, some))
+
+    by_class = scores_by_class(graph)
+    is_file = settings.data is not None and Path(settings.data).exists()
+    return Original(
+        lambda images: by_class(*graph.inputs.arranged(images)),
+        distance,
+        reread if is_file else None,
+        data.preprocessing or model.preprocessing,
+        num_outputs,
+    )
+
+
+def _is_folder(settings: RunSettings) -> bool:
+    return settings.data is not None and Path(settings.data).is_dir()
+
+
+def _right(graph: UnitGraph) -> Callable[[ImageSet], Tensor]:
+    """For each labelled image whether the original is right."""
+    scores = scores_by_class(graph)
+
+    def right(images: ImageSet) -> Tensor:
+        assert images.labels is not None
+        return scores(*graph.inputs.arranged(images)).argmax(dim=1).eq(images.labels)
+
+    return right
+
+
+def _classified(
+    data: DataSplits, main: Tensor, settings: RunSettings, model: LoadedModel, graph: UnitGraph
+) -> DataSplits:
+    """With labels that fit the classes: checked, judged with the original, or predicted."""
+    num_outputs = class_scores(main).shape[1]
+    check_labels_fit(data, num_outputs)
+    if main.dim() == 2:
+        data = check_original(
+            data,
+            _original(data, num_outputs, settings, model, graph),
+            names_are_given=settings.class_names is not None or not _is_folder(settings),
+        )
+    if settings.selects_with_rest:
+        data = with_rest_selected(data, settings.num_selection, _right(graph))
+    return with_predicted_labels(data, scores_by_class(graph), graph.inputs.arranged)
+
+
+def scores_by_class(graph: UnitGraph) -> Callable[..., Tensor]:
+    """The network as a function of one tensor per input to scores [N, classes], any N."""
+
+    def reduced(*inputs: Tensor) -> Tensor:
+        return class_scores(graph.outputs.main_tensor(graph.module(*inputs)))
+
+    def scores(*inputs: Tensor) -> Tensor:
+        is_fixed = not graph.has_dynamic_batch
+        batch = graph.inputs.batch if is_fixed else min(NUM_TRIED, len(inputs[0]))
+        return predict(reduced, inputs, batch, is_batch_fixed=is_fixed)
+
+    return scores
+
+
+def score(
+    graph: UnitGraph,
+    model: LoadedModel,
+    data: DataSplits,
+    settings: RunSettings,
+    watch: Stopwatch,
+) -> UnitScores:
+    """U and R of all units, or what takes their places: from the cache, or in one pass."""
+    seed, method = settings.model.seed, settings.method
+    key = _scores_key(graph, data, settings)
+    for text in method_warnings(method):
+        watch.warn(text)
+    with watch.stage("score units", total=len(data.calibration)) as stage:
+        return cached_scores(
+            cache_folder(),
+            key,
+            lambda: score_units(
+                graph,
+                data.calibration,
+                seed=seed,
+                signal=method.signal,
+                protect=method.protect,
+                progress=stage.advance,
+            ),
+            tell_found=lambda: stage.note("from the cache"),
+        )
+
+
+def _scores_key(graph: UnitGraph, data: DataSplits, settings: RunSettings) -> str:
+    """Everything that scores hang on: what is computed, on what, and what may go."""
+    units = [(group.name, group.blocks.tolist()) for group in graph.groups]
+    return scores_key(
+        sha256_of_tensors(graph_tensors(graph.module)),
+        sha256_of_images(data.calibration),
+        graph=graph_text(graph.module), units=json.dumps(units), attention=graph.attention,
+        norms=graph.allow_norm_coupled, branches=" ".join(b.name for b in graph.branches),
+        inputs=" ".join(map(str, graph.inputs.specs)), output=graph.outputs.main,
+        batch=graph.inputs.batch if graph.inputs.is_batch_fixed else 0,
+        signal=settings.method.signal, protect=settings.method.protect,
+        seed=settings.model.seed, device=graph.device.type,
+        versions=f"torch {torch.__version__}, numpy {np.__version__}",
+    )  # fmt: skip
+
+
+def allocate(
+    groups: tuple[GroupScores, ...],
+    costs: CostModel,
+    budgets: tuple[Budget, ...],
+    watch: Stopwatch,
+    rule: AllocationRule = "tod",
+) -> Allocation:
+    """Which units go; ``rule`` is the one that ``groups`` follow."""
+    knob = KNOBS[rule]
+    with watch.stage(f"search {knob}") as stage:
+        allocation = search(groups, costs.costs, budgets)
+        stage.note(f"{knob} {allocation.tolerance:.3f}")
+    return allocation
+
+
+def recover(
+    graph: UnitGraph,
+    shrunk: fx.GraphModule,
+    removed: NDArray[np.bool_],
+    data: DataSplits,
+    settings: RunSettings,
+    watch: Stopwatch,
+    judge: Judge | None = None,
+) -> RecoverySummary | None:
+    """Repair ``shrunk`` (changes it); noise teaches it nothing, so without images it stays.
+
+    What the repair did to it is undone if ``judge`` finds no gain.
+    """
+    method = recovery_method(data, settings)
+    if method == "none" or not removed.any():
+        return None
+    images = graph.inputs.arranged(data.calibration)
+    name = "batchnorm" if method == "batchnorm" else "least squares"
+    own_tensors(shrunk, graph.module)
+    with watch.stage(f"recover ({name})") as stage:
+
+        def repair() -> RecoverySummary:
+            if method == "batchnorm":
+                return reestimate_batchnorm(shrunk, images)
+            return fit_least_squares(
+                graph, shrunk, removed, images, seed=settings.model.seed,
+                progress=lambda done, total: stage.note(f"layer {done} of {total}"),
+            )  # fmt: skip
+
+        summary, verdict = kept_if_better(judge, shrunk, repair)
+        if verdict is not None:
+            verdict = replace(verdict, are_fitted=data.selection is None)
+            stage.note(verdict_text(verdict_row(verdict)))
+    return replace(summary, verdict=verdict)
+
+
+def recovery_method(data: DataSplits, settings: RunSettings) -> RecoveryMethod:
+    """What the user chose; by default least squares, and nothing for noise."""
+    default: RecoveryMethod = "none" if data.calibration.is_synthetic else DEFAULT_RECOVERY
+    return settings.recover or default
+
+
+def make_plan(
+    model: LoadedModel,
+    graph: UnitGraph,
+    groups: tuple[GroupScores, ...],
+    allocation: Allocation,
+) -> Plan:
+    """The plan that ``plan.json`` holds."""
+    removed = places_in_groups(groups, allocation.removed)
+    return Plan(
+        model_name=model.name,
+        model_sha256=model.sha256,
+        input_shape=model.preprocessing.shape,
+        tolerance=allocation.tolerance,
+        attention=graph.attention,
+        allow_norm_coupled=graph.allow_norm_coupled,
+        blocks=bool(graph.branches),
+        group_sizes={group.name: group.blocks.size for group in graph.groups},
+        removed={name: units for name, units in removed.items() if units},
+        inputs=model.inputs,
+        fixed_batch=graph.inputs.batch if graph.inputs.is_batch_fixed else None,
+    )

@@ -1,0 +1,1 @@
+"""Every option once: flag, key of the project file, default, check."""

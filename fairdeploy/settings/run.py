@@ -1,0 +1,398 @@
+"""One value for each option: the command line first, then ``fairdeploy.toml``, then a default."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from fairdeploy.allocation.budget import latency_apart, parse_budgets
+from fairdeploy.errors import DataError, UsageError
+from fairdeploy.inputs.sharded_weights import model_name
+from fairdeploy.records import (
+    ClassOrder,
+    ImageFitting,
+    MetricName,
+    PruningMethod,
+    Restrictions,
+    TargetProfile,
+)
+from fairdeploy.records.input_specs import InputSpec, parse_inputs
+from fairdeploy.settings.method import resolve_method
+from fairdeploy.settings.options import (
+    RECOVERY_METHODS,
+    SWEEP_METRICS,
+    AttentionOption,
+    ControlOptions,
+    InputShape,
+    RecoveryMethod,
+    RunOptions,
+    ShrinkOptions,
+    SweepOptions,
+    TuningOptions,
+    choice_of,
+    first_given,
+)
+from fairdeploy.settings.project_file import (
+    PROJECT_FILE_NAME,
+    ProjectFile,
+    load_project_file,
+    refuse_foreign_code,
+)
+from fairdeploy.settings.target_profiles import load_profile
+from fairdeploy.settings.training import resolve_tuning
+
+DEFAULT_CALIBRATION_IMAGES = 512
+DEFAULT_TEST_IMAGES = 2000
+DEFAULT_SELECTION_IMAGES = 4000
+ALL_IMAGES = sys.maxsize
+"""For the smallest network within a drop: as many as there are, and as fit in memory."""
+DEFAULT_TARGET = "cpu"
+DEFAULT_POINTS = 8
+MIN_POINTS, MAX_POINTS = 2, 100
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """How to load the network."""
+
+    source: str
+    arch: str | None
+    weights: str | None
+    num_classes: int | None
+    input_shape: InputShape | None
+    inputs: tuple[InputSpec, ...]
+    main_output: str | None
+    fixed_batch: int | None
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+    fitting: ImageFitting
+    seed: int
+    trust_pickle: bool
+    attention: AttentionOption
+    allow_norm_coupled: bool
+    blocks: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSettings:
+    """What every run that scores and repairs needs to know."""
+
+    model: ModelSettings
+    data: str | None
+    class_names: tuple[str, ...] | None
+    class_order: ClassOrder
+    num_calibration: int
+    max_test: int
+    output: Path
+    target: str
+    restrictions: Restrictions
+    recover: RecoveryMethod | None
+    """None: the default, which depends on whether there are real images."""
+    method: PruningMethod = field(default_factory=PruningMethod)
+    num_selection: int = DEFAULT_SELECTION_IMAGES
+    tuning: TuningOptions | None = None
+
+    @property
+    def selects(self) -> bool:
+        """Whether held-out images are needed to choose something with."""
+        return self.tuning is not None or self.recover == "distil" or self.searches_size
+
+    @property
+    def searches_size(self) -> bool:
+        """Whether the smallest network within a drop is wanted."""
+        return False
+
+    @property
+    def selects_with_rest(self) -> bool:
+        """Whether nothing learns from what is left, so that all of it may select."""
+        return self.searches_size and self.tuning is None and self.recover != "distil"
+
+    @property
+    def is_repair_judged(self) -> bool:
+        """Whether images that nothing else wants shall judge the repair, and nothing else."""
+        return not self.selects and self.recover != "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShrinkSettings(RunSettings):
+    """Everything that ``shrink`` needs to know."""
+
+    budgets: tuple[str, ...]
+    """Empty where the smallest network within ``max_drop`` is wanted."""
+    max_drop: float | None = None
+    smallest: MetricName = "params"
+    steps: int = 1
+
+    @property
+    def searches_size(self) -> bool:
+        """Whether the smallest network within a drop is wanted."""
+        return not self.budgets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepSettings(RunSettings):
+    """Everything that ``sweep`` needs to know."""
+
+    metric: MetricName
+    num_points: int
+    percents: tuple[float, ...] | None
+    """Per cent of the original's cost, falling; None: spread over what can be reached."""
+
+
+def project_of(options: ControlOptions) -> ProjectFile:
+    """``fairdeploy.toml`` beside the model, or in the working folder for a model given by name.
+
+    Raises:
+        ProjectFileError: It is malformed, or lies elsewhere and names code that would run.
+    """
+    path = Path(options.model)
+    folder = path if path.is_dir() else path.parent if path.is_file() else Path()
+    project = load_project_file(folder)
+    if not options.trust_project:
+        typed = {"arch": options.arch}
+        if isinstance(options, RunOptions):
+            typed["data"] = options.data
+        used = {key: getattr(project, key) for key, given in typed.items() if given is None}
+        refuse_foreign_code(folder / PROJECT_FILE_NAME, used)
+    return project
+
+
+def resolve_model(options: ControlOptions, project: ProjectFile) -> ModelSettings:
+    """Settings for loading the network; the image size may come from the target profile."""
+    profile = load_profile(resolve_target(options, project))
+    return ModelSettings(
+        source=options.model,
+        arch=first_given(options.arch, project.arch),
+        weights=first_given(options.weights, project.weights),
+        num_classes=first_given(options.num_classes, project.num_classes),
+        input_shape=_input_shape(options, project, profile),
+        inputs=parse_inputs(first_given(options.inputs, project.inputs) or ()),
+        main_output=first_given(options.main_output, project.main_output),
+        fixed_batch=first_given(options.fixed_batch, project.fixed_batch),
+        mean=first_given(options.mean, project.mean),
+        std=first_given(options.std, project.std),
+        fitting=_fitting(options.fitting, project),
+        seed=first_given(options.seed, project.seed) or 0,
+        trust_pickle=options.trust_pickle,
+        attention=first_given(options.attention, project.attention) or "heads",
+        allow_norm_coupled=options.allow_norm_coupled or bool(project.allow_norm_coupled),
+        blocks=bool(first_given(options.blocks, project.blocks)),
+    )
+
+
+def _fitting(typed: ImageFitting, project: ProjectFile) -> ImageFitting:
+    return ImageFitting(
+        crop_pct=first_given(typed.crop_pct, project.crop_pct),
+        crop_mode=first_given(typed.crop_mode, project.crop_mode),
+        interpolation=first_given(typed.interpolation, project.interpolation),
+        channel_order=first_given(typed.channel_order, project.channel_order),
+        white=first_given(typed.white, project.white),
+    )
+
+
+def _input_shape(
+    options: ControlOptions, project: ProjectFile, profile: TargetProfile
+) -> InputShape | None:
+    if options.input_shape is not None:
+        return options.input_shape
+    return project.input_size if project.input_size is not None else profile.input_size
+
+
+def resolve_target(options: ControlOptions, project: ProjectFile) -> str:
+    """Name or path of the target profile."""
+    return first_given(options.target, project.target) or DEFAULT_TARGET
+
+
+def resolve_restrictions(options: ControlOptions, project: ProjectFile) -> Restrictions:
+    """What the user keeps from being removed; each option replaces the project file's.
+
+    Raises:
+        UsageError: A glob is empty.
+    """
+    restrictions = Restrictions(
+        include=first_given(options.include, project.include) or (),
+        exclude=first_given(options.exclude, project.exclude) or (),
+        max_prune=first_given(options.max_prune, project.max_prune) or (),
+        min_units=first_given(options.min_units, project.min_units) or (),
+        round_to=first_given(options.round_to, project.round_to),
+    )
+    for option, globs in (("--include", restrictions.include), ("--exclude", restrictions.exclude)):
+        if not all(glob.strip() for glob in globs):
+            raise UsageError(
+                f"{option} '' is empty; give a glob on module paths such as 'layer4.*'"
+            )
+    return restrictions
+
+
+def resolve_shrink(options: ShrinkOptions) -> ShrinkSettings:
+    """Settings for a whole run.
+
+    Raises:
+        UsageError: No budget is given anywhere, or a value can't be.
+        ProjectFileError: The project file is malformed.
+    """
+    project = project_of(options)
+    budgets = first_given(options.budgets, project.budget) or ()
+    max_drop = first_given(options.max_drop, project.max_drop)
+    steps = first_given(options.steps, project.steps) or 1
+    if not budgets and max_drop is None:
+        raise UsageError(
+            "no budget given; add --budget 40% (what may stay), or 'budget' in fairdeploy.toml, or "
+            "--max-drop 1% for the smallest network that stays as accurate"
+        )
+    _refuse(_budget_contradictions(options, tuple(budgets), max_drop, steps))
+    output = Path(project.output) if project.output else default_output(options.model)
+    most = DEFAULT_SELECTION_IMAGES if budgets else ALL_IMAGES
+    run = _resolve_run(options, project, output, most)
+    _refuse(_step_contradictions(run, steps))
+    if max_drop is not None and run.data is None:
+        raise DataError("--max-drop needs labelled test images, and there are none; give --data")
+    return ShrinkSettings(
+        **_values(run),
+        budgets=tuple(budgets),
+        max_drop=max_drop,
+        smallest=first_given(options.smallest, project.smallest) or "params",
+        steps=steps,
+    )
+
+
+Contradictions = Iterator[tuple[bool, str]]
+"""Whether options contradict each other, and what to say then."""
+
+
+def _refuse(contradictions: Contradictions) -> None:
+    """Refuse what can't be meant, before any work.
+
+    Raises:
+        UsageError: The first one that holds.
+    """
+    for holds, text in contradictions:
+        if holds:
+            raise UsageError(text)
+
+
+def _budget_contradictions(
+    options: ShrinkOptions, budgets: tuple[str, ...], max_drop: float | None, steps: int
+) -> Contradictions:
+    """Options that only mean something without a budget, with one, or with a measurement."""
+    _, latency = latency_apart(parse_budgets(budgets)) if budgets else ((), None)
+    by_latency = options.objective == "latency"
+    yield (
+        options.smallest is not None and (bool(budgets) or max_drop is None),
+        f"--smallest {options.smallest} says what --max-drop makes smallest where no budget is "
+        "given; drop it, or the budget",
+    )
+    yield (
+        steps > 1 and (not budgets or by_latency or latency is not None),
+        "--steps goes with a --budget of parameters, MACs or bytes; drop it, or give --steps 1",
+    )
+    yield (
+        not budgets and by_latency,
+        "--objective latency needs a --budget; --max-drop alone goes by counts",
+    )
+    yield (
+        by_latency and not options.with_latency,
+        "--objective latency cannot be followed without measuring; drop --no-latency",
+    )
+    if latency is not None:
+        yield (
+            not options.with_latency,
+            f"'{latency.text}' cannot be met without measuring; drop --no-latency",
+        )
+    if options.host is not None:
+        yield (
+            not options.with_latency,
+            f"--host {options.host.host} says where to measure; drop it, or --no-latency",
+        )
+
+
+def _step_contradictions(run: RunSettings, steps: int) -> Contradictions:
+    yield (
+        steps > 1 and run.model.blocks,
+        "--steps does not go with --blocks; drop one of them",
+    )
+    yield (  # what went could not be put back as zeros
+        steps > 1 and run.model.allow_norm_coupled,
+        "--steps does not go with --allow-norm-coupled; prune in one step",
+    )
+
+
+def resolve_sweep(options: SweepOptions) -> SweepSettings:
+    """Settings for a sweep. The project file's ``budget`` and ``output`` are for ``shrink``.
+
+    Raises:
+        UsageError: A value can't be.
+        ProjectFileError: The project file is malformed.
+    """
+    metric = choice_of(options.metric or SWEEP_METRICS[0], SWEEP_METRICS)
+    if metric is None:
+        raise UsageError(f"no metric '{options.metric}'; use one of {', '.join(SWEEP_METRICS)}")
+    if options.points is not None and options.at is not None:
+        raise UsageError("--points and --at both say where to measure; give one of them")
+    num_points = DEFAULT_POINTS if options.points is None else options.points
+    if not MIN_POINTS <= num_points <= MAX_POINTS:
+        raise UsageError(
+            f"--points {num_points} is not a number from {MIN_POINTS} to {MAX_POINTS}; "
+            "for a single one use fairdeploy shrink"
+        )
+    output = default_output(options.model, "sweep")
+    run = _resolve_run(options, project_of(options), output)
+    percents = None if options.at is None else tuple(sorted(set(options.at), reverse=True))
+    return SweepSettings(**_values(run), metric=metric, num_points=num_points, percents=percents)
+
+
+def _resolve_run(
+    options: RunOptions,
+    project: ProjectFile,
+    output: Path,
+    num_selection: int = DEFAULT_SELECTION_IMAGES,
+) -> RunSettings:
+    """What all runs share; the last two hold unless an option says otherwise."""
+    recover = first_given(options.recover, project.recover)
+    if recover is not None and recover not in RECOVERY_METHODS:
+        raise UsageError(f"no recovery '{recover}'; use one of {', '.join(RECOVERY_METHODS)}")
+    data = first_given(options.data, project.data)
+    tuning = resolve_tuning(options.training, project)
+    for option, needs_images in (("--recover distil", recover == "distil"), ("--finetune", tuning)):
+        if needs_images and data is None:
+            raise DataError(f"{option} learns from images, and there are none; give --data")
+    num_calibration = first_given(
+        options.num_calibration, project.num_calibration, DEFAULT_CALIBRATION_IMAGES
+    )
+    assert num_calibration is not None
+    if num_calibration < 2:
+        raise UsageError(f"--num-calibration {num_calibration} is too few; use 64 or more")
+    return RunSettings(
+        model=resolve_model(options, project),
+        data=data,
+        class_names=first_given(options.class_names, project.class_names),
+        class_order=first_given(options.class_order, project.class_order) or "natural",
+        num_calibration=num_calibration,
+        max_test=project.max_test or DEFAULT_TEST_IMAGES,
+        output=options.output or output,
+        target=resolve_target(options, project),
+        restrictions=resolve_restrictions(options, project),
+        recover=recover,
+        method=resolve_method(options, project, recover),
+        num_selection=first_given(options.num_selection, project.num_selection, num_selection) or 0,
+        tuning=tuning,
+    )
+
+
+def _values(run: RunSettings) -> dict[str, Any]:
+    return {field.name: getattr(run, field.name) for field in fields(run)}
+
+
+def default_output(model: str, ending: str = "shrunk") -> Path:
+    """``model-shrunk`` beside ``model.pt``; ``resnet18-shrunk`` here for ``timm:resnet18``."""
+    path = Path(model)
+    if path.is_dir():
+        return path / f"model-{ending}"
+    if path.is_file():
+        return path.with_name(f"{model_name(path)}-{ending}")
+    name = re.sub(r"[^\w.-]+", "-", model.partition(":")[2].partition(",")[0]).strip("-")
+    return Path(f"{name or 'model'}-{ending}")

@@ -1,0 +1,174 @@
+"""Find the modules of a shrunk copy that do not compute what they should, and mend each alone.
+
+Modules are looked at from the inside out: when one disagrees although all that it calls agrees,
+the fault is in its own forward. First its attributes, then those of modules that it holds, are
+searched for values with which it agrees; if there are none, its part of the proved graph takes its
+place. The network itself has no such part: there a factor may be taken back, see ``scaled_parts``.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from fairdeploy.graph.capture.module_state import unchanged
+from fairdeploy.graph.capture.train_mode import SwitchableGraph
+from fairdeploy.graph.module_paths import module_path
+from fairdeploy.graph.unit_graph import UnitGraph
+from fairdeploy.surgery.equivalence import relative_error
+from fairdeploy.surgery.own_class.graph_part import NoPartError, graph_part
+from fairdeploy.surgery.own_class.module_calls import ModuleCall, filled, record_calls, run_values
+from fairdeploy.surgery.own_class.number_changes import NumberChanges, add_changed_lengths
+from fairdeploy.surgery.own_class.own_class_check import missing_parameters
+from fairdeploy.surgery.own_class.scaled_parts import Place, callees_of, find_scaled_part
+from fairdeploy.surgery.own_class.slot_choices import (
+    MAX_TRIALS,
+    Choice,
+    assign_all,
+    inner_choices,
+    own_choices,
+    search,
+)
+
+LOCAL_LIMIT = 1e-4
+"""Relative; the whole network is compared more strictly afterwards."""
+
+
+def repair_modules(
+    module: nn.Module,
+    candidate: nn.Module,
+    graph: UnitGraph,
+    shrunk: fx.GraphModule,
+    changes: dict[str, NumberChanges],
+) -> None:
+    """Change attributes of ``candidate``, or replace submodules, until each agrees if it can."""
+    inputs = graph.inputs.random(graph.inputs.batch, torch.Generator().manual_seed(1))
+    calls = record_calls(module, graph, inputs)
+    names = {name for call in calls for name in call.node_names}
+    _, before = run_values(graph.module, inputs, ())
+    values, after = run_values(shrunk, inputs, names)
+    add_changed_lengths(changes, graph, before, after)
+    place = Place(
+        functools.partial(_part, candidate, graph.module, shrunk),
+        functools.partial(_replace, candidate),
+    )
+    hopeless: set[type[nn.Module]] = set()
+    cut = _modules_that_lost_branches(graph, shrunk)
+    for call in calls:
+        if any(name not in values for name in call.node_names):
+            continue  # it went with a residual branch
+        own = candidate.get_submodule(call.path)
+        check = _Check(call, values, candidate)
+        # a weight that the graph holds ready made: its module must hold it too
+        is_lacking = _is_within_any(call.path, missing_parameters(candidate, shrunk))
+        if check.agrees() and not is_lacking:
+            continue
+        original, found = module.get_submodule(call.path), changes.get(call.path, NumberChanges())
+        trials = 1 if type(own) in hopeless else MAX_TRIALS
+        is_cut = call.path in cut  # no attribute can make up for a branch
+        if not (is_lacking or is_cut) and _mended(original, own, found, check, trials):
+            continue
+        if not is_cut:
+            hopeless.add(type(own))
+        if call.path:
+            _take_part(call, place, check.agrees)
+        elif check.runs():
+            find_scaled_part(callees_of("", calls), found, place, check.agrees)
+
+
+def _modules_that_lost_branches(graph: UnitGraph, shrunk: fx.GraphModule) -> set[str]:
+    """Paths of the modules that issued the sums."""
+    left = {node.name: node for node in shrunk.graph.nodes}
+    return {
+        module_path(left[branch.total])
+        for branch in graph.branches
+        if branch.value not in left and branch.total in left
+    }
+
+
+def _is_within_any(path: str, names: list[str]) -> bool:
+    return any(name.startswith(f"{path}.") for name in names)
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """Compares what the copy has at a call's path with what the proved graph gives there."""
+
+    call: ModuleCall
+    values: Mapping[str, Tensor]
+    candidate: nn.Module
+
+    def agrees(self) -> bool:
+        """Whether the module gives the same."""
+        error = self._error()
+        return error is not None and error <= LOCAL_LIMIT
+
+    def runs(self) -> bool:
+        """Whether it gives anything."""
+        return self._error() is not None
+
+    def _error(self) -> float | None:
+        args, kwargs = filled(self.call.arguments, self.values)
+        try:
+            part = self.candidate.get_submodule(self.call.path)
+            with torch.no_grad(), unchanged(part):
+                result = part(*args, **kwargs)
+            return relative_error(result, filled(self.call.result, self.values))
+        except Exception:  # user code may fail in any way with other sizes
+            return None
+
+
+def _mended(
+    original: nn.Module,
+    own: nn.Module,
+    changes: NumberChanges,
+    check: _Check,
+    max_trials: int,
+) -> bool:
+    """Search the slots of ``own``, then those of what it holds (changes them if they help)."""
+    choices = own_choices(original, own, changes)
+    if search(choices, check.agrees, max_trials):
+        return True
+    _assign_rank(choices, 0)
+    inner = inner_choices(original, own, changes)
+    if inner and search(inner, check.agrees, max_trials):
+        return True
+    _assign_rank(inner, 0)
+    if not check.runs():
+        _assign_rank(inner, -1)
+    return False
+
+
+def _assign_rank(choices: Sequence[Choice], rank: int) -> None:
+    assign_all(choices, [choice.options[rank] for choice in choices])
+
+
+def _take_part(call: ModuleCall, place: Place, agrees: Callable[[], bool]) -> None:
+    """Let the part of the graph take the module's place, unless the part disagrees too."""
+    part = place.make(call)
+    if part is not None:
+        undo = place.put(call.path, part)
+        if not agrees():
+            undo()  # then the module around it disagrees too
+
+
+def _part(
+    candidate: nn.Module, original: fx.GraphModule, shrunk: fx.GraphModule, call: ModuleCall
+) -> SwitchableGraph | None:
+    try:
+        return graph_part(candidate, call, original, shrunk)
+    except NoPartError:
+        return None
+
+
+def _replace(network: nn.Module, path: str, part: SwitchableGraph) -> Callable[[], None]:
+    """Put a part in the place of a module (changes ``network``); returns what undoes it."""
+    parent, _, name = path.rpartition(".")
+    owner = network.get_submodule(parent)
+    old = owner._modules[name]
+    owner._modules[name] = part
+    return lambda: owner._modules.__setitem__(name, old)

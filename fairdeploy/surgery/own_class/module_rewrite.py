@@ -1,0 +1,141 @@
+"""The user's own class, smaller: sliced tensors, patched attributes, and a check that it agrees.
+
+Attributes are found, not listed: every whole number that the graph rewrite changed in a module's
+calls is looked for among that module's own attributes, so ``num_heads``, ``width`` or ``out_chs``
+are patched without knowing their names. Leaf layers get theirs from the shapes of their weights.
+If the network does not agree then, ``module_repair`` looks module by module. What comes out is only
+believed if it computes the same as the proved graph.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+from torch import Tensor, fx, nn
+
+from fairdeploy.graph.capture.capture import quiet_export
+from fairdeploy.graph.capture.module_state import unchanged
+from fairdeploy.graph.capture.tensor_caches import tensor_caches
+from fairdeploy.graph.stored_tensors import fetch_tensor
+from fairdeploy.graph.unit_graph import UnitGraph
+from fairdeploy.surgery.own_class.attribute_slots import assign, slots
+from fairdeploy.surgery.own_class.layer_sizes import set_epsilons
+from fairdeploy.surgery.own_class.leaf_layers import set_layer_sizes
+from fairdeploy.surgery.own_class.module_repair import repair_modules
+from fairdeploy.surgery.own_class.number_changes import NumberChanges, changed_constants
+from fairdeploy.surgery.own_class.own_class_check import disagreement, first_line
+
+
+def rebuild_own_class(
+    module: nn.Module, graph: UnitGraph, shrunk: fx.GraphModule
+) -> tuple[nn.Module | None, str]:
+    """Copy ``module`` with the tensors of ``shrunk`` and attributes to match.
+
+    Submodules whose own forward has sizes built in become pieces of ``shrunk``;
+    ``graph_part.graph_parts`` names them.
+
+    Returns:
+        The copy in eval mode and an empty string; or None and the reason why there is none.
+    """
+    with unchanged(module):
+        result, problem = _rebuilt(module, graph, shrunk)
+    return (None, problem) if problem else (result, "")
+
+
+def _rebuilt(module: nn.Module, graph: UnitGraph, shrunk: fx.GraphModule) -> tuple[nn.Module, str]:
+    """The copy and what is wrong with it."""
+    try:
+        result = _with_tensors(module, graph, shrunk)
+        changes = changed_constants(graph, shrunk)
+        for path, found in changes.items():
+            owner = _submodule(result, path)
+            if owner is not None:
+                _assign_first_guesses(owner, found)
+        # after: the sizes of torch's own layers are known, not guessed from equal numbers
+        set_layer_sizes(result, shrunk)
+        set_epsilons(result, graph.module, shrunk)
+    except Exception as failure:  # user code may fail in any way when it is copied or set
+        return module, f"it cannot be copied with the new sizes: {first_line(failure)}"
+    problem = disagreement(result, graph, shrunk)
+    if problem:
+        try:
+            repair_modules(module, result, graph, shrunk, changes)
+        except Exception as failure:  # the same: the first problem is the one to tell
+            return result, f"{problem}; looking for the module: {first_line(failure)}"
+        problem = disagreement(result, graph, shrunk)
+    return result, problem
+
+
+def _assign_first_guesses(owner: nn.Module, found: NumberChanges) -> None:
+    """Put what the constants became where it can be only one number (changes ``owner``)."""
+    for slot in slots(owner):
+        guess = found.plain(slot.value)
+        if guess != slot.value:
+            assign(owner, slot.path, guess)
+
+
+def _with_tensors(module: nn.Module, graph: UnitGraph, shrunk: fx.GraphModule) -> nn.Module:
+    """A copy of ``module`` with the shrunk tensors in the place of those that the graph shares."""
+    by_storage: dict[int, Tensor] = {}
+    for name in graph.tensor_units:
+        original, new = fetch_tensor(graph.module, name), fetch_tensor(shrunk, name)
+        if original is not None and new is not None and original.numel():
+            by_storage[original.data_ptr()] = new
+    memo: dict[int, object] = {}
+    computed: dict[int, object] = {}
+    named = {
+        **dict(shrunk.named_parameters(remove_duplicate=False)),
+        **dict(shrunk.named_buffers(remove_duplicate=False)),
+    }
+    for name, tensor in _tensors(module):
+        new = named.get(name, by_storage.get(tensor.data_ptr()) if tensor.numel() else None)
+        if id(tensor) in memo:
+            continue
+        if new is None:
+            if tensor.grad_fn is not None:  # kept of a run with gradients: it cannot be copied so
+                computed[id(tensor)] = tensor.detach().clone()
+            continue
+        data = new.detach().clone()
+        is_parameter = isinstance(tensor, nn.Parameter)
+        memo[id(tensor)] = (
+            nn.Parameter(data, requires_grad=tensor.requires_grad) if is_parameter else data
+        )
+    replaced = {id(new) for new in memo.values()}
+    with quiet_export():
+        result = copy.deepcopy(module, memo | computed)
+    assert isinstance(result, nn.Module)
+    for _, cache in tensor_caches(result):
+        for key in [key for key, tensor in cache.items() if id(tensor) not in replaced]:
+            del cache[key]  # computed from the old sizes; the forward fills it again
+    return result
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers by name, and tensors that attributes hold, also nested."""
+    yield from module.named_parameters(remove_duplicate=False)
+    yield from module.named_buffers(remove_duplicate=False)
+    for child in module.modules():
+        for value in vars(child).values():
+            if isinstance(value, (Tensor, list, tuple, dict)):
+                yield from (("", tensor) for tensor in _nested(value))
+
+
+def _nested(value: object) -> Iterator[Tensor]:
+    if isinstance(value, nn.Parameter):
+        return
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _nested(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _nested(item)
+
+
+def _submodule(module: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return module.get_submodule(path)
+    except AttributeError:
+        return None

@@ -1,5 +1,0 @@
-"""The frontier between cost and accuracy from one scoring run: behind ``fairdeploy sweep``."""
-
-from fairdeploy.sweep.run import SweepResult, sweep
-
-__all__ = ["SweepResult", "sweep"]
