@@ -9,13 +9,17 @@ lock, which ends with its process, that nobody works there any more.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import platform
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 
 from fairdeploy.errors import FairdeployError, OutputError
@@ -271,3 +275,118 @@ def _replace(target: Path, scratch: Path) -> None:
         except OSError:
             (aside / target.name).rename(target)
             raise
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text so that the old file is there until the new one is.
+
+    Raises:
+        OutputError: The disk refused.
+    """
+    written = path.with_name(f".{path.name}.new")
+    try:
+        written.write_text(text, encoding="utf-8")
+        os.replace(written, path)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write '{path}': {error.strerror or error}; make space or choose another folder"
+        ) from error
+    finally:
+        written.unlink(missing_ok=True)
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a file of somebody else's for reading, if it is one: a pipe or a device has no end.
+
+    Raises:
+        OSError: It is a folder, pipe, socket or device, or cannot be read.
+    """
+    # Opening a pipe waits for its writer unless told not to.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def require_regular(path: Path) -> None:
+    """For readers that open files themselves.
+
+    Raises:
+        OSError: See ``open_regular``.
+    """
+    open_regular(path).close()
+
+
+def read_regular_text(path: Path) -> str:
+    """The UTF-8 text of a regular file.
+
+    Raises:
+        OSError: See ``open_regular``.
+        UnicodeDecodeError: It is not UTF-8.
+    """
+    with open_regular(path) as file:
+        return file.read().decode("utf-8")
+
+
+_PATTERNS = {
+    "scores": ("scores-*.safetensors",),
+    "channel sweeps": ("multiples-*.json",),
+    "interrupted training": ("training/*.pt", "training/*.part"),
+    "GPU timings": ("timing-*.cache",),
+    "details of failures": ("logs/failure-*.log",),
+    "unfinished files": ("*.tmp",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CacheEntry:
+    """All files of a kind."""
+
+    kind: str
+    num_files: int
+    size_bytes: int
+
+
+def cache_folder() -> Path:
+    """``$FAIRDEPLOY_CACHE`` or the user's cache folder; it need not exist."""
+    given = os.environ.get("FAIRDEPLOY_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(given) if given else Path(base) / "fairdeploy"
+
+
+def cache_entries(folder: Path) -> tuple[CacheEntry, ...]:
+    """What lies in ``folder``, by kind; files of other names are nobody's business here."""
+    found = {kind: list(_files(folder, kind)) for kind in _PATTERNS}
+    return tuple(
+        CacheEntry(kind, len(files), sum(file.lstat().st_size for file in files))
+        for kind, files in found.items()
+    )
+
+
+def clear_cache(folder: Path) -> tuple[CacheEntry, ...]:
+    """Remove what ``cache_entries`` lists, nothing else; returns what was there."""
+    entries = cache_entries(folder)
+    for kind in _PATTERNS:
+        for file in _files(folder, kind):
+            file.unlink(missing_ok=True)
+    return entries
+
+
+def _files(folder: Path, kind: str) -> Iterator[Path]:
+    for pattern in _PATTERNS[kind]:
+        yield from (file for file in sorted(folder.glob(pattern)) if not file.is_dir())
+
+
+INDEX_ENDING = ".index.json"
+
+
+def is_index(path: Path) -> bool:
+    """Whether this is the index of sharded weights, by its name."""
+    return path.name.endswith(INDEX_ENDING)
+
+
+def model_name(path: Path) -> str:
+    """What a network from this file is called: the name without its endings."""
+    return path.name.removesuffix(INDEX_ENDING).rpartition(".")[0] if is_index(path) else path.stem

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from torch import Tensor, fx
 
-from fairdeploy.cache_folder import cache_folder
 from fairdeploy.deployment.conversion import Batches
 from fairdeploy.deployment.file_writing import appearing_files, artifact_of, export_through_onnx
 from fairdeploy.errors import ExportError
+from fairdeploy.files import cache_folder
 from fairdeploy.records import Artifact, TargetProfile, TensorNames
 from fairdeploy_tensorrt.building import BATCHES, build_engine
 from fairdeploy_tensorrt.device import gpu_name, missing_for_running

@@ -7,9 +7,8 @@ import math
 from collections.abc import Sequence
 
 from fairdeploy.allocation.amounts import share_text
-from fairdeploy.allocation.budget import parse_budgets
 from fairdeploy.errors import BudgetError
-from fairdeploy.records import MetricName, SweepTarget
+from fairdeploy.records import Budget, MetricName, SweepTarget
 
 _WHOLE = 100.0
 # Per cent of the original; networks that are nearer to each other need no closer look.
@@ -65,8 +64,9 @@ def shares_between(shares: Sequence[float]) -> tuple[float, ...]:
 
 
 def _target(metric: MetricName, percent: float, asked: tuple[float, ...] = ()) -> SweepTarget:
-    """Through the parser of ``--budget``, so that the same text there gives the same plan."""
-    (budget,) = parse_budgets([f"{metric}={percent:.15g}%"])
+    """The same budget that ``--budget`` makes of its text, so that it gives the same plan."""
+    amount = f"{percent:.15g}"
+    budget = Budget(metric, f"{metric}={amount}%", fraction=float(amount) / _WHOLE)
     return SweepTarget(budget, asked)
 
 

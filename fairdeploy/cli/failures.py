@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fairdeploy.cache_folder import cache_folder
 from fairdeploy.errors import FairdeployError
+from fairdeploy.files import cache_folder
 
 USER_ERROR = 1
 INTERRUPTED = 130
@@ -137,7 +137,7 @@ def _write_log(error: BaseException) -> Path | None:
 
 def _circumstances() -> list[str]:
     try:
-        from fairdeploy.reporting.environment import describe_environment
+        from fairdeploy.runs.environment import describe_environment
 
         facts = describe_environment()
     except Exception as problem:  # whatever is broken must not hide what is told

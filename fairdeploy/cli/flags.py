@@ -62,7 +62,8 @@ from fairdeploy.records import (
     SIGNALS,
     ImageFitting,
 )
-from fairdeploy.settings.options import ATTENTION_OPTIONS, RECOVERY_METHODS
+from fairdeploy.records.method import ATTENTION_OPTIONS
+from fairdeploy.settings.options import RECOVERY_METHODS
 from fairdeploy.settings.values import (
     chosen,
     given,

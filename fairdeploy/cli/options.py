@@ -14,7 +14,7 @@ from fairdeploy.records import (
     INTERPOLATIONS,
     SIGNALS,
 )
-from fairdeploy.settings.options import ATTENTION_OPTIONS
+from fairdeploy.records.method import ATTENTION_OPTIONS
 
 _WHAT_MAY_GO = "What may go"
 _THERE = "On another machine"

@@ -24,8 +24,8 @@ from torch import Tensor, fx
 
 from fairdeploy.deployment.broken_exporter import BrokenExporter
 from fairdeploy.errors import ExportError, FairdeployError
+from fairdeploy.files import require_regular
 from fairdeploy.records import Artifact, OperatorTime, TargetProfile, TensorNames
-from fairdeploy.runs.folder.manifest import require_regular
 
 ENTRY_POINT_GROUP = "fairdeploy.exporters"
 

@@ -20,7 +20,7 @@ from torch import Tensor, fx
 from fairdeploy.graph.capture.model_inputs import ModelInputs
 from fairdeploy.graph.capture.model_outputs import ModelOutputs
 from fairdeploy.graph.walk.label_grids import length_of
-from fairdeploy.settings.options import AttentionOption
+from fairdeploy.records.method import AttentionOption
 
 KEPT = -1
 

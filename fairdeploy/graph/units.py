@@ -33,7 +33,7 @@ from fairdeploy.graph.walk.groups import Labelled, label, number_groups, unique_
 from fairdeploy.graph.walk.head_channels import layable_groups
 from fairdeploy.graph.walk.label_grids import as_grid
 from fairdeploy.graph.walk.labels import Labels
-from fairdeploy.settings.options import AttentionOption
+from fairdeploy.records.method import AttentionOption
 
 DimUnits = Mapping[str, tuple[UnitIds, ...]]
 

@@ -5,59 +5,20 @@ Options follow the name: ``timm:deit_tiny_patch16_224,img_size=32,depths=(2,2)``
 
 from __future__ import annotations
 
-import ast
 import difflib
 import importlib
 import inspect
-import re
 import warnings
 from collections.abc import Collection
-from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 from torch import nn
 
-from fairdeploy.errors import ModelError, UsageError
-from fairdeploy.inputs.factories import is_factory_spec, load_factory, one_line
+from fairdeploy.errors import ModelError
+from fairdeploy.inputs.factories import load_factory, one_line
 from fairdeploy.inputs.random_state import seeded_random_state
 from fairdeploy.inputs.torchvision_compat import ensure_torchvision
-
-Options = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    """What an ``--arch`` text says."""
-
-    text: str
-    family: str
-    """``timm``, ``torchvision`` or ``factory``."""
-    name: str
-    options: Options = field(default_factory=dict)
-
-    @property
-    def is_pretrained(self) -> bool:
-        """Whether the library's own trained weights are asked for."""
-        return bool(self.options.get("pretrained"))
-
-
-def parse_architecture(text: str) -> Architecture:
-    """Read ``family:name,key=value,…``.
-
-    Raises:
-        UsageError: The text has none of the three forms.
-    """
-    head, *assignments = _split_outside_brackets(text.strip())
-    family, _, name = head.partition(":")
-    options = dict(_parse_option(text, assignment) for assignment in assignments)
-    if family in ("timm", "torchvision") and name:
-        return Architecture(text, family, name, options)
-    if is_factory_spec(head):
-        return Architecture(text, "factory", head, options)
-    raise UsageError(
-        f"'{text}' is not an architecture; use timm:NAME, torchvision:NAME, "
-        "package.module:factory or path/to/file.py:factory"
-    )
+from fairdeploy.records.architecture import Architecture, Options
 
 
 def build_network(
@@ -86,22 +47,6 @@ def build_network(
         warnings.simplefilter("ignore")
         module = builders[architecture.family](architecture, options, state_keys)
     return module.eval()
-
-
-def _split_outside_brackets(text: str) -> list[str]:
-    return re.split(r",(?![^()\[\]]*[)\]])", text)
-
-
-def _parse_option(text: str, assignment: str) -> tuple[str, object]:
-    key, equals, value = (part.strip() for part in assignment.partition("="))
-    if not equals or not key.isidentifier():
-        raise UsageError(f"'{assignment}' in '{text}' is not an option; write key=value")
-    if value.lower() in ("true", "false"):
-        return key, value.lower() == "true"
-    try:
-        return key, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return key, value
 
 
 def _build_timm(arch: Architecture, options: Options, _: Collection[str]) -> nn.Module:

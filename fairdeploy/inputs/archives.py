@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import IO
 
 from fairdeploy.errors import FairdeployError
+from fairdeploy.files import open_regular
 from fairdeploy.inputs.names import shown
-from fairdeploy.runs.folder.manifest import open_regular
 
 _MAX_MEMBERS = 100_000
 # Deflated plain images come to 200 times their size at most, weights to next to nothing; the rest

@@ -13,7 +13,6 @@ from torch import Tensor
 from fairdeploy.errors import DataError, UsageError
 from fairdeploy.inputs.array_file import open_array_file
 from fairdeploy.inputs.data_factory import open_data_factory
-from fairdeploy.inputs.factories import is_factory_spec
 from fairdeploy.inputs.fingerprint import sha256_of_tensors
 from fairdeploy.inputs.image_folder import open_image_folder
 from fairdeploy.inputs.image_pool import PooledData
@@ -21,6 +20,7 @@ from fairdeploy.inputs.other_inputs import OtherInputs, Wanted
 from fairdeploy.inputs.sampling import Wishes, choose
 from fairdeploy.inputs.splits import read_choice
 from fairdeploy.records import ClassOrder, DataSplits, ImageSet, Preprocessing
+from fairdeploy.records.architecture import is_factory_spec
 
 SYNTHETIC_WARNING = (
     "NO DATA GIVEN: scores come from random noise, so the choice of what to remove is poor and "

@@ -14,12 +14,6 @@ from fairdeploy.errors import FairdeployError
 from fairdeploy.inputs.torchvision_compat import ensure_torchvision
 
 
-def is_factory_spec(spec: str) -> bool:
-    """Whether ``spec`` reads as ``module:name`` or ``file.py:name``."""
-    module, _, name = spec.rpartition(":")
-    return bool(module) and name.isidentifier()
-
-
 @contextmanager
 def importable_folders(*folders: Path, come_last: bool = False) -> Iterator[None]:
     """Let the block import modules from ``folders``; an installed command does not see them.

@@ -17,10 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 from fairdeploy.errors import DataError
+from fairdeploy.files import require_regular
 from fairdeploy.inputs.image_pool import Fetched, ImagePool, Indices, PooledData, with_white
 from fairdeploy.records import ClassOrder, Preprocessing
 from fairdeploy.records.image_preparation import decoded, deep_pixels, prepared
-from fairdeploy.runs.folder.manifest import require_regular
 
 _SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".gif"}

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from fairdeploy.errors import ModelError, UsageError
-from fairdeploy.inputs.architectures import Architecture, build_network, parse_architecture
+from fairdeploy.files import is_index, model_name, open_regular
+from fairdeploy.inputs.architectures import build_network
 from fairdeploy.inputs.checkpoint_contents import Weights, WeightSet, find_weight_sets
 from fairdeploy.inputs.exported_programs import is_exported_program, load_exported_program
 from fairdeploy.inputs.fingerprint import sha256_of_tensors
@@ -28,7 +29,7 @@ from fairdeploy.inputs.input_format import (
 from fairdeploy.inputs.names import check_module_names, check_weight_names
 from fairdeploy.inputs.pickle_safety import damaged, load_checkpoint
 from fairdeploy.inputs.published_preprocessing import Published, published_preprocessing
-from fairdeploy.inputs.sharded_weights import is_index, model_name, read_shards, weights_file
+from fairdeploy.inputs.sharded_weights import read_shards, weights_file
 from fairdeploy.inputs.state_dicts import (
     fill_network,
     infer_num_classes,
@@ -37,8 +38,8 @@ from fairdeploy.inputs.state_dicts import (
 )
 from fairdeploy.inputs.weight_choice import choose_module, choose_weights
 from fairdeploy.records import ImageFitting, LoadedModel
+from fairdeploy.records.architecture import Architecture, parse_architecture
 from fairdeploy.records.input_specs import InputSpec
-from fairdeploy.runs.folder.manifest import open_regular
 
 _FOREIGN_KINDS = {
     ".onnx": "an ONNX file",

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fairdeploy.errors import ModelError, UnsafePickleError
+from fairdeploy.files import open_regular
 from fairdeploy.inputs.archives import ZIP_ERRORS, is_archive, opened_archive
 from fairdeploy.inputs.factories import importable_folders, one_line
 from fairdeploy.inputs.module_state import check_tree
@@ -25,7 +26,6 @@ from fairdeploy.inputs.pickle_machine import NotAllowed, names_in
 from fairdeploy.inputs.pickled_values import Refused
 from fairdeploy.inputs.state_dicts import quantised
 from fairdeploy.inputs.torch_files import NoCheckpoint, read_old_format, read_zip
-from fairdeploy.runs.folder.manifest import open_regular
 
 _SHOWN_NAMES = 8
 _QUANTISED = re.compile(r"\.QU?Int\w+Storage$|_rebuild_qtensor$|\bquantized\.|^torchao\.")

@@ -11,9 +11,9 @@ from typing import Any
 from torch import nn
 
 from fairdeploy.errors import UsageError
-from fairdeploy.inputs.architectures import Architecture
 from fairdeploy.records import CROP_MODES, INTERPOLATIONS, CropMode, ImageFitting, Interpolation
-from fairdeploy.settings.options import choice_of
+from fairdeploy.records.architecture import Architecture
+from fairdeploy.records.method import choice_of
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -11,23 +11,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fairdeploy.errors import ModelError
+from fairdeploy.files import INDEX_ENDING
 from fairdeploy.inputs.checkpoint_contents import Weights
 from fairdeploy.inputs.factories import one_line
 
-INDEX_ENDING = ".index.json"
 _SHARD_NAME = re.compile(r"(.+)-\d+-of-(\d+)(\.safetensors|\.bin)")
 _SHARD_ENDINGS = (".safetensors", ".bin")
 _MAX_INDEX_BYTES = 64 * 2**20
-
-
-def is_index(path: Path) -> bool:
-    """Whether this is the index of sharded weights, by its name."""
-    return path.name.endswith(INDEX_ENDING)
-
-
-def model_name(path: Path) -> str:
-    """What a network from this file is called: the name without its endings."""
-    return path.name.removesuffix(INDEX_ENDING).rpartition(".")[0] if is_index(path) else path.stem
 
 
 def weights_file(path: Path) -> Path:

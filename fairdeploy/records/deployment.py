@@ -298,3 +298,14 @@ class RunRecord:
     document: Mapping[str, Any]
     tod_curves: Mapping[str, NDArray[np.float64]]
     latency: LatencyComparison | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostOptions:
+    """A machine that measures for us; see ``deployment.remote_device``."""
+
+    host: str
+    """``user@device``."""
+    port: int | None = None
+    python: str = "python3"
+    ssh_options: tuple[str, ...] = ()

@@ -7,6 +7,7 @@ alone and takes its numbers from the file's metadata: ``told`` is ``Preprocessin
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -179,3 +180,22 @@ def pillow() -> Any:
             "(uint8, [height, width, channels]) of the network's own size"
         ) from error
     return Image
+
+
+def fit_in_words(told: Mapping[str, Any]) -> str:
+    """How an image gets to its size: ``shorter side to 256 (bilinear), centre 224x224``."""
+    height, width = scale_size(dict(told))
+    target = f"{height}" if height == width else f"{height}x{width}"
+    mode, method = told.get("crop_mode", "center"), told.get("interpolation", "bicubic")
+    way = {
+        "squash": f"squashed to {height}x{width}",
+        "border": f"longer side scaled to fit {target}, borders of the mean",
+    }.get(mode, f"shorter side scaled to {target}")
+    return f"{way} ({method}), then the centre of {told['height']}x{told['width']}"
+
+
+def pixels_in_words(told: Mapping[str, Any]) -> str:
+    """How pixel values become numbers."""
+    order = told.get("channel_order", "rgb").upper() if told["channels"] == 3 else "grey"
+    white = told.get("white") or 255
+    return f"{order}, divided by {white}, minus {told['mean']}, divided by {told['std']}"

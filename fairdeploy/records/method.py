@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 SignalName = Literal[
     "wasserstein",
@@ -63,3 +63,14 @@ class PruningMethod:
     def is_self_protected(self) -> bool:
         """Whether one signal is on both sides: then all ToD curves are the same."""
         return self.protect in ("none", self.signal)
+
+
+AttentionOption = Literal["heads", "channels", "both", "none"]
+"""What goes from attention: whole heads, channels within heads, both, or nothing."""
+ATTENTION_OPTIONS: tuple[AttentionOption, ...] = ("heads", "channels", "both", "none")
+_Choice = TypeVar("_Choice")
+
+
+def choice_of(value: object, choices: tuple[_Choice, ...]) -> _Choice | None:
+    """The choice that ``value`` spells, or None."""
+    return next((choice for choice in choices if choice == value), None)

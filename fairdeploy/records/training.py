@@ -88,3 +88,22 @@ class Mending:
     recovery: RecoverySummary | None = None
     distillation: DistillationSummary | None = None
     tuning: TuningSummary | None = None
+
+
+DEFAULT_BATCH_SIZE = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TuningOptions:
+    """Training after the repair, everything decided; see ``recovery.finetuning``."""
+
+    epochs: int
+    distill: bool = False
+    """Imitate the original's answers; without labels this is all there is to learn."""
+    distill_features: bool = False
+    """Imitate its inner values too."""
+    learning_rate: float | None = None
+    """At its highest; None: what suits the kind of network."""
+    batch_size: int = DEFAULT_BATCH_SIZE
+    ema: bool = False
+    """Keep an exponential moving average of the weights."""

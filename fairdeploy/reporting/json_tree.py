@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from fairdeploy.records import TargetProfile
-from fairdeploy.reporting.environment import describe_environment
 
 
 def heading_rows(command: Sequence[str], seed: int) -> dict[str, Any]:
@@ -25,14 +24,17 @@ def heading_rows(command: Sequence[str], seed: int) -> dict[str, Any]:
 
 
 def circumstance_rows(
-    profile: TargetProfile, warnings: Sequence[str], stage_seconds: Mapping[str, float]
+    profile: TargetProfile,
+    warnings: Sequence[str],
+    stage_seconds: Mapping[str, float],
+    environment: Mapping[str, Any],
 ) -> dict[str, Any]:
     """On what it ran, what the user was warned of, and how long the stages took."""
     return {
         "target": asdict(profile),
         "warnings": list(dict.fromkeys(warnings)),
         "stage_seconds": dict(stage_seconds),
-        "environment": describe_environment(),
+        "environment": dict(environment),
     }
 
 

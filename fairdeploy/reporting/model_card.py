@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from fairdeploy.records.image_preparation import fit_in_words, pixels_in_words
 from fairdeploy.reporting.accuracy_rows import STEPS
 from fairdeploy.reporting.chain import has_top1, verdict
 from fairdeploy.reporting.page.markup import not_shown
@@ -19,7 +20,6 @@ from fairdeploy.reporting.quantities import (
     share_of,
     size,
 )
-from fairdeploy.runs.folder.file_metadata import fit_in_words, pixels_in_words
 
 Document = Mapping[str, Any]
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from fairdeploy.files import write_whole
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import (
     KNOBS,
@@ -54,7 +55,6 @@ from fairdeploy.reporting.group_rows import block_rows, exchange_row, freeze_row
 from fairdeploy.reporting.json_tree import circumstance_rows, heading_rows, json_tree
 from fairdeploy.reporting.operator_rows import operator_rows, why_not_faster
 from fairdeploy.reporting.page.html_report import render_html
-from fairdeploy.runs.folder.manifest import write_whole
 
 SCHEMA_VERSION = 1
 _MODEL_COSTS = {"params": "params", "macs": "macs", "size": "size_bytes"}
@@ -81,6 +81,7 @@ def build_document(
     seed: int,
     command: Sequence[str],
     stage_seconds: Mapping[str, float],
+    environment: Mapping[str, Any],
     warnings: Sequence[str] = (),
     own_class_problem: str | None = None,
     restrictions: Sequence[RestrictionOutcome] = (),
@@ -157,7 +158,7 @@ def build_document(
         "rounding": asdict(rounding) if rounding else None,
         "why_not_faster": why_not_faster(latency, operators),
         "data": data_row(data),
-        **circumstance_rows(profile, warnings, stage_seconds),
+        **circumstance_rows(profile, warnings, stage_seconds, environment),
     }
     document["file_metadata"] = dict(file_metadata or {})
     document["preprocessing"] = asdict(model.preprocessing)

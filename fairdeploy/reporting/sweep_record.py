@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from fairdeploy.files import write_whole
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import (
     DataSplits,
@@ -31,7 +32,6 @@ from fairdeploy.reporting.run_record import (
     method_row,
     model_row,
 )
-from fairdeploy.runs.folder.manifest import write_whole
 
 SCHEMA_VERSION = 1
 SWEEP_FILE = "sweep.json"
@@ -56,6 +56,7 @@ def build_sweep_document(
     seed: int,
     command: Sequence[str],
     stage_seconds: Mapping[str, float],
+    environment: Mapping[str, Any],
     warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Put a whole sweep into the tree of ``sweep.json``, version 1.
@@ -111,7 +112,7 @@ def build_sweep_document(
         "not_judged": not_judged_row(data),
         "num_test_images": original.accuracy.num_images if original.accuracy else 0,
         "data": data_row(data),
-        **circumstance_rows(profile, warnings, stage_seconds),
+        **circumstance_rows(profile, warnings, stage_seconds, environment),
     }
     return json_tree(document)
 

@@ -12,24 +12,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fairdeploy.allocation.budget import latency_apart, parse_budgets
 from fairdeploy.allocation.cost import CostModel
 from fairdeploy.allocation.diagnostics import diagnose
 from fairdeploy.allocation.restriction_outcomes import restriction_outcomes
 from fairdeploy.allocation.restrictions import held_groups, rules_of
 from fairdeploy.allocation.tolerance import tod_curve
-from fairdeploy.cache_folder import cache_folder
 from fairdeploy.deployment.devices.measuring_device import measuring_device
 from fairdeploy.deployment.latency.measure import require_this_machine
 from fairdeploy.deployment.parity import require_parity
 from fairdeploy.deployment.precision import exporter_for
 from fairdeploy.errors import noted
-from fairdeploy.files import appearing_folder, check_output_folder, kept_if_it_fails
+from fairdeploy.files import appearing_folder, cache_folder, check_output_folder, kept_if_it_fails
 from fairdeploy.inputs.original_check import require_judged
 from fairdeploy.records import AccuracyByStage, GroupScores, RunRecord, UnitScores
 from fairdeploy.recovery.training.best_weights import load_state
 from fairdeploy.recovery.training.processes import launched_rank
 from fairdeploy.reporting.run_record import build_document, write_report
+from fairdeploy.runs.environment import describe_environment
 from fairdeploy.runs.folder.artifact_folder import complete_folder, result_files
 from fairdeploy.runs.folder.file_metadata import file_metadata
 from fairdeploy.runs.folder.saving import write_network
@@ -61,6 +60,7 @@ from fairdeploy.runs.stages.multiples import resolve_multiple, rounding_outcome,
 from fairdeploy.runs.stages.removal import check_answers, remove
 from fairdeploy.runs.stages.repair import mend
 from fairdeploy.runs.stopwatch import Stopwatch
+from fairdeploy.settings.budgets import latency_apart, parse_budgets
 from fairdeploy.settings.options import ShrinkOptions
 from fairdeploy.settings.run import resolve_shrink
 from fairdeploy.settings.target_profiles import load_profile
@@ -235,6 +235,7 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
             seed=settings.model.seed,
             command=options.command,
             stage_seconds=watch.seconds,
+            environment=describe_environment(),
             warnings=watch.warnings,
             own_class_problem=own_class_problem,
             file_metadata=metadata,

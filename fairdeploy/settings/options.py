@@ -18,14 +18,13 @@ from fairdeploy.records import (
     ProtectName,
     SignalName,
 )
+from fairdeploy.records.deployment import HostOptions
+from fairdeploy.records.method import AttentionOption
 
 RecoveryMethod = Literal["least_squares", "distil", "batchnorm", "none"]
 """``distil``: least squares, then a short training without labels."""
 RECOVERY_METHODS: tuple[RecoveryMethod, ...] = ("least_squares", "distil", "batchnorm", "none")
 
-AttentionOption = Literal["heads", "channels", "both", "none"]
-"""What goes from attention: whole heads, channels within heads, both, or nothing."""
-ATTENTION_OPTIONS: tuple[AttentionOption, ...] = ("heads", "channels", "both", "none")
 
 SWEEP_METRICS: tuple[MetricName, ...] = ("params", "macs", "size")
 """What a sweep can go along: costs that follow from the plan alone."""
@@ -34,15 +33,8 @@ Objective = Literal["tolerance", "latency"]
 """``latency``: blocks are traded between groups where that is faster and loses no R-mass."""
 OBJECTIVES: tuple[Objective, ...] = ("tolerance", "latency")
 
-DEFAULT_BATCH_SIZE = 64
 
-_Choice = TypeVar("_Choice")
 _Value = TypeVar("_Value")
-
-
-def choice_of(value: object, choices: tuple[_Choice, ...]) -> _Choice | None:
-    """The choice that ``value`` spells, or None."""
-    return next((choice for choice in choices if choice == value), None)
 
 
 def first_given(*values: _Value | None) -> _Value | None:
@@ -113,22 +105,6 @@ class InspectOptions(ControlOptions):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TuningOptions:
-    """Training after the repair, everything decided; see ``recovery.finetuning``."""
-
-    epochs: int
-    distill: bool = False
-    """Imitate the original's answers; without labels this is all there is to learn."""
-    distill_features: bool = False
-    """Imitate its inner values too."""
-    learning_rate: float | None = None
-    """At its highest; None: what suits the kind of network."""
-    batch_size: int = DEFAULT_BATCH_SIZE
-    ema: bool = False
-    """Keep an exponential moving average of the weights."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingOptions:
     """Training after the repair as it was typed; see ``TuningOptions``."""
 
@@ -166,17 +142,6 @@ class RunOptions(ControlOptions):
     with_latency: bool = True
     command: tuple[str, ...] = ()
     """The command line as typed, for the report."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostOptions:
-    """A machine that measures for us; see ``deployment.remote_device``."""
-
-    host: str
-    """``user@device``."""
-    port: int | None = None
-    python: str = "python3"
-    ssh_options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from fairdeploy.errors import ProjectFileError, UsageError
-from fairdeploy.inputs.architectures import parse_architecture
-from fairdeploy.inputs.factories import is_factory_spec
 from fairdeploy.records import (
     ALLOCATION_RULES,
     CHANNEL_ORDERS,
@@ -28,7 +26,9 @@ from fairdeploy.records import (
     ProtectName,
     SignalName,
 )
-from fairdeploy.settings.options import ATTENTION_OPTIONS, SWEEP_METRICS, AttentionOption, choice_of
+from fairdeploy.records.architecture import is_factory_spec, parse_architecture
+from fairdeploy.records.method import ATTENTION_OPTIONS, AttentionOption, choice_of
+from fairdeploy.settings.options import SWEEP_METRICS
 from fairdeploy.settings.toml import (
     Reader,
     by_glob,

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from fairdeploy.allocation.budget import latency_apart, parse_budgets
 from fairdeploy.errors import DataError, UsageError
-from fairdeploy.inputs.sharded_weights import model_name
+from fairdeploy.files import model_name
 from fairdeploy.records import (
     ClassOrder,
     ImageFitting,
@@ -21,19 +20,19 @@ from fairdeploy.records import (
     TargetProfile,
 )
 from fairdeploy.records.input_specs import InputSpec, parse_inputs
+from fairdeploy.records.method import AttentionOption, choice_of
+from fairdeploy.records.training import TuningOptions
+from fairdeploy.settings.budgets import latency_apart, parse_budgets
 from fairdeploy.settings.method import resolve_method
 from fairdeploy.settings.options import (
     RECOVERY_METHODS,
     SWEEP_METRICS,
-    AttentionOption,
     ControlOptions,
     InputShape,
     RecoveryMethod,
     RunOptions,
     ShrinkOptions,
     SweepOptions,
-    TuningOptions,
-    choice_of,
     first_given,
 )
 from fairdeploy.settings.project_file import (

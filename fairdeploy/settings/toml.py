@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fairdeploy.errors import ProjectFileError
-from fairdeploy.runs.folder.manifest import read_regular_text
+from fairdeploy.files import read_regular_text
 
 _Value = TypeVar("_Value")
 

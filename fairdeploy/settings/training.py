@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from fairdeploy.errors import UsageError
-from fairdeploy.settings.options import (
-    DEFAULT_BATCH_SIZE,
-    TrainingOptions,
-    TuningOptions,
-    first_given,
-)
+from fairdeploy.records.training import DEFAULT_BATCH_SIZE, TuningOptions
+from fairdeploy.settings.options import TrainingOptions, first_given
 from fairdeploy.settings.project_file import ProjectFile
 
 

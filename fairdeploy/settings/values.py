@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from fairdeploy.errors import UsageError
-from fairdeploy.settings.options import HostOptions, InputShape, choice_of
+from fairdeploy.records.deployment import HostOptions
+from fairdeploy.records.method import choice_of
+from fairdeploy.settings.options import InputShape
 
 _CHANNELS_HEIGHT_WIDTH = 3
 EVERY_MODULE = "*"

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairdeploy.errors import PlanError, UsageError
+from fairdeploy.files import read_regular_text
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records.input_specs import InputSpec, parse_inputs
-from fairdeploy.runs.folder.manifest import read_regular_text
-from fairdeploy.settings.options import ATTENTION_OPTIONS, AttentionOption, choice_of
+from fairdeploy.records.method import ATTENTION_OPTIONS, AttentionOption, choice_of
 
 SCHEMA_VERSION = 1
 BLOCKS_VERSION = 2

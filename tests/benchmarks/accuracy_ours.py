@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import fx
 
-from fairdeploy.allocation.budget import parse_budgets
 from fairdeploy.allocation.cost import CostModel
 from fairdeploy.allocation.search import search
 from fairdeploy.graph.unit_graph import UnitGraph
@@ -26,6 +25,7 @@ from fairdeploy.runs.stages.groups import group_scores, removed_units
 from fairdeploy.scoring import as_unit_scores, measure_signals
 from fairdeploy.scoring.branches import with_branch_scores
 from fairdeploy.scoring.signals import Signals
+from fairdeploy.settings.budgets import parse_budgets
 from fairdeploy.surgery.removal import remove_units
 from tests.benchmarks.accuracy_case import CLOSE_MACS, Case
 from tests.benchmarks.cifar_networks import as_it_takes_them

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from fairdeploy.deployment.devices.device_facts import device_facts
-from fairdeploy.reporting.environment import describe_environment
+from fairdeploy.runs.environment import describe_environment
 
 sys.path.insert(0, str(Path(__file__).parent))
 

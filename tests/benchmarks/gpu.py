@@ -26,7 +26,7 @@ from fairdeploy.deployment.devices.gpu_facts import survey_gpus
 from fairdeploy.deployment.parity import check_parity
 from fairdeploy.deployment.tolerances import tolerance_of
 from fairdeploy.errors import ExportError, FairdeployError
-from fairdeploy.reporting.environment import describe_environment
+from fairdeploy.runs.environment import describe_environment
 from fairdeploy.settings.target_profiles import load_profile
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -29,7 +29,7 @@ from fairdeploy.deployment.latency.measure import compare_latency
 from fairdeploy.deployment.usability import unusable_because
 from fairdeploy.errors import FairdeployError
 from fairdeploy.records import TargetProfile
-from fairdeploy.reporting.environment import describe_environment
+from fairdeploy.runs.environment import describe_environment
 from fairdeploy.settings.target_profiles import load_profile
 from tests.benchmarks import gain_per_mac
 from tests.benchmarks.aa_test import NUM_LAYERS, trial, write_chain

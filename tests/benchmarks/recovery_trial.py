@@ -24,7 +24,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
-from fairdeploy.allocation.budget import parse_budgets
 from fairdeploy.allocation.cost import CostModel
 from fairdeploy.allocation.search import search
 from fairdeploy.graph.unit_graph import UnitGraph
@@ -37,6 +36,7 @@ from fairdeploy.recovery.least_squares.fit import fit_least_squares
 from fairdeploy.recovery.training.distillation import distil
 from fairdeploy.runs.stages.groups import group_scores
 from fairdeploy.scoring import score_units
+from fairdeploy.settings.budgets import parse_budgets
 from fairdeploy.settings.target_profiles import load_profile
 from fairdeploy.surgery.removal import remove_units
 

@@ -23,7 +23,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
-from fairdeploy.allocation.budget import parse_budgets
 from fairdeploy.allocation.cost import CostModel
 from fairdeploy.allocation.search import search
 from fairdeploy.graph.unit_graph import UnitGraph
@@ -33,6 +32,7 @@ from fairdeploy.recovery.least_squares.fit import fit_least_squares
 from fairdeploy.runs.stages.groups import group_scores, removed_units
 from fairdeploy.scoring import score_units
 from fairdeploy.scoring.reconstructability import reconstruction_scores
+from fairdeploy.settings.budgets import parse_budgets
 from fairdeploy.surgery.removal import remove_units
 
 sys.path.insert(0, str(Path(__file__).parent))

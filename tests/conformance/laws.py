@@ -20,7 +20,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
-from fairdeploy.allocation.budget import parse_budgets
 from fairdeploy.allocation.cost import CostModel
 from fairdeploy.allocation.search import reachable_range, search
 from fairdeploy.deployment.exporter_api import get_exporter
@@ -29,6 +28,7 @@ from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import unit_graph_from_capture
 from fairdeploy.records import Allocation, GroupScores, UnitScores, default_multiple
 from fairdeploy.runs.stages.groups import group_scores, removed_units
+from fairdeploy.settings.budgets import parse_budgets
 from fairdeploy.settings.target_profiles import load_profile
 from fairdeploy.surgery.equivalence import PROOF_LIMIT, prove, relative_error
 from fairdeploy.surgery.own_class.graph_part import graph_parts

@@ -12,7 +12,8 @@ from onnx import helper
 
 from fairdeploy.errors import ExportError
 from fairdeploy.graph.units import build_unit_graph
-from fairdeploy.inputs.architectures import build_network, parse_architecture
+from fairdeploy.inputs.architectures import build_network
+from fairdeploy.records.architecture import parse_architecture
 from fairdeploy_onnx import OnnxExporter
 from fairdeploy_tensorrt import TensorrtRtxExporter
 from fairdeploy_tensorrt.device import missing_for_running

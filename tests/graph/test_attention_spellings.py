@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairdeploy.graph.units import build_unit_graph
-from fairdeploy.settings.options import AttentionOption
+from fairdeploy.records.method import AttentionOption
 from fairdeploy.surgery.equivalence import prove
 from fairdeploy.surgery.removal import remove_units
 from tests.surgery.exactness import random_removal

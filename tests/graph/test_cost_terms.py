@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import build_unit_graph
-from fairdeploy.settings.options import AttentionOption
+from fairdeploy.records.method import AttentionOption
 from fairdeploy.surgery.removal import remove_units
 from tests.random_networks import IMAGE, RandomNetwork, networks, randomise
 from tests.surgery.exactness import random_removal

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from fairdeploy.errors import ModelError, UsageError
-from fairdeploy.inputs.architectures import build_network, parse_architecture
+from fairdeploy.inputs.architectures import build_network
 from fairdeploy.inputs.model_loading import load_model
+from fairdeploy.records.architecture import parse_architecture
 from tests.inputs.tiny_inputs import write_factory_file
 
 

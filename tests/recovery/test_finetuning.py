@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from fairdeploy.errors import DataError
 from fairdeploy.records import ImageSet, TrainingImages, TuningSummary
+from fairdeploy.records.training import TuningOptions
 from fairdeploy.recovery.training.finetuning import Pupil, finetune
 from fairdeploy.recovery.training.moving_average import MovingAverage
-from fairdeploy.settings.options import TuningOptions
 from tests.random_networks import randomise
 from tests.recovery.shrunk_networks import Pair, noise, shrink, small_residual
 

@@ -87,6 +87,14 @@ def sample_arguments(graph: UnitGraph, **changes: Any) -> dict[str, Any]:
         "seed": 7,
         "command": ("fairdeploy", "shrink", "my model.pt", "--budget", "40%"),
         "stage_seconds": {"score": 2.5, "export": 7.5},
+        "environment": {
+            "python": "3.12.1",
+            "packages": {"torch": "2.13.0"},
+            "platform": "Linux",
+            "cpu": "Some CPU",
+            "cores": 2,
+            "load_average": [0.1, 0.1, 0.1],
+        },
         "warnings": ("no class names were given",),
     }
     return arguments | changes

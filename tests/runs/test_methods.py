@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fairdeploy.allocation.budget import parse_budgets
 from fairdeploy.allocation.cost import CostModel
 from fairdeploy.allocation.restrictions import rules_of
 from fairdeploy.allocation.search import search
@@ -31,6 +30,7 @@ from fairdeploy.records import (
 from fairdeploy.runs.stages.groups import group_scores
 from fairdeploy.runs.stages.method_notes import WEIGHTS_ONLY_WARNING
 from fairdeploy.runs.sweep import sweep
+from fairdeploy.settings.budgets import parse_budgets
 from fairdeploy.settings.options import RecoveryMethod, SweepOptions
 from fairdeploy.settings.project_file import load_project_file
 from fairdeploy.settings.run import resolve_sweep

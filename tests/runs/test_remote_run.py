@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from fairdeploy.records.deployment import HostOptions
 from fairdeploy.runs.shrink import shrink
-from fairdeploy.settings.options import HostOptions, ShrinkOptions
+from fairdeploy.settings.options import ShrinkOptions
 from fairdeploy_onnx import OnnxExporter
 from tests.deployment.loopback_ssh import LoopbackServer
 from tests.runs.test_timed_run import TARGET

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from fairdeploy.errors import UsageError
-from fairdeploy.settings.options import ShrinkOptions, TrainingOptions, TuningOptions
+from fairdeploy.records.training import TuningOptions
+from fairdeploy.settings.options import ShrinkOptions, TrainingOptions
 from fairdeploy.settings.project_file import ProjectFile
 from fairdeploy.settings.run import resolve_shrink
 from fairdeploy.settings.training import resolve_tuning

@@ -10,7 +10,7 @@ from torch import nn
 
 from fairdeploy.errors import ParityError
 from fairdeploy.graph.units import build_unit_graph
-from fairdeploy.settings.options import AttentionOption
+from fairdeploy.records.method import AttentionOption
 from fairdeploy.surgery.equivalence import prove, require_proof
 from fairdeploy.surgery.own_class.module_rewrite import rebuild_own_class
 from fairdeploy.surgery.removal import remove_units

@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from fairdeploy.cache_folder import cache_entries, cache_folder, clear_cache
 from fairdeploy.cli.options import Json
 from fairdeploy.cli.output import show
 from fairdeploy.cli.summaries.tables import two_columns
+from fairdeploy.files import cache_entries, cache_folder, clear_cache
 from fairdeploy.reporting.quantities import plural, size
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from fairdeploy.deployment.devices.local_device import Device, LocalDevice
 from fairdeploy.deployment.devices.remote_device import RemoteDevice
 from fairdeploy.deployment.exporter_api import Exporter
-from fairdeploy.settings.options import HostOptions
+from fairdeploy.records.deployment import HostOptions
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from fairdeploy.errors import DataError, UsageError
 from fairdeploy.graph.capture.train_mode import switchable
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import ImageSet, TrainingImages, TunedEpoch, TuningSummary, Verdict
+from fairdeploy.records.training import TuningOptions
 from fairdeploy.recovery.judgement import Contest, Judge
 from fairdeploy.recovery.least_squares.fitted_weights import own_tensors
 from fairdeploy.recovery.least_squares.sweep import Inputs
@@ -42,7 +43,6 @@ from fairdeploy.recovery.training.network_blocks import (
 from fairdeploy.recovery.training.processes import Runtime, moved, on_device, open_runtime
 from fairdeploy.recovery.training.schedule import has_batchnorm, rate_factor, set_rate, with_decay
 from fairdeploy.recovery.training.training_batches import MIN_BATCH, TrainingBatches
-from fairdeploy.settings.options import TuningOptions
 
 Progress = Callable[[int, int, float], None]
 

@@ -17,9 +17,9 @@ from fairdeploy.deployment.variant_checks import Examples, make_examples
 from fairdeploy.errors import ExportError
 from fairdeploy.graph.capture.model_inputs import ModelInputs, model_inputs
 from fairdeploy.inputs.calibration import load_data
-from fairdeploy.inputs.factories import is_factory_spec
 from fairdeploy.inputs.other_inputs import with_noise_for_others
 from fairdeploy.records import DataSplits, ImageSet, Preprocessing
+from fairdeploy.records.architecture import is_factory_spec
 from fairdeploy.records.image_preparation import WHITE, cropped, prepared, scale_size
 from fairdeploy.runs.folder.artifact_folder import REPORT_FILE, ArtifactFolder
 from fairdeploy.runs.folder.file_metadata import preprocessing_from

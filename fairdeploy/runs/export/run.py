@@ -15,7 +15,7 @@ from typing import Any
 from fairdeploy.deployment.exporter_api import get_exporter, load_exporters
 from fairdeploy.deployment.tolerances import DEFAULT_MAX_DROP
 from fairdeploy.errors import OutputError
-from fairdeploy.files import require_room_for
+from fairdeploy.files import require_room_for, write_whole
 from fairdeploy.records import VariantCheck
 from fairdeploy.reporting.chain import chain_of, merged_variants, variant_document
 from fairdeploy.reporting.json_tree import json_tree
@@ -32,7 +32,6 @@ from fairdeploy.runs.folder.artifact_folder import (
     complete_folder,
     open_folder,
 )
-from fairdeploy.runs.folder.manifest import write_whole
 from fairdeploy.runs.progress import Progress, SilentProgress
 from fairdeploy.runs.stopwatch import Stopwatch
 from fairdeploy.settings.options import ExportOptions

@@ -17,18 +17,12 @@ from torch.utils._pytree import tree_leaves
 from fairdeploy.deployment.conversion import RunsAlone, plug_in_of
 from fairdeploy.deployment.exporter_api import get_exporter, guarded
 from fairdeploy.errors import ModelError, OutputError
-from fairdeploy.files import folder_built_aside
+from fairdeploy.files import folder_built_aside, read_regular_text, write_whole
 from fairdeploy.reporting.chain import chain_of
 from fairdeploy.reporting.json_tree import json_tree
 from fairdeploy.reporting.model_card import model_card
 from fairdeploy.runs.folder.file_metadata import MAIN_OUTPUT_KEY
-from fairdeploy.runs.folder.manifest import (
-    MANIFEST_FILE,
-    is_own_file,
-    read_regular_text,
-    write_manifest,
-    write_whole,
-)
+from fairdeploy.runs.folder.manifest import MANIFEST_FILE, is_own_file, write_manifest
 from fairdeploy.runs.folder.reload import PLAN_FILE, PROGRAM_FILE, WEIGHTS_FILE, load
 from fairdeploy.surgery.plan import Plan, read_plan
 

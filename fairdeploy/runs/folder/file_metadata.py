@@ -10,7 +10,7 @@ from typing import Any
 
 from fairdeploy.errors import ModelError
 from fairdeploy.records import CHANNEL_ORDERS, CROP_MODES, INTERPOLATIONS, Preprocessing
-from fairdeploy.records.image_preparation import scale_size
+from fairdeploy.records.image_preparation import fit_in_words, pixels_in_words
 
 PLAN_KEY = "fairdeploy.plan_sha256"
 PREPROCESSING_KEY = "fairdeploy.preprocessing"
@@ -63,25 +63,6 @@ def preprocessing_from(metadata: Mapping[str, str]) -> Preprocessing:
         raise ModelError(
             f"report.json is damaged where it tells how images become inputs; {advice}"
         ) from error
-
-
-def fit_in_words(told: Mapping[str, Any]) -> str:
-    """How an image gets to its size: ``shorter side to 256 (bilinear), centre 224x224``."""
-    height, width = scale_size(dict(told))
-    target = f"{height}" if height == width else f"{height}x{width}"
-    mode, method = told.get("crop_mode", "center"), told.get("interpolation", "bicubic")
-    way = {
-        "squash": f"squashed to {height}x{width}",
-        "border": f"longer side scaled to fit {target}, borders of the mean",
-    }.get(mode, f"shorter side scaled to {target}")
-    return f"{way} ({method}), then the centre of {told['height']}x{told['width']}"
-
-
-def pixels_in_words(told: Mapping[str, Any]) -> str:
-    """How pixel values become numbers."""
-    order = told.get("channel_order", "rgb").upper() if told["channels"] == 3 else "grey"
-    white = told.get("white") or 255
-    return f"{order}, divided by {white}, minus {told['mean']}, divided by {told['std']}"
 
 
 def _read(told: Mapping[str, Any]) -> Preprocessing:

@@ -7,18 +7,16 @@ digest elsewhere.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fairdeploy.errors import OutputError
+from fairdeploy.files import open_regular, read_regular_text, write_whole
 
 MANIFEST_FILE = "manifest.json"
 SCHEMA_VERSION = 1
@@ -59,59 +57,6 @@ def write_manifest(folder: Path) -> str:
     }
     write_whole(folder / MANIFEST_FILE, json.dumps(document, indent=1) + "\n")
     return digest
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text so that the old file is there until the new one is.
-
-    Raises:
-        OutputError: The disk refused.
-    """
-    written = path.with_name(f".{path.name}.new")
-    try:
-        written.write_text(text, encoding="utf-8")
-        os.replace(written, path)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write '{path}': {error.strerror or error}; make space or choose another folder"
-        ) from error
-    finally:
-        written.unlink(missing_ok=True)
-
-
-def open_regular(path: Path) -> BufferedReader:
-    """Open a file of somebody else's for reading, if it is one: a pipe or a device has no end.
-
-    Raises:
-        OSError: It is a folder, pipe, socket or device, or cannot be read.
-    """
-    # Opening a pipe waits for its writer unless told not to.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(path, flags)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
-    return os.fdopen(descriptor, "rb")
-
-
-def require_regular(path: Path) -> None:
-    """For readers that open files themselves.
-
-    Raises:
-        OSError: See ``open_regular``.
-    """
-    open_regular(path).close()
-
-
-def read_regular_text(path: Path) -> str:
-    """The UTF-8 text of a regular file.
-
-    Raises:
-        OSError: See ``open_regular``.
-        UnicodeDecodeError: It is not UTF-8.
-    """
-    with open_regular(path) as file:
-        return file.read().decode("utf-8")
 
 
 def read_manifest(folder: Path) -> tuple[Listed, ...]:

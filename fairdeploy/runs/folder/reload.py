@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fairdeploy.errors import ModelError, PlanError
+from fairdeploy.files import require_regular
 from fairdeploy.graph.capture.model_inputs import model_inputs
 from fairdeploy.graph.capture.train_mode import set_modes
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.inputs.checkpoint_contents import unwrapped
 from fairdeploy.inputs.exported_programs import load_exported_program
-from fairdeploy.runs.folder.manifest import require_regular
 from fairdeploy.surgery.optimizer_state import AnyOptimizer, kept_masks, sliced_optimizer
 from fairdeploy.surgery.own_class.module_rewrite import rebuild_own_class
 from fairdeploy.surgery.plan import Plan, read_plan

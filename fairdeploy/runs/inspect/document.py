@@ -13,7 +13,7 @@ from fairdeploy.allocation.cost import CostModel
 from fairdeploy.allocation.multiples import smallest_kept
 from fairdeploy.allocation.restriction_outcomes import restriction_outcomes
 from fairdeploy.allocation.restrictions import GroupLimit, Rule, channels_per_unit, rules_of
-from fairdeploy.cache_folder import cache_folder
+from fairdeploy.files import cache_folder
 from fairdeploy.graph.unit_graph import Group, UnitGraph
 from fairdeploy.records import LoadedModel
 from fairdeploy.runs.inspect.module_rows import module_rows

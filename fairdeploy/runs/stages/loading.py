@@ -19,8 +19,8 @@ from fairdeploy.allocation.restrictions import (
     rules_without_an_option,
 )
 from fairdeploy.allocation.search import check_reachable, search
-from fairdeploy.cache_folder import cache_folder
 from fairdeploy.deployment.parity import predict, repeated
+from fairdeploy.files import cache_folder
 from fairdeploy.graph.capture.model_inputs import model_inputs
 from fairdeploy.graph.capture.model_outputs import class_scores
 from fairdeploy.graph.graph_text import graph_tensors, graph_text

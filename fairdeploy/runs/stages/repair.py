@@ -11,12 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
-from fairdeploy.cache_folder import cache_folder
 from fairdeploy.errors import noted
+from fairdeploy.files import cache_folder
 from fairdeploy.graph.graph_text import graph_tensors, graph_text
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.inputs.fingerprint import sha256_of_images, sha256_of_tensors
 from fairdeploy.records import DataSplits, DistillationSummary, Mending, TuningSummary
+from fairdeploy.records.training import TuningOptions
 from fairdeploy.recovery.judgement import Judge, held_apart
 from fairdeploy.recovery.training.distillation import distil
 from fairdeploy.recovery.training.finetuning import Pupil, finetune
@@ -25,7 +26,6 @@ from fairdeploy.reporting.accuracy_rows import verdict_row
 from fairdeploy.reporting.quantities import verdict_text
 from fairdeploy.runs.stages.loading import recover, recovery_method
 from fairdeploy.runs.stopwatch import Stopwatch
-from fairdeploy.settings.options import TuningOptions
 from fairdeploy.settings.run import RunSettings
 
 Finished = Callable[[str], None]

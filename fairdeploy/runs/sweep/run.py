@@ -17,12 +17,11 @@ from fairdeploy.allocation.search import reachable_range
 from fairdeploy.allocation.sweep_plans import plan_points, target_notes
 from fairdeploy.allocation.sweep_targets import capped_targets, shares_between, spread_targets
 from fairdeploy.allocation.trade_off import find_trade_off
-from fairdeploy.cache_folder import cache_folder
 from fairdeploy.deployment.latency.measure import require_this_machine
 from fairdeploy.deployment.paired_accuracy import paired_difference
 from fairdeploy.deployment.precision import exporter_for
 from fairdeploy.errors import OutputError, noted
-from fairdeploy.files import appearing_folder, check_output_folder, kept_if_it_fails
+from fairdeploy.files import appearing_folder, cache_folder, check_output_folder, kept_if_it_fails
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.inputs.original_check import require_judged
 from fairdeploy.records import (
@@ -42,6 +41,7 @@ from fairdeploy.reporting.sweep_record import (
     build_sweep_document,
     write_sweep,
 )
+from fairdeploy.runs.environment import describe_environment
 from fairdeploy.runs.progress import Progress, SilentProgress
 from fairdeploy.runs.stages.groups import group_scores, group_sizes, unscored_groups
 from fairdeploy.runs.stages.loading import (
@@ -152,6 +152,7 @@ def sweep(options: SweepOptions, progress: Progress | None = None) -> SweepResul
             seed=settings.model.seed,
             command=options.command,
             stage_seconds=watch.seconds,
+            environment=describe_environment(),
             warnings=watch.warnings,
         )
         write_sweep(folder, document)

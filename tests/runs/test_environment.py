@@ -3,7 +3,7 @@ from __future__ import annotations
 import platform
 from importlib import metadata
 
-from fairdeploy.reporting.environment import describe_environment
+from fairdeploy.runs.environment import describe_environment
 
 
 def test_environment_names_machine_and_versions() -> None:

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from fairdeploy.allocation.budget import latency_apart, parse_budgets
 from fairdeploy.errors import UsageError
 from fairdeploy.records import Budget
+from fairdeploy.settings.budgets import latency_apart, parse_budgets
 
 
 @pytest.mark.parametrize(
