@@ -110,7 +110,7 @@ def killed(target: Path, *, is_swapping: bool = False) -> None:
     """Start to write ``target`` in another process, and kill that in the middle."""
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from fairdeploy import output_folder as o\n"
+        "from fairdeploy import files as o\n"
         f"target = Path({str(target)!r})\n"
         "def stop(*_): os.kill(os.getpid(), signal.SIGKILL)\n"
         "rename = Path.rename\n"

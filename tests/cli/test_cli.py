@@ -89,7 +89,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
 def test_help_needs_no_torch() -> None:
     """The slow imports are what would make ``--help`` slow; a timed test would test the machine."""
     code = (
-        "import sys; from fairdeploy import cli; cli.run(['--help']);"
+        "import sys; from fairdeploy.cli import app as cli; cli.run(['--help']);"
         "print(sorted({'torch', 'numpy', 'timm', 'onnx', 'onnxruntime'} & set(sys.modules)))"
     )
     seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -471,7 +471,7 @@ def test_terminate_signal_ends_a_command_in_order(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(
         "import sys, time\n"
-        "from fairdeploy import cli\n"
+        "from fairdeploy.cli import app as cli\n"
         "def wait():\n"
         "    print('ready', flush=True)\n"
         "    time.sleep(60)\n"
@@ -521,7 +521,7 @@ def test_an_interrupt_says_what_was_kept(
 
 @pytest.mark.parametrize("words", [["targets"], ["targets", "--json"], ["--help"], ["cache"]])
 def test_output_that_nobody_takes_is_one_line(words: list[str]) -> None:
-    code = f"import sys; from fairdeploy import cli; sys.argv[1:] = {words}; cli.main()"
+    code = f"import sys; from fairdeploy.cli import app as cli; sys.argv[1:] = {words}; cli.main()"
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True,
