@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import math
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fairdeploy.errors import DataError
+from fairdeploy.errors import DataError, OutputError
 from fairdeploy.records import ImageSet, TrainingImages, TuningSummary
 from fairdeploy.records.training import TuningOptions
 from fairdeploy.recovery.training.finetuning import Pupil, finetune
@@ -160,10 +163,68 @@ def test_an_interrupted_training_goes_on_and_ends_the_same(tmp_path: Path) -> No
         assert torch.equal(tensor, state(whole)[name]), name
 
 
-def test_a_damaged_checkpoint_is_not_gone_on_with(tmp_path: Path) -> None:
+def _without(key: str) -> Callable[[dict[str, Any]], object]:
+    return lambda content: content.pop(key)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *map(_without, ("network", "optimizer", "average", "num_updates", "best", "history")),
+        lambda content: content["network"].popitem(),
+        lambda content: content["best"].update(dict.fromkeys(content["best"], torch.zeros(7))),
+        lambda content: content["average"].update(more=torch.zeros(1)),
+        lambda content: content.update(network=[1, 2]),
+        lambda content: content.update(best_error=math.nan),
+        lambda content: content.update(history=[{"epoch": 1}]),
+        lambda content: content["optimizer"]["param_groups"].clear(),
+        lambda content: content["optimizer"]["state"][0].update(momentum_buffer=torch.zeros(5, 5)),
+    ],
+)
+def test_a_checkpoint_that_lacks_or_mixes_something_is_not_gone_on_with(
+    tmp_path: Path, damage: Callable[[dict[str, Any]], object]
+) -> None:
+    images, selection = labelled(40, 1), labelled(20, 2)
     file = tmp_path / "state.pt"
+
+    def interrupt(_done: int, _total: int, _score: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tune(
+            shrink(small_residual(), 0.4), images, selection, ema=True, checkpoint=file,
+            progress=interrupt,
+        )  # fmt: skip
+    content = torch.load(file)
+    damage(content)
+    torch.save(content, file)
+    anew, fresh = shrink(small_residual(), 0.4), shrink(small_residual(), 0.4)
+    summary = tune(anew, images, selection, ema=True, epochs=1, checkpoint=file)
+    assert summary.resumed_from == 0
+    tune(fresh, images, selection, ema=True, epochs=1)
+    for name, tensor in state(anew).items():
+        assert torch.equal(tensor, state(fresh)[name]), name
+
+
+def _text(file: Path) -> None:
     file.write_bytes(b"not a checkpoint")
+
+
+def _list(file: Path) -> None:
+    torch.save([1, 2, 3], file)
+
+
+@pytest.mark.parametrize("write", [_text, _list, os.mkfifo, Path.mkdir])
+def test_what_is_no_checkpoint_is_not_gone_on_with(
+    tmp_path: Path, write: Callable[[Path], object]
+) -> None:
+    file = tmp_path / "state.pt"
+    write(file)
     pair = shrink(small_residual(), 0.4)
+    if file.is_dir():
+        with pytest.raises(OutputError, match="cannot write the checkpoint"):
+            tune(pair, labelled(20, 1), labelled(10, 2), epochs=1, checkpoint=file)
+        return
     summary = tune(pair, labelled(20, 1), labelled(10, 2), epochs=1, checkpoint=file)
     assert summary.resumed_from == 0
 

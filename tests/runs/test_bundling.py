@@ -92,6 +92,16 @@ def test_a_folder_with_one_or_two_files_is_taken_whole(
         make(tmp_path / "other", tmp_path / "empty")
 
 
+def test_a_link_in_a_named_folder_is_not_followed(files: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    (folder / "model.onnx").symlink_to(files[0])
+    with pytest.raises(UsageError, match=r"model.onnx' is a link .* name the file itself"):
+        make(tmp_path / "out", folder)
+    assert not (tmp_path / "out").exists()
+    assert (make(tmp_path / "out", folder / "model.onnx") / "first/model.onnx").is_file()
+
+
 def test_an_earlier_bundle_is_replaced_only_if_asked_for(
     files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import os
-import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from fairdeploy.errors import OutputError
+from fairdeploy.files import open_regular
 from fairdeploy.records import TunedEpoch
-from fairdeploy.recovery.training.best_weights import BestWeights, copied_state, load_state
+from fairdeploy.recovery.training.best_weights import (
+    BestWeights,
+    copied_state,
+    load_state,
+    named_tensors,
+)
 from fairdeploy.recovery.training.moving_average import MovingAverage
 
 
@@ -74,7 +80,9 @@ class Checkpoints:
     ) -> TrainingState | None:
         """Change all four to what was saved; None if there is nothing, or it is damaged."""
         content = self._content()
-        if content is None:
+        try:
+            state = _require_whole(content, network, optimizer, average)
+        except (KeyError, TypeError, ValueError, AttributeError):
             return None
         load_state(network, content["network"])
         optimizer.load_state_dict(content["optimizer"])
@@ -82,18 +90,55 @@ class Checkpoints:
             average.tensors = content["average"]
             average.num_updates = content["num_updates"]
         best.take(content["best"], content["best_error"])
-        return TrainingState(tuple(TunedEpoch(**row) for row in content["history"]))
+        return state
 
     def remove(self) -> None:
         """Nothing is left to go on with."""
         if self._written is not None:
             self._written.unlink(missing_ok=True)
 
-    def _content(self) -> dict[str, Any] | None:
+    def _content(self) -> Any:
         if self._read is None or not self._read.exists():
             return None
         try:
-            content: dict[str, Any] = torch.load(self._read, weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+            with open_regular(self._read) as file:
+                return torch.load(file, weights_only=True)
+        except Exception:  # a damaged archive or pickle raises whatever it happens to hit
             return None
-        return content
+
+
+def _require_whole(
+    content: Any,
+    network: fx.GraphModule,
+    optimizer: torch.optim.Optimizer,
+    average: MovingAverage | None,
+) -> TrainingState:
+    """The history in a file whose every part can be taken.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: It is not a state of this training.
+    """
+    wanted = {name: tensor.shape for name, tensor in named_tensors(network)}
+    for part in ("network", "best", *(["average"] if average else [])):
+        found = {name: tensor.shape for name, tensor in content[part].items()}
+        if found != wanted:
+            raise ValueError(f"'{part}' is of another network")
+    _require_fitting(content["optimizer"], optimizer)
+    if not math.isfinite(content["best_error"]) or content["num_updates"] < 0:
+        raise ValueError("its numbers make no sense")
+    return TrainingState(tuple(TunedEpoch(**row) for row in content["history"]))
+
+
+def _require_fitting(state: Any, optimizer: torch.optim.Optimizer) -> None:
+    """What ``Optimizer.load_state_dict`` takes without looking ends in the next step."""
+    own = optimizer.state_dict()["param_groups"]
+    theirs = state["param_groups"]
+    if [(group.keys(), group["params"]) for group in theirs] != [
+        (group.keys(), group["params"]) for group in own
+    ]:
+        raise ValueError("the optimizer is of another network")
+    shapes = [p.shape for group in optimizer.param_groups for p in group["params"]]
+    for index, values in state["state"].items():
+        for tensor in values.values():
+            if isinstance(tensor, Tensor) and tensor.dim() and tensor.shape != shapes[index]:
+                raise ValueError("the optimizer is of another network")

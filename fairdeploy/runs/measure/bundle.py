@@ -22,6 +22,7 @@ from fairdeploy.errors import OutputError, UsageError
 from fairdeploy.files import folder_built_aside, require_room_for
 from fairdeploy.inputs.made_up_inputs import make_up_inputs
 from fairdeploy.records import TargetProfile
+from fairdeploy.runs.folder.manifest import is_own_file
 from fairdeploy.runs.measure.file_inputs import batches_of, common_signature
 from fairdeploy.runs.measure.run import changed_profile
 from fairdeploy.settings.options import BundleOptions
@@ -95,6 +96,12 @@ def _networks(sources: Sequence[Path]) -> tuple[Path, ...]:
         if not 1 <= len(files) <= len(_PLACES):
             raise UsageError(
                 f"'{sources[0]}' holds {len(files)} .onnx files; name the one or two to measure"
+            )
+        link = next((file for file in files if not is_own_file(sources[0], file)), None)
+        if link is not None:
+            raise UsageError(
+                f"'{link}' is a link or no regular file, so it may lead out of the folder; name the "
+                "file itself if you mean it"
             )
         return files
     if not 1 <= len(sources) <= len(_PLACES):
