@@ -93,7 +93,8 @@ class Network:
     def name_of(self, index: int) -> str:
         """Of a class, or its number."""
         names = self.names or []
-        return names[index] if index < len(names) else str(index)
+        name = names[index] if index < len(names) else str(index)
+        return "".join(letter if letter.isprintable() else "?" for letter in name)
 
 
 def softmax(scores: Any) -> Any:

@@ -12,6 +12,7 @@ from fairdeploy.reporting.page.markup import not_shown
 from fairdeploy.reporting.quantities import (
     NO_CLAIM,
     amount,
+    budget_verdict,
     count,
     error_text,
     factor,
@@ -100,9 +101,8 @@ def _size_rows(model: Document) -> Iterator[tuple[str, ...]]:
 
 def _budget_lines(document: Document) -> Iterator[str]:
     for row in document["budget"]:
-        verdict_word = "met" if row["met"] else "NOT met"
-        got = amount(row["metric"], row["got"])
-        yield f"`{row['asked']}`: {got} of {amount(row['metric'], row['original'])}, {verdict_word}"
+        got, original = (amount(row["metric"], row[key]) for key in ("got", "original"))
+        yield f"`{row['asked']}`: {got} of {original}, {budget_verdict(row)}"
 
 
 def _accuracy_lines(document: Document) -> Iterator[str]:
@@ -158,7 +158,9 @@ def _use_lines(document: Document) -> Iterator[str]:
     told = document.get("preprocessing")
     if told:
         yield f"images: {fit_in_words(told)}; pixels: {pixels_in_words(told)}"
-    yield "`python run.py IMAGE` classifies an image; it needs numpy, onnxruntime and Pillow"
+    is_classifier = document["accuracy"].get("original") is not None
+    does = "classifies an image" if is_classifier else "runs the network on an image"
+    yield f"`python run.py IMAGE` {does}; it needs numpy, onnxruntime and Pillow"
     yield "`fairdeploy verify .` checks every file of this folder"
 
 

@@ -98,6 +98,13 @@ def as_fast(latency: Mapping[str, Any]) -> str:
     return NO_CLAIM if latency["is_too_busy"] else f"{factor(latency['speedup'])} as fast"
 
 
+def budget_verdict(row: Mapping[str, Any]) -> str:
+    """Whether a budget is met, from its row."""
+    if row.get("is_too_busy"):
+        return "not shown to be met: the machine was too busy"
+    return "met" if row["met"] else "not met"
+
+
 def error_text(value: float | None) -> str:
     """A relative error: ``3.1e-07``; ``not a number`` where the outputs were NaN or infinite."""
     return "not a number" if value is None else f"{value:.1e}"

@@ -148,7 +148,7 @@ def build_document(
         "proof": asdict(proof) | {"passed": proof.passed},
         **mending_rows(mending),
         "artifacts": [asdict(artifact) for artifact in artifacts],
-        "parity": [asdict(result) | {"passed": result.passed} for result in parity],
+        "parity": [_parity_row(result, data) for result in parity],
         "accuracy": accuracy_row(accuracy),
         "not_judged": not_judged_row(data),
         "changes": changes_row(changes, data.class_names if data else None),
@@ -197,11 +197,21 @@ def budget_row(
     }
 
 
+def _parity_row(result: ParityResult, data: DataSplits | None) -> dict[str, Any]:
+    """Where the outputs are found to be no classes, the largest of them means nothing."""
+    row = asdict(result) | {"passed": result.passed}
+    is_no_classifier = data is not None and data.not_judged is not None
+    return row | {"top1_agreement": None} if is_no_classifier else row
+
+
 def _timed(latency: LatencyComparison | None, search: LatencySearch | None) -> TimedPlan | None:
-    """The last word on the plan's latency: of the file that is written, else of its search."""
-    if latency is not None:
-        return latency.timed_plan
-    return search.accepted if search else None
+    """The last word on the plan's latency, of those that make a claim if there is one.
+
+    The file that is written has it, else its search.
+    """
+    words = [latency.timed_plan] if latency else []
+    words += [search.accepted] if search else []
+    return next((word for word in words if not word.is_too_busy), words[0] if words else None)
 
 
 def _latency_budget_row(budget: Budget, timed: TimedPlan) -> dict[str, Any]:
@@ -211,6 +221,8 @@ def _latency_budget_row(budget: Budget, timed: TimedPlan) -> dict[str, Any]:
         "share": timed.ratio,
         "share_low": timed.ratio_low,
         "share_high": timed.ratio_high,
+        "is_too_busy": timed.is_too_busy,
+        "met": row["met"] and not timed.is_too_busy,
     }
 
 

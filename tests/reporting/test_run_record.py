@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from fairdeploy.records import (
     RunRecord,
 )
 from fairdeploy.reporting.json_tree import json_safe
+from fairdeploy.reporting.quantities import budget_verdict
 from fairdeploy.reporting.run_record import build_document, write_report
-from tests.reporting.sample_run import sample_arguments, sample_curves, sample_graph
+from tests.reporting.sample_run import sample_arguments, sample_curves, sample_graph, sample_latency
 
 PROMISED_KEYS = {
     "budget": {"metric", "asked", "allowed", "original", "got", "met"},
@@ -85,6 +87,19 @@ def test_budget_row_says_what_was_allowed_and_whether_it_is_met(graph: UnitGraph
         "met": True,
     }  # fmt: skip
     assert (rows[1]["allowed"], rows[1]["got"], rows[1]["met"]) == (20_000.0, 21_000.0, False)
+
+
+def test_a_race_on_too_busy_a_machine_meets_no_latency_budget(graph: UnitGraph) -> None:
+    budget = Budget("latency", "latency=90%", fraction=0.9)
+    calm = sample_latency()
+    busy = replace(calm, is_too_busy=True)
+    shown = []
+    for latency in (calm, busy):
+        arguments = sample_arguments(graph, budgets=(budget,), latency=latency)
+        (row,) = build_document(**arguments)["budget"]
+        assert row["got"] <= row["allowed"]
+        shown.append((row["met"], budget_verdict(row)))
+    assert shown == [(True, "met"), (False, "not shown to be met: the machine was too busy")]
 
 
 def test_group_rows_list_removable_groups_first_and_frozen_ones_with_a_reason(

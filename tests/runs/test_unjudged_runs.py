@@ -132,7 +132,10 @@ def test_the_cause_is_named_and_nothing_is_claimed(
     assert [value for value in found["accuracy"].values() if isinstance(value, dict)] == []
     assert found["data"]["label_source"] == "predicted"
     assert "ACCURACY NOT JUDGED" in capsys.readouterr().err
+    assert [row["top1_agreement"] for row in found["parity"]] == [None] * len(found["parity"])
     shown = (folder / f"{name}-shrink" / "MODEL_CARD.md").read_text()
+    assert "top-1" not in shown
+    assert "run.py IMAGE` runs the network on an image" in shown
     assert f"- Not judged: {found['not_judged']['reason']}" in shown
     page = (folder / f"{name}-shrink" / "report.html").read_text()
     assert "not judged" in page

@@ -20,7 +20,7 @@ from fairdeploy.cli.summaries.training import training_lines
 from fairdeploy.reporting.accuracy_rows import STEPS
 from fairdeploy.reporting.chain import verdict
 from fairdeploy.reporting.page.run_section import decided_by
-from fairdeploy.reporting.quantities import NO_CLAIM
+from fairdeploy.reporting.quantities import NO_CLAIM, budget_verdict
 
 Document = Mapping[str, Any]
 _DEFAULT_METHOD = ("wasserstein", "taylor", "tod")
@@ -116,7 +116,8 @@ def _size_table(model: Document) -> Table:
 
 def _budget_lines(rows: Sequence[Document]) -> Iterator[tuple[str, str]]:
     for row in rows:
-        verdict = "[green]met[/]" if row["met"] else "[red]not met[/]"
+        color = "green" if row["met"] else "red"
+        verdict = f"[{color}]{budget_verdict(row)}[/]"
         yield "budget", f"{escape(row['asked'])}: got {_got(row)}, {verdict}"
 
 

@@ -10,6 +10,7 @@ from fairdeploy.reporting.page.markup import NOTHING, Html, pill, section, table
 from fairdeploy.reporting.quantities import (
     amount,
     as_fast,
+    budget_verdict,
     error_text,
     factor,
     metric_name,
@@ -122,7 +123,7 @@ def _budget_tile(row: Document) -> Html:
         name[0].upper() + name[1:],
         percent(share_of(row["got"], row["original"]), 2),
         f"{got} of {original}; at most {amount(metric, row['allowed'])} asked ({row['asked']})",
-        verdict=pill("met", is_good=True) if row["met"] else pill("not met", is_good=False),
+        verdict=pill(budget_verdict(row), is_good=row["met"]),
     )
 
 

@@ -100,8 +100,8 @@ def _networks(sources: Sequence[Path]) -> tuple[Path, ...]:
         link = next((file for file in files if not is_own_file(sources[0], file)), None)
         if link is not None:
             raise UsageError(
-                f"'{link}' is a link or no regular file, so it may lead out of the folder; name the "
-                "file itself if you mean it"
+                f"'{link}' is a link or no regular file, so it may lead out of the folder; "
+                "name the file itself if you mean it"
             )
         return files
     if not 1 <= len(sources) <= len(_PLACES):
