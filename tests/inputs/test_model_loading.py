@@ -46,6 +46,19 @@ def test_safetensors_loads_like_the_state_dict(tmp_path: Path) -> None:
     assert one.sha256 == other.sha256
 
 
+@pytest.mark.parametrize("is_whole", [False, True])
+def test_a_file_that_was_saved_without_checksums_loads(tmp_path: Path, is_whole: bool) -> None:
+    network = tiny_network()
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(network if is_whole else network.state_dict(), tmp_path / "model.pt")
+    finally:
+        torch.serialization.set_crc32_options(before)
+    loaded = load_model(str(tmp_path / "model.pt"), arch=arch_in(tmp_path), input_shape=8)
+    assert torch.equal(loaded.module(IMAGES), network(IMAGES))
+
+
 def test_whole_module_loads_in_eval_mode_and_ignores_an_architecture(tmp_path: Path) -> None:
     torch.save(tiny_network().train(), tmp_path / "model.pt")
     loaded = load_model(str(tmp_path / "model.pt"), arch="timm:resnet18", input_shape=(3, 8, 8))
