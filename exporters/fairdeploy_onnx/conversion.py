@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
+from fairdeploy.deployment.exporter_api import Exporter
 from fairdeploy.errors import ExportError
 from fairdeploy.records import Artifact, Divergence, OnnxChanges, image_preparation
 from fairdeploy_onnx import divergence, run_main
@@ -29,7 +30,7 @@ _SHARED_WITH_SCRIPT = "# ---- from here on: part of run.py ----\n"
 _SCRIPT_END = 'if __name__ == "__main__":'
 
 
-class OnnxConversion:
+class OnnxConversion(Exporter):
     """The part of the exporter that works on finished files."""
 
     precisions = ("fp32", "fp16", *SCHEMES)

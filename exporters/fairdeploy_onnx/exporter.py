@@ -24,10 +24,8 @@ from fairdeploy.records import Artifact, NetworkDims, OperatorTime, TargetProfil
 from fairdeploy_onnx import device_main, operator_profile, session
 from fairdeploy_onnx.attention import prepare_attention
 from fairdeploy_onnx.conversion import OnnxConversion
-from fairdeploy_onnx.lost_constants import restore_lost_constants
 from fairdeploy_onnx.node_sources import SOURCE_KEY, source_names
 from fairdeploy_onnx.operator_times import operator_times, told_operator_times
-from fairdeploy_onnx.probe import unusable_because
 from fairdeploy_onnx.runner import OnnxRunner
 from fairdeploy_onnx.splits import prepare_splits
 
@@ -35,6 +33,8 @@ if TYPE_CHECKING:
     from torch.onnx import ONNXProgram
 
     from fairdeploy_onnx.width_template import WidthTemplate
+from fairdeploy_onnx.runner import import_onnxruntime
+from fairdeploy_onnx.session import ProviderError, require_providers
 
 PRECISION = "fp32"
 
@@ -303,3 +303,65 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+# ---- constants that torch.onnx's optimiser drops although nodes read them ------------------------
+
+
+def restore_lost_constants(graph: Any) -> None:
+    """Store every constant that some node reads (changes ``graph``, an ``onnx_ir`` graph)."""
+    for node in graph.all_nodes():
+        for value in node.inputs:
+            if value is not None and _is_lost(value):
+                while value.name in graph.initializers:
+                    value.name = f"{value.name}_"
+                graph.register_initializer(value)
+
+
+def _is_lost(value: Any) -> bool:
+    """Whether a value has content, but no place in any graph."""
+    has_place = value.is_initializer() or value.is_graph_input() or value.producer() is not None
+    return not has_place and value.const_value is not None
+
+
+# ---- whether ONNX Runtime can really run files on a profile's providers: it is tried -------------
+
+
+def unusable_because(profile: TargetProfile) -> str | None:
+    """None if a small file opens on the profile's providers, else what is in the way."""
+    try:
+        available = import_onnxruntime().get_available_providers()
+        require_providers(profile.providers, available)
+    except ExportError as error:
+        return str(error)
+    except ProviderError as error:
+        return (
+            f"ONNX Runtime has no {' and no '.join(error.missing)} here; install the "
+            "onnxruntime build for that device"
+        )
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / "probe.onnx"
+            _write_probe(path)
+            OnnxRunner(path, profile).close()
+    except ExportError:
+        return (
+            f"ONNX Runtime lists {', '.join(profile.providers)} but cannot use it; its device, "
+            "driver or libraries are missing"
+        )
+    return None
+
+
+def _write_probe(path: Path) -> None:
+    """The smallest network: ONNX Runtime tells only on opening one where it would run it."""
+    import onnx  # optional library: imported when an exporter is really used
+
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["x"], ["y"])],
+        "probe",
+        [value("x", onnx.TensorProto.FLOAT, [1])],
+        [value("y", onnx.TensorProto.FLOAT, [1])],
+    )
+    opset = onnx.helper.make_opsetid("", 17)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8), path)

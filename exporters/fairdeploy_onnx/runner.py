@@ -10,6 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from fairdeploy.deployment.devices.device_facts import usable_cores
+from fairdeploy.deployment.exporter_api import Runner
 from fairdeploy.errors import ExportError
 from fairdeploy.records import InputSignature, TargetProfile
 from fairdeploy_onnx.session import ProviderError, one_line, open_session, runtime_versions_of
@@ -18,7 +19,7 @@ _NUMPY_TYPES = {"float": "float32", "double": "float64"}
 """Types that ONNX Runtime calls otherwise than NumPy."""
 
 
-class OnnxRunner:
+class OnnxRunner(Runner):
     """One ONNX Runtime session."""
 
     def __init__(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fairdeploy.deployment.conversion import Batches
+from fairdeploy.deployment.exporter_api import Batches
 from fairdeploy.deployment.file_writing import appearing_files, artifact_of
 from fairdeploy.deployment.output_columns import has_wide_scales
 from fairdeploy.errors import ExportError

@@ -8,6 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from fairdeploy.deployment.devices.device_facts import usable_cores
+from fairdeploy.deployment.exporter_api import Runner
 from fairdeploy.errors import ExportError
 from fairdeploy.records import InputSignature, TargetProfile
 from fairdeploy_openvino.library import (
@@ -19,7 +20,7 @@ from fairdeploy_openvino.library import (
 )
 
 
-class OpenvinoRunner:
+class OpenvinoRunner(Runner):
     """A network compiled for the profile's batch, and for any other batch when one comes.
 
     OpenVINO is slower where it must be ready for any size, and on a device the batch is known.

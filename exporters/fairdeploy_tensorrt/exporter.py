@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, fx
 
-from fairdeploy.deployment.conversion import Batches
+from fairdeploy.deployment.exporter_api import Batches, Exporter
 from fairdeploy.deployment.file_writing import appearing_files, artifact_of, export_through_onnx
 from fairdeploy.errors import ExportError
 from fairdeploy.files import cache_folder
@@ -22,7 +22,7 @@ from fairdeploy_tensorrt.runner import EngineRunner
 from fairdeploy_tensorrt.timing_cache import TimingCache
 
 
-class TensorrtExporter:
+class TensorrtExporter(Exporter):
     """TensorRT: engines that fit the GPU on which they were built."""
 
     name = "tensorrt"

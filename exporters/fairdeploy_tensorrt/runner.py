@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fairdeploy.deployment.exporter_api import Runner
 from fairdeploy.errors import ExportError
 from fairdeploy.records import InputSignature, TargetProfile
 from fairdeploy_tensorrt.device import gpu_name, require_gpu
@@ -20,7 +21,7 @@ from fairdeploy_tensorrt.libraries import Library, reason
 DEVICE = torch.device("cuda")
 
 
-class EngineRunner:
+class EngineRunner(Runner):
     """One engine with one execution context."""
 
     def __init__(self, path: Path, profile: TargetProfile, library: Library) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from fairdeploy.deployment.exporter_api import Exporter
 from fairdeploy.errors import ExportError
 from fairdeploy.records import Artifact, TargetProfile, TensorNames
 from fairdeploy_tensorrt.building import BATCHES
@@ -23,7 +24,7 @@ from fairdeploy_tensorrt.runner import EngineRunner
 _INSTALL = "run pip install 'fairdeploy[torch-tensorrt]' in an environment without onnxruntime-gpu"
 
 
-class TorchTensorrtExporter:
+class TorchTensorrtExporter(Exporter):
     """Engines through ``torch_tensorrt``; TensorRT itself opens them."""
 
     name = "torch-tensorrt"

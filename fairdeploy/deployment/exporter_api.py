@@ -6,65 +6,101 @@ entry-point group ``fairdeploy.exporters``; the entry point is a class that take
     [project.entry-points."fairdeploy.exporters"]
     onnx = "fairdeploy_onnx:OnnxExporter"
 
+It derives from ``Exporter`` and writes ``is_available``, ``export`` and ``open``; whatever else it
+writes, it is asked for. Classes that only have the same methods serve as well.
+
 Plug-ins are other people's code: every call goes through a guard that turns whatever they raise
 into one ``ExportError``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+import platform
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast
 
+import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
-from fairdeploy.deployment.broken_exporter import BrokenExporter
 from fairdeploy.errors import ExportError, FairdeployError
 from fairdeploy.files import require_regular
-from fairdeploy.records import Artifact, OperatorTime, TargetProfile, TensorNames
+from fairdeploy.records import (
+    Artifact,
+    BranchCut,
+    Divergence,
+    InputSignature,
+    NetworkDims,
+    OnnxChanges,
+    OperatorTime,
+    TargetProfile,
+    TensorNames,
+)
 
 ENTRY_POINT_GROUP = "fairdeploy.exporters"
 
 Array = NDArray[Any]
+Lengths = NDArray[np.int64]
+Batches = Iterable[tuple[Array, ...]]
+"""One array per input for each batch; may be gone through several times."""
 
 
-@runtime_checkable
-class Runner(Protocol):
+class Runner:
     """An opened file, ready to run."""
 
-    @property
-    def providers(self) -> tuple[str, ...]:
-        """The back ends that the runtime really uses, first choice first."""
-
-    @property
-    def threads(self) -> int:
-        """Threads that work on one operator."""
+    providers: tuple[str, ...]
+    """The back ends that the runtime really uses, first choice first."""
+    threads: int
+    """Threads that work on one operator."""
+    input_signature: tuple[InputSignature, ...] = ()
+    """Names, types and sizes of the inputs, in the order of ``run``; empty: it cannot tell."""
+    versions: Mapping[str, str] = {}
+    """Version of the runtime, and of each provider's library that tells it."""
 
     def run(self, inputs: tuple[Array, ...]) -> tuple[Array, ...]:
         """Outputs for one batch, in the order of the network's outputs."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Give the runtime's memory and threads back; may be called twice."""
+        raise NotImplementedError
 
 
-@runtime_checkable
-class Exporter(Protocol):
-    """Writes a network in one format and opens it."""
+class WidthTemplate(Protocol):
+    """A file that can be written at other widths."""
 
-    @property
-    def name(self) -> str:
-        """Name of the entry point and of ``runtime`` in a target profile."""
+    def write(self, path: Path, lengths: Lengths, cuts: Sequence[BranchCut] = ()) -> None:
+        """Write the file with these lengths, shape [D]; it is for timing, its results are not.
 
-    @property
-    def file_suffix(self) -> str:
-        """How its file names end: ``.onnx``, ``.plan``."""
+        Args:
+            path: The file.
+            lengths: From ``DimensionLengths``.
+            cuts: Residual branches that the file shall lack.
+
+        Raises:
+            ExportError: It cannot be written without them.
+        """
+
+
+class Exporter:
+    """Writes a network in one format and opens it; what it does not write it cannot do."""
+
+    name: str
+    """Name of the entry point and of ``runtime`` in a target profile."""
+    file_suffix: str
+    """How its file names end: ``.onnx``, ``.plan``."""
+    precisions: tuple[str, ...] = ()
+    """What ``convert`` can write, of ``fp32``, ``fp16``, ``bf16``, ``int8`` or others."""
+    trial_format: str | None = None
+    """Name of the exporter that writes files which are only for timing; None: itself."""
 
     def is_available(self) -> str | None:
         """None if it can work here, else what is missing and how to install it."""
+        raise NotImplementedError
 
     def export(
         self,
@@ -93,6 +129,7 @@ class Exporter(Protocol):
         Raises:
             ExportError: The format cannot express the network, or the disk refused.
         """
+        raise self._cannot("write files")
 
     def open(self, path: Path, profile: TargetProfile) -> Runner:
         """Open a file on the profile's providers with its number of threads.
@@ -100,11 +137,66 @@ class Exporter(Protocol):
         Raises:
             ExportError: Not a file of this format, or the runtime would run it elsewhere.
         """
+        raise self._cannot("open files")
 
+    def unusable_because(self, profile: TargetProfile) -> str | None:
+        """None if files for this profile can be written and run here, else what is in the way."""
+        return None
 
-@runtime_checkable
-class OperatorProfiler(Protocol):
-    """What an exporter may do besides: tell how long each operator takes."""
+    def onnx_precision(self, precision: str) -> str:
+        """Precision of the ONNX file to convert from.
+
+        ``fp32``, ``fp16``, ``int8`` (QDQ, activations with zero points) or ``int8-symmetric`` (QDQ
+        without zero points, biases in float, as TensorRT wants it).
+        """
+        return "fp32"
+
+    def with_max_drop(self, max_drop: float) -> Exporter:
+        """The same, whose ``convert`` keeps in float what would lose more right answers.
+
+        Args:
+            max_drop: Share of all answers. Without a limit of its own it is the same exporter.
+        """
+        return self
+
+    def convert(
+        self, onnx_path: Path, path: Path, precision: str, calibration: Batches | None
+    ) -> Artifact:
+        """Write ``path`` in ``precision``; it appears whole or not at all.
+
+        Args:
+            onnx_path: The ONNX file: fp32, unless ``onnx_precision`` asks for another.
+            path: The file; its folder exists. Files that belong to it lie beside it and their
+                names begin with its stem.
+            precision: One of ``precisions``.
+            calibration: Real inputs, a few images in each batch; None: there are none.
+
+        Returns:
+            The file; its ``path`` is the bare file name.
+
+        Raises:
+            ExportError: The file is not ONNX, the format lacks an operator, the precision needs
+                calibration, or the disk refused.
+        """
+        raise self._cannot("make its file from an ONNX file")
+
+    def change(self, onnx_path: Path, path: Path, changes: OnnxChanges) -> Artifact:
+        """Write a finished ONNX file with changes to ``path``; it appears whole or not at all.
+
+        Raises:
+            ExportError: A change does not fit the network, or the disk refused.
+        """
+        raise self._cannot("change a file")
+
+    def first_divergence(
+        self, reference: Path, suspect: Path, inputs: tuple[Array, ...], limit: float
+    ) -> Divergence | None:
+        """The first node of ``reference`` whose result differs by more than ``limit``."""
+        return None
+
+    def stand_alone_script(self) -> str | None:
+        """Text of ``run.py``, which feeds images to a file that lies beside it."""
+        return None
 
     def operator_times(
         self,
@@ -117,105 +209,127 @@ class OperatorProfiler(Protocol):
         """Medians over ``num_runs`` runs of a file, in the order in which the operators run.
 
         Raises:
-            ExportError: As from ``Exporter.open``, or the runtime fails to run it.
+            ExportError: As from ``open``, or the runtime fails to run it.
         """
+        raise self._cannot("time operators")
 
-
-@dataclass(frozen=True, slots=True)
-class GuardedRunner:
-    """A plug-in's runner whose exceptions come out as ``ExportError``."""
-
-    runner: Runner
-    file_name: str
-
-    @property
-    def providers(self) -> tuple[str, ...]:
-        """The back ends that the runtime really uses, first choice first."""
-        return self.runner.providers
-
-    @property
-    def threads(self) -> int:
-        """Threads that work on one operator."""
-        return self.runner.threads
-
-    def run(self, inputs: tuple[Array, ...]) -> tuple[Array, ...]:
-        """Outputs for one batch."""
-        with guarded(f"'{self.file_name}' failed to run"):
-            return self.runner.run(inputs)
-
-    def close(self) -> None:
-        """Give the runtime's memory and threads back."""
-        with guarded(f"'{self.file_name}' failed to close"):
-            self.runner.close()
-
-
-@dataclass(frozen=True, slots=True)
-class GuardedExporter:
-    """A plug-in whose exceptions come out as ``ExportError``."""
-
-    exporter: Exporter
-
-    @property
-    def name(self) -> str:
-        """Name of the entry point."""
-        return self.exporter.name
-
-    @property
-    def file_suffix(self) -> str:
-        """How its file names end."""
-        return self.exporter.file_suffix
-
-    def is_available(self) -> str | None:
-        """None if it can work here, else what is missing."""
-        with guarded(f"exporter '{self.name}' failed"):
-            return self.exporter.is_available()
-
-    def export(
+    def width_template(
         self,
-        module: fx.GraphModule,
-        example_inputs: tuple[Tensor, ...],
-        path: Path,
-        *,
-        dynamic_batch: bool,
-        metadata: Mapping[str, str],
-        names: TensorNames | None = None,
-    ) -> Artifact:
-        """Write ``module`` to ``path``."""
-        with guarded(f"exporter '{self.name}' could not write '{path.name}'"):
-            return self.exporter.export(
-                module,
-                example_inputs,
-                path,
-                dynamic_batch=dynamic_batch,
-                metadata=metadata,
-                names=names,
-            )
+        original: Path,
+        probe: Path,
+        dims: NetworkDims,
+        lengths: tuple[Lengths, Lengths],
+    ) -> WidthTemplate | None:
+        """A template from files of one network at two widths, None if they do not make one.
 
-    def open(self, path: Path, profile: TargetProfile) -> GuardedRunner:
-        """Open a file as a guarded runner."""
-        with guarded(f"exporter '{self.name}' could not open '{path.name}'"):
-            if path.exists() and not path.is_dir():  # some formats are folders
-                require_regular(path)
-            return GuardedRunner(self.exporter.open(path, profile), path.name)
+        Args:
+            original: The whole network.
+            probe: The same at another width.
+            dims: The dimensions of the network's tensors.
+            lengths: Length of each dimension in either file, each [D].
+        """
+        return None
+
+    def device_sources(self) -> tuple[str, ...]:
+        """Source texts for a device without fairdeploy, in order.
+
+        They may import each other, ``race`` and ``device_facts``. The last one does the job of the
+        folder that it lies in when it is run.
+        """
+        raise self._cannot("measure on another device; use a target whose runtime can, such as cpu")
+
+    def told_operator_times(self, path: Path, told: Mapping[str, Any]) -> tuple[OperatorTime, ...]:
+        """Operators that a device timed, in the order in which they run.
+
+        Args:
+            path: The file that the device was sent.
+            told: What the exporter's own device script says of it.
+        """
+        raise self._cannot("time operators on another device")
+
+    def _cannot(self, what: str) -> ExportError:
+        return ExportError(self.is_available() or f"exporter '{self.name}' cannot {what}")
 
 
-@dataclass(frozen=True, slots=True)
-class GuardedProfiler:
-    """A plug-in's profiler whose exceptions come out as ``ExportError``."""
+_NEEDED = ("name", "file_suffix", "is_available", "export", "open")
+_FAILURES = {
+    "export": "could not write '{}'",
+    "convert": "could not write '{}'",
+    "change": "could not change '{}'",
+    "open": "could not open '{}'",
+    "operator_times": "could not time the operators of '{}'",
+    "told_operator_times": "could not read a device's operator times of '{}'",
+    "first_divergence": "could not find the first diverging node of '{}'",
+    "width_template": "could not make a template of '{}'",
+    "run": "failed to run",
+    "close": "failed to close",
+}
+_ANSWERS: dict[str, type] = {"open": Runner, "with_max_drop": Exporter}
 
-    profiler: OperatorProfiler
 
-    def operator_times(
-        self,
-        path: Path,
-        inputs: tuple[Array, ...],
-        profile: TargetProfile,
-        *,
-        num_runs: int = 20,
-    ) -> tuple[OperatorTime, ...]:
-        """Medians over ``num_runs`` runs of a file."""
-        with guarded(f"'{path.name}' could not be timed by operator"):
-            return self.profiler.operator_times(path, inputs, profile, num_runs=num_runs)
+class Guarded:
+    """A plug-in of which every exception comes out as ``ExportError``.
+
+    What a plug-in that does not derive from our base class lacks, the base class does for it.
+    """
+
+    def __init__(self, plug_in: object, base: type, called: str) -> None:
+        """Stand for ``plug_in``, which errors call ``called``."""
+        self.plug_in, self._base, self._called = plug_in, base, called
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        """Passes for what it stands for."""
+        return self._base
+
+    def __getattr__(self, name: str) -> Any:
+        """An attribute, or a method with the guard around it."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        with guarded(f"{self._called} failed"):
+            value = getattr(self.plug_in, name, _ABSENT)
+            if value is _ABSENT:
+                value = getattr(self._base, name)
+                value = functools.partial(value, self.plug_in) if callable(value) else value
+        if not callable(value):
+            return value
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            paths = [each for each in (*arguments, *options.values()) if isinstance(each, Path)]
+            file = paths[-1].name if paths else ""
+            with guarded(f"{self._called} {_FAILURES.get(name, 'failed').format(file)}"):
+                if name == "open" and paths[0].exists() and not paths[0].is_dir():
+                    require_regular(paths[0])  # some formats are folders
+                answer = value(*arguments, **options)
+            kind = _ANSWERS.get(name)
+            called = f"'{file}'" if kind is Runner else self._called
+            return answer if kind is None else Guarded(answer, kind, called)
+
+        self.__dict__[name] = call  # a race calls ``run`` often
+        return call
+
+
+_ABSENT = object()
+
+
+def guarded_exporter(plug_in: object) -> Exporter:
+    """A plug-in behind its guard."""
+    name = getattr(plug_in, "name", type(plug_in).__name__)
+    return cast(Exporter, Guarded(plug_in, Exporter, f"exporter '{name}'"))
+
+
+def guarded_runner(runner: object, file_name: str) -> Runner:
+    """A plug-in's runner behind its guard."""
+    return cast(Runner, Guarded(runner, Runner, f"'{file_name}'"))
+
+
+def offers(exporter: Exporter, ability: str) -> bool:
+    """Whether an exporter has a way of its own to do what a method of ``Exporter`` is for."""
+    plug_in: object = exporter
+    while isinstance(plug_in, Guarded):
+        plug_in = plug_in.plug_in
+    own = getattr(type(plug_in), ability, None)
+    return own is not None and own is not getattr(Exporter, ability)
 
 
 def load_exporters() -> dict[str, Exporter]:
@@ -243,10 +357,13 @@ def get_exporter(name: str) -> Exporter:
     return exporter
 
 
-def profiler_of(exporter: Exporter) -> OperatorProfiler | None:
-    """The exporter's way to time single operators, or None if it has none."""
-    plug_in = exporter.exporter if isinstance(exporter, GuardedExporter) else exporter
-    return GuardedProfiler(plug_in) if isinstance(plug_in, OperatorProfiler) else None
+def trial_exporter(exporter: Exporter) -> Exporter:
+    """What writes files that ``exporter`` shall time: itself, or another that can cut them.
+
+    Raises:
+        ExportError: That one is not installed.
+    """
+    return get_exporter(exporter.trial_format) if exporter.trial_format else exporter
 
 
 def _entries() -> dict[str, EntryPoint]:
@@ -259,10 +376,26 @@ def _load(entry: EntryPoint) -> Exporter:
             exporter = entry.load()()
     except ExportError as error:
         return BrokenExporter(entry.name, str(error))
-    if not isinstance(exporter, Exporter):
+    lacking = [part for part in _NEEDED if not hasattr(exporter, part)]
+    if lacking:
         reason = f"exporter '{entry.name}' ({entry.value}) lacks a part of the Exporter protocol"
+        reason += f": {', '.join(lacking)}"
         return BrokenExporter(entry.name, reason)
-    return GuardedExporter(exporter)
+    return guarded_exporter(exporter)
+
+
+class BrokenExporter(Exporter):
+    """Stands for one that is installed but cannot be loaded; every use says why."""
+
+    file_suffix = ""
+
+    def __init__(self, name: str, reason: str) -> None:
+        """Tell ``reason`` for the plug-in called ``name``."""
+        self.name, self._reason = name, reason
+
+    def is_available(self) -> str | None:
+        """Why the plug-in cannot be loaded."""
+        return self._reason
 
 
 @contextmanager
@@ -276,3 +409,21 @@ def guarded(what_failed: str) -> Iterator[None]:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         detail = lines[0][:300] if lines else "no message"
         raise ExportError(f"{what_failed}: {type(error).__name__}: {detail}") from error
+
+
+def unusable_because(profile: TargetProfile, exporters: Mapping[str, Exporter]) -> str | None:
+    """Why ``profile`` cannot be served on this machine, None if it can.
+
+    An exporter that does not judge profiles is taken to serve all.
+    """
+    exporter = exporters.get(profile.runtime)
+    if exporter is None:
+        return f"no exporter '{profile.runtime}' is installed"
+    here = platform.machine()
+    if profile.machine not in (None, here):
+        return f"it is an {profile.machine} device and this is {here}; measure there, with --host"
+    try:
+        missing = exporter.is_available()
+        return missing or exporter.unusable_because(profile)
+    except ExportError as error:
+        return str(error)

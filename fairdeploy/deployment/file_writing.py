@@ -11,7 +11,6 @@ from pathlib import Path
 
 from torch import Tensor, fx
 
-from fairdeploy.deployment.conversion import ChoosesOnnx, ConvertsOnnx, converter_of
 from fairdeploy.deployment.exporter_api import Exporter, get_exporter
 from fairdeploy.errors import ExportError
 from fairdeploy.records import Artifact, TensorNames
@@ -51,19 +50,19 @@ def artifact_of(
 
 
 def export_through_onnx(
-    converter: ConvertsOnnx,
+    exporter: Exporter,
     module: fx.GraphModule,
     example_inputs: tuple[Tensor, ...],
     path: Path,
     *,
     dynamic_batch: bool,
     metadata: Mapping[str, str],
-    names: TensorNames | None,
+    names: TensorNames | None = None,
     precision: str = "fp32",
 ) -> Artifact:
     """Export ``module`` as ONNX into a temporary folder, and make ``path`` of that.
 
-    Without calibration images; by way of another ONNX precision where the converter wants that.
+    Without calibration images; by way of another ONNX precision where the exporter wants that.
 
     Raises:
         ExportError: As from each step.
@@ -79,17 +78,15 @@ def export_through_onnx(
             metadata=metadata,
             names=names,
         )
-        if precision != "fp32" and isinstance(converter, ChoosesOnnx):
-            wanted = converter.onnx_precision(precision)
-            if wanted != "fp32":
-                file = _in_other_precision(onnx, file, wanted)
-        return converter.convert(file, path, precision, None)
+        wanted = "fp32" if precision == "fp32" else exporter.onnx_precision(precision)
+        if wanted != "fp32":
+            file = _in_other_precision(onnx, file, wanted)
+        return exporter.convert(file, path, precision, None)
 
 
 def _in_other_precision(onnx: Exporter, file: Path, precision: str) -> Path:
-    converter = converter_of(onnx)
-    if converter is None or precision not in converter.precisions:
+    if precision not in onnx.precisions:
         raise ExportError(f"the exporter 'onnx' does not write precision '{precision}'")
     path = file.with_name(f"model-{precision}{onnx.file_suffix}")
-    converter.convert(file, path, precision, None)
+    onnx.convert(file, path, precision, None)
     return path

@@ -157,3 +157,30 @@ def _agreement(expected: Tensor, got: Tensor) -> float:
     if expected.shape != got.shape:
         return 0.0
     return float((expected.argmax(1) == got.argmax(1)).double().mean())
+
+
+# ---- how far a file may be from the torch network, by precision ----------------------------------
+
+
+DEFAULT_MAX_DROP = 0.01
+"""Share of right answers that a quantised file may lose."""
+
+_TOLERANCES = {
+    "fp32": Tolerance(1e-3, 0.995, 0.02),
+    "fp16": Tolerance(2e-2, 0.99, 0.05),
+    "bf16": Tolerance(1e-1, 0.97, 0.2),
+    "int8": Tolerance(9e-1, 0.94, 0.3),
+}
+_LOOSEST = "int8"
+
+
+def tolerance_of(precision: str, fp32_limit: float) -> Tolerance:
+    """Of ``fp16``, or of ``int8-symmetric`` by its first word; the loosest for unknown ones.
+
+    Args:
+        precision: As the exporter calls it.
+        fp32_limit: Of the target profile, for files in full precision.
+    """
+    kind = precision.partition("-")[0]
+    found = _TOLERANCES.get(kind, _TOLERANCES[_LOOSEST])
+    return replace(found, max_relative_error=fp32_limit) if kind == "fp32" else found

@@ -24,15 +24,16 @@ from fairdeploy.graph.unit_graph import (
     Contracted,
     Coupled,
     Group,
+    Member,
     UnitGraph,
     UnitIds,
     group_of_unit,
 )
 from fairdeploy.graph.walk.freezes import collect_freezes, frozen_groups
 from fairdeploy.graph.walk.groups import Labelled, label, number_groups, unique_name
-from fairdeploy.graph.walk.head_channels import layable_groups
 from fairdeploy.graph.walk.label_grids import as_grid
 from fairdeploy.graph.walk.labels import Labels
+from fairdeploy.graph.walk.propagation import Propagation
 from fairdeploy.records.method import AttentionOption
 
 DimUnits = Mapping[str, tuple[UnitIds, ...]]
@@ -229,3 +230,48 @@ def _joined(
         pair = (int(first[place]), int(second[place]))
         result[place] = num_units + pairs.setdefault(pair, len(pairs))
     return result
+
+
+# ---- which groups of channels within attention heads can go beside whole heads -------------------
+
+
+def layable_groups(
+    walk: Propagation,
+    groups: tuple[Group, ...],
+    channel_units: Mapping[str, tuple[UnitIds, ...]],
+    head_units: Mapping[str, tuple[UnitIds, ...]],
+) -> list[Group]:
+    """Groups of the channel walk that lie within heads and multiply with the head walk's units.
+
+    Args:
+        walk: The walk that found the channels.
+        groups: Of that walk, with numbers as in ``channel_units``.
+        channel_units: Per tensor and dimension, the channel walk's units.
+        head_units: The same of the head walk.
+    """
+    labels = np.concatenate([np.zeros(0, dtype=np.int64), *walk.head_channels])
+    roots = np.unique(walk.store.find(labels))
+    inside: set[int] = set()
+    for name, dims in walk.tensor_dims.items():
+        for dim, found in enumerate(dims):
+            of_heads = np.isin(walk.store.find(found.reshape(-1)), roots)
+            inside.update(channel_units[name][dim].reshape(-1)[of_heads].tolist())
+    return [
+        group
+        for group in groups
+        if inside.issuperset(group.units.tolist())
+        and all(_multiplies(group, member, head_units) for member in group.members)
+    ]
+
+
+def _multiplies(
+    group: Group, member: Member, head_units: Mapping[str, tuple[UnitIds, ...]]
+) -> bool:
+    heads = head_units[member.tensor][member.dim]
+    if heads.ndim > 1:
+        return bool((heads == KEPT).all())
+    met = np.sort(heads[member.positions], axis=1)
+    block = member.units // group.size
+    return all(
+        (met[block == number] == met[block == number][0]).all() for number in np.unique(block)
+    )

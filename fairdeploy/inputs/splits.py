@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fairdeploy.errors import DataError
-from fairdeploy.inputs.copies import digests, without_copies
 from fairdeploy.inputs.fingerprint import sha256_of_images
 from fairdeploy.inputs.image_pool import ImagePool, Indices, PooledData
 from fairdeploy.inputs.sampling import Choice
@@ -190,3 +190,23 @@ def _read_set(spec: str, pool: ImagePool, indices: Indices) -> tuple[ImageSet, t
         return ImageSet(fetched.images, None, "none", others=others), fetched.warnings
     labels = torch.from_numpy(pool.labels[fetched.indices])
     return ImageSet(fetched.images, labels, "given", others=others), fetched.warnings
+
+
+# ---- finds the same image in two sets, whatever its file is called -------------------------------
+
+
+def digests(images: ImageSet) -> list[bytes]:
+    """One hash for each image with what the network's other inputs take beside it."""
+    tensors = [images.images, *(images.others[name] for name in sorted(images.others))]
+    rows = [tensor.contiguous().flatten(1) if tensor.dim() > 1 else tensor for tensor in tensors]
+    return [
+        hashlib.blake2b(b"".join(row[i].numpy().tobytes() for row in rows), digest_size=16).digest()
+        for i in range(len(images))
+    ]
+
+
+def without_copies(images: ImageSet, known: Iterable[bytes]) -> ImageSet:
+    """The images whose hash is not among ``known``; the set itself if that is all of them."""
+    hashes = frozenset(known)
+    stays = torch.tensor([digest not in hashes for digest in digests(images)], dtype=torch.bool)
+    return images if bool(stays.all()) else images.part(stays)

@@ -17,7 +17,7 @@ from fairdeploy.allocation.diagnostics import diagnose
 from fairdeploy.allocation.restriction_outcomes import restriction_outcomes
 from fairdeploy.allocation.restrictions import held_groups, rules_of
 from fairdeploy.allocation.tolerance import tod_curve
-from fairdeploy.deployment.devices.measuring_device import measuring_device
+from fairdeploy.deployment.devices.remote_device import measuring_device
 from fairdeploy.deployment.latency.measure import require_this_machine
 from fairdeploy.deployment.parity import require_parity
 from fairdeploy.deployment.precision import exporter_for
@@ -31,8 +31,8 @@ from fairdeploy.reporting.run_record import build_document, write_report
 from fairdeploy.runs.environment import describe_environment
 from fairdeploy.runs.folder.artifact_folder import complete_folder, result_files
 from fairdeploy.runs.folder.file_metadata import file_metadata
-from fairdeploy.runs.folder.saving import write_network
-from fairdeploy.runs.progress import Progress, SilentProgress
+from fairdeploy.runs.folder.reload import write_network
+from fairdeploy.runs.progress import Progress, SilentProgress, Stopwatch
 from fairdeploy.runs.search.accuracy import final_gate, find_smallest, require_testable
 from fairdeploy.runs.search.latency import Chosen, latency_planner
 from fairdeploy.runs.search.steps import prune_in_steps
@@ -59,7 +59,6 @@ from fairdeploy.runs.stages.loading import (
 from fairdeploy.runs.stages.multiples import resolve_multiple, rounding_outcome, with_multiple
 from fairdeploy.runs.stages.removal import check_answers, remove
 from fairdeploy.runs.stages.repair import mend
-from fairdeploy.runs.stopwatch import Stopwatch
 from fairdeploy.settings.budgets import latency_apart, parse_budgets
 from fairdeploy.settings.options import ShrinkOptions
 from fairdeploy.settings.run import resolve_shrink

@@ -16,7 +16,7 @@ import torch
 
 from fairdeploy.deployment.exporter_api import get_exporter
 from fairdeploy.deployment.parity import check_parity
-from fairdeploy.deployment.tolerances import tolerance_of
+from fairdeploy.deployment.variant_checks import tolerance_of
 from fairdeploy.errors import FairdeployError
 from fairdeploy.graph.capture.model_inputs import model_inputs
 from fairdeploy.records import ParityResult

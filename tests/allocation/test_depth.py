@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from fairdeploy.allocation.cost import CostModel
 from fairdeploy.allocation.depth import DEPTH_RELUCTANCE, depth_tolerances, with_depth_rule
 from fairdeploy.allocation.restrictions import rules_of
-from fairdeploy.allocation.search import check_reachable, search
+from fairdeploy.allocation.search import check_reachable, depth_steps, depths_at, search
 from fairdeploy.allocation.tolerance import deepest_prefix, removal_order, tod_curve
-from fairdeploy.allocation.tolerance_steps import depth_steps, depths_at
 from fairdeploy.errors import BudgetError
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import build_unit_graph

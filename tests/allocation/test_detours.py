@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fairdeploy.allocation.detours import Detours
-from fairdeploy.allocation.latency_search import MAX_CANDIDATES
+from fairdeploy.allocation.latency_search import MAX_CANDIDATES, Detours
 from fairdeploy.allocation.measured_plans import MeasuredPlan, is_step
 from fairdeploy.records import Allocation, Budget, TimedPlan
 from tests.allocation.staircases import STEP, Staircase, random_staircase

@@ -17,8 +17,8 @@ from fairdeploy.graph.unit_graph import CostTerm, UnitGraph
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.records import Allocation, AllocationRule, Budget, UnitScores
 from fairdeploy.runs.stages.groups import group_scores
-from fairdeploy.scoring.elimination import AdaptingLayer, Inputs, elimination_costs
 from fairdeploy.scoring.readings import Measured, with_stand_in
+from fairdeploy.scoring.reconstructability import AdaptingLayer, Inputs, elimination_costs
 from fairdeploy.scoring.utilization import class_members
 from tests.random_networks import IMAGE, RandomNetwork, randomise
 

@@ -8,9 +8,15 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fairdeploy.allocation.cost import CostModel
-from fairdeploy.allocation.search import check_reachable, reachable_range, search
+from fairdeploy.allocation.search import (
+    check_reachable,
+    critical_tolerances,
+    depth_steps,
+    depths_at,
+    reachable_range,
+    search,
+)
 from fairdeploy.allocation.tolerance import deepest_prefix, tod_curve
-from fairdeploy.allocation.tolerance_steps import critical_tolerances, depth_steps, depths_at
 from fairdeploy.errors import BudgetError
 from fairdeploy.graph.unit_graph import CostTerm
 from fairdeploy.records import Allocation, Budget, GroupScores

@@ -12,9 +12,14 @@ from hypothesis import strategies as st
 
 from fairdeploy.allocation.cost import CostModel
 from fairdeploy.allocation.multiples import nearest_kept
-from fairdeploy.allocation.search import reachable_range, search
+from fairdeploy.allocation.search import (
+    critical_tolerances,
+    depth_steps,
+    depths_at,
+    reachable_range,
+    search,
+)
 from fairdeploy.allocation.shared_knob import knob_of_units, with_shared_knob
-from fairdeploy.allocation.tolerance_steps import critical_tolerances, depth_steps, depths_at
 from fairdeploy.graph.unit_graph import CostTerm
 from fairdeploy.records import AllocationRule, Budget, GroupScores, MetricName
 from tests.allocation.strategies import Problem, problems

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fairdeploy.allocation.search import critical_tolerances, depth_steps, depths_at
 from fairdeploy.allocation.tolerance import deepest_prefix, removal_order, tod_curve
-from fairdeploy.allocation.tolerance_steps import critical_tolerances, depth_steps, depths_at
 from fairdeploy.records import GroupScores
 from tests.allocation.strategies import group_scores
 

@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from fairdeploy.deployment.exporter_api import Runner, get_exporter
-from fairdeploy.deployment.tolerances import DEFAULT_MAX_DROP, tolerance_of
-from fairdeploy.deployment.variant_checks import Examples, check_variant
+from fairdeploy.deployment.variant_checks import (
+    DEFAULT_MAX_DROP,
+    Examples,
+    check_variant,
+    tolerance_of,
+)
 from fairdeploy.errors import FairdeployError
 from fairdeploy.graph.capture.model_inputs import model_inputs
 from fairdeploy.graph.units import build_unit_graph
@@ -22,10 +26,9 @@ from fairdeploy.runs.export.images import load_export_images
 from fairdeploy.runs.export.run import export
 from fairdeploy.runs.folder.artifact_folder import ONNX_FILE, open_folder
 from fairdeploy.runs.folder.reload import load
-from fairdeploy.runs.progress import SilentProgress
+from fairdeploy.runs.progress import SilentProgress, Stopwatch
 from fairdeploy.runs.shrink import shrink
 from fairdeploy.runs.stages.delivery import tensor_names
-from fairdeploy.runs.stopwatch import Stopwatch
 from fairdeploy.settings.options import ExportOptions, ShrinkOptions
 from fairdeploy.settings.target_profiles import load_profile
 

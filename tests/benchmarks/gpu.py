@@ -24,7 +24,7 @@ import torch
 
 from fairdeploy.deployment.devices.gpu_facts import survey_gpus
 from fairdeploy.deployment.parity import check_parity
-from fairdeploy.deployment.tolerances import tolerance_of
+from fairdeploy.deployment.variant_checks import tolerance_of
 from fairdeploy.errors import ExportError, FairdeployError
 from fairdeploy.runs.environment import describe_environment
 from fairdeploy.settings.target_profiles import load_profile

@@ -14,9 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fairdeploy.deployment.conversion import converter_of
-from fairdeploy.deployment.exporter_api import Exporter, Runner, get_exporter, load_exporters
-from fairdeploy.deployment.usability import unusable_because
+from fairdeploy.deployment.exporter_api import (
+    Exporter,
+    Runner,
+    get_exporter,
+    load_exporters,
+    unusable_because,
+)
 from fairdeploy.errors import FairdeployError
 from fairdeploy.records import TargetProfile
 from fairdeploy.runs.folder.artifact_folder import ONNX_FILE
@@ -55,7 +59,7 @@ class Way:
     problem: str = ""
 
 
-class TorchRunner:
+class TorchRunner(Runner):
     """Torch itself as a runner: images go to the device and scores come back, as with the others.
 
     Half precision is that of all weights and values, inputs and outputs stay float32.
@@ -139,9 +143,7 @@ def _written(version: Version, runtime: str, precision: str, work: Path) -> Path
 def _converted(version: Version, runtime: str, precision: str, source: Path, work: Path) -> Path:
     exporter = get_exporter(runtime)
     path = work / f"{version.name}-{precision}-{runtime}{exporter.file_suffix}"
-    converter = converter_of(exporter)
-    assert converter is not None
-    converter.convert(source, path, precision, None)
+    exporter.convert(source, path, precision, None)
     return path
 
 

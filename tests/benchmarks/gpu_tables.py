@@ -24,9 +24,8 @@ import torch
 
 import fairdeploy
 from fairdeploy.deployment.devices.gpu_facts import survey_gpus
-from fairdeploy.deployment.exporter_api import load_exporters
+from fairdeploy.deployment.exporter_api import load_exporters, unusable_because
 from fairdeploy.deployment.latency.measure import compare_latency
-from fairdeploy.deployment.usability import unusable_because
 from fairdeploy.errors import FairdeployError
 from fairdeploy.records import TargetProfile
 from fairdeploy.runs.environment import describe_environment

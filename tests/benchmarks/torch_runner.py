@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from fairdeploy.deployment.exporter_api import Runner
 
-class TorchRunner:
+
+class TorchRunner(Runner):
     """A network on a device of torch; a call ends when its outputs are back in host memory."""
 
     def __init__(self, module: nn.Module, device: str, dtype: torch.dtype) -> None:

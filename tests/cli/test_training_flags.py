@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from fairdeploy.cli.training_flags import TrainingFlags
+from fairdeploy.cli.flags import TrainingFlags
 from fairdeploy.errors import UsageError
 from fairdeploy.settings.options import TrainingOptions
 from fairdeploy.settings.values import parse_drop

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from fairdeploy.cli.summaries.training import training_lines
+from fairdeploy.cli.summaries.shrink import training_lines
 
 
 def document(value: float, high: float, **more: Any) -> dict[str, Any]:

@@ -7,11 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fairdeploy.deployment.conversion import GuardedConverter, converter_of
-from fairdeploy.deployment.exporter_api import Exporter
-from fairdeploy.deployment.tolerances import tolerance_of
-from fairdeploy.deployment.usability import unusable_because
-from fairdeploy.deployment.variant_checks import check_variant, make_examples
+from fairdeploy.deployment.exporter_api import Exporter, unusable_because
+from fairdeploy.deployment.variant_checks import check_variant, make_examples, tolerance_of
 from fairdeploy.errors import ExportError
 from fairdeploy_onnx import OnnxExporter
 from tests.contracts.test_exporter_contract import EXPORTERS
@@ -32,15 +29,14 @@ def exporter(request: pytest.FixtureRequest) -> Exporter:
 
 
 @pytest.fixture(scope="module")
-def converter(exporter: Exporter) -> GuardedConverter:
-    found = converter_of(exporter)
-    if found is None:
+def converter(exporter: Exporter) -> Exporter:
+    if not exporter.precisions:
         pytest.skip(f"exporter '{exporter.name}' makes no files from ONNX")
-    return found
+    return exporter
 
 
 @pytest.fixture(scope="module")
-def sources(converter: GuardedConverter, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sources(converter: Exporter, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the ONNX files that the converter may ask for, by precision."""
     folder = tmp_path_factory.mktemp("sources")
     onnx = OnnxExporter()
@@ -51,7 +47,7 @@ def sources(converter: GuardedConverter, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_every_precision_is_written_whole_and_follows_torch(
-    exporter: Exporter, converter: GuardedConverter, sources: Path, tmp_path: Path
+    exporter: Exporter, converter: Exporter, sources: Path, tmp_path: Path
 ) -> None:
     images = batches(4, seed=9)
     import torch
@@ -82,7 +78,7 @@ def test_every_precision_is_written_whole_and_follows_torch(
 
 
 def test_a_file_that_is_not_onnx_is_one_line(
-    exporter: Exporter, converter: GuardedConverter, tmp_path: Path
+    exporter: Exporter, converter: Exporter, tmp_path: Path
 ) -> None:
     (tmp_path / "picture.onnx").write_bytes(b"GIF89a" * 20)
     for precision in converter.precisions:

@@ -12,16 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from fairdeploy.deployment.conversion import converter_of
 from fairdeploy.deployment.exporter_api import (
     Exporter,
-    GuardedExporter,
     Runner,
     get_exporter,
+    guarded_exporter,
     load_exporters,
+    unusable_because,
 )
 from fairdeploy.deployment.parity import check_parity, require_parity
-from fairdeploy.deployment.usability import unusable_because
 from fairdeploy.errors import ExportError
 from fairdeploy.records import Artifact, TargetProfile
 from fairdeploy_onnx import OnnxExporter
@@ -93,7 +92,7 @@ def written(
         pytest.skip(problem)
     path = tmp_path_factory.mktemp("contract") / f"model{exporter.file_suffix}"
     path.write_bytes(b"old")
-    artifact = GuardedExporter(exporter).export(
+    artifact = guarded_exporter(exporter).export(
         captured(), EXAMPLE, path, dynamic_batch=True, metadata={"plan": "abc"}
     )
     return path, artifact
@@ -119,7 +118,7 @@ def test_an_exporter_of_somebody_else_is_found_by_its_entry_point() -> None:
 
 def test_an_exporter_fits_the_protocol_and_its_own_name(exporter: Exporter) -> None:
     assert isinstance(exporter, Exporter)
-    assert isinstance(GuardedExporter(exporter), Exporter)
+    assert isinstance(guarded_exporter(exporter), Exporter)
     assert exporter.name in EXPORTERS
     assert re.fullmatch(r"\.[a-z0-9]+", exporter.file_suffix)
 
@@ -129,7 +128,7 @@ def test_an_exported_file_gives_torch_s_outputs_at_two_batch_sizes(
 ) -> None:
     for runner in (
         exporter.open(runnable, target),
-        GuardedExporter(exporter).open(runnable, target),
+        guarded_exporter(exporter).open(runnable, target),
     ):
         require_parity(
             check_parity(runner, captured(), runnable.name, IMAGES, limit=target.parity_limit)
@@ -176,15 +175,17 @@ def test_a_folder_that_is_not_there_is_one_line(
 ) -> None:
     path = tmp_path / "gone" / f"model{exporter.file_suffix}"
     with pytest.raises(ExportError, match=r"cannot write '.*gone.model") as caught:
-        GuardedExporter(exporter).export(captured(), EXAMPLE, path, dynamic_batch=True, metadata={})
+        guarded_exporter(exporter).export(
+            captured(), EXAMPLE, path, dynamic_batch=True, metadata={}
+        )
     assert "\n" not in str(caught.value)
 
 
 def test_an_exporter_that_makes_its_file_from_onnx_refuses_what_is_not_onnx(
     exporter: Exporter, tmp_path: Path
 ) -> None:
-    converter = converter_of(exporter)
-    if converter is None:
+    converter = exporter
+    if not converter.precisions:
         pytest.skip(f"exporter '{exporter.name}' does not convert")
     assert "fp32" in converter.precisions
     picture = tmp_path / "picture.onnx"

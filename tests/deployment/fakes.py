@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, fx
 
+from fairdeploy.deployment.exporter_api import Exporter, Runner
 from fairdeploy.errors import DataError
 from fairdeploy.records import Artifact, OperatorTime, TargetProfile, TensorNames
 
@@ -48,7 +49,7 @@ class FakeClock:
         self.now_ns += int(milliseconds * 1e6)
 
 
-class FakeRunner:
+class FakeRunner(Runner):
     """Takes the time that ``duration_ms`` gives for the n-th call; remembers its calls."""
 
     def __init__(
@@ -81,7 +82,7 @@ class FakeRunner:
 
 
 @dataclass
-class FunctionRunner:
+class FunctionRunner(Runner):
     """Runs a NumPy function."""
 
     function: Callable[[np.ndarray], object]
@@ -96,7 +97,7 @@ class FunctionRunner:
         pass
 
 
-class WorkingExporter:
+class WorkingExporter(Exporter):
     """Writes the metadata as text; a model of a plug-in."""
 
     name = "working"

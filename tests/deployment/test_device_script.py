@@ -7,7 +7,7 @@ import ast
 import pytest
 
 from fairdeploy.deployment.devices.device_script import device_script, joined
-from fairdeploy.deployment.exporter_api import GuardedExporter, get_exporter
+from fairdeploy.deployment.exporter_api import get_exporter, guarded_exporter
 from fairdeploy.errors import ExportError
 from tests.deployment.fakes import WorkingExporter
 
@@ -43,4 +43,4 @@ def test_two_parts_that_define_the_same_name_are_refused() -> None:
 
 def test_an_exporter_without_sources_cannot_measure_elsewhere() -> None:
     with pytest.raises(ExportError, match="exporter 'working' cannot measure on another device"):
-        device_script(GuardedExporter(WorkingExporter()))
+        device_script(guarded_exporter(WorkingExporter()))

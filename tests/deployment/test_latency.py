@@ -299,7 +299,7 @@ def test_one_network_alone_has_an_interval_of_its_median_and_its_cold_start() ->
 def test_the_device_and_the_runtime_s_versions_are_recorded() -> None:
     clock = FakeClock()
     runner = FakeRunner(clock, always(1.0))
-    runner.versions = {"fakeruntime": "1.2"}  # type: ignore[attr-defined]
+    runner.versions = {"fakeruntime": "1.2"}
     result = measure_latency(lambda: runner, IMAGES, profile(), seed=0, clock=clock)
     assert result.device.versions == {"fakeruntime": "1.2"}
     assert result.device.machine == platform.machine()

@@ -12,7 +12,7 @@ from torch import nn
 
 from fairdeploy.deployment import file_writing
 from fairdeploy.deployment import precision as precision_module
-from fairdeploy.deployment.exporter_api import Exporter, GuardedExporter, profiler_of
+from fairdeploy.deployment.exporter_api import Exporter, guarded_exporter, offers
 from fairdeploy.deployment.precision import exporter_for
 from fairdeploy.errors import ExportError
 from fairdeploy.records import Artifact, TargetProfile
@@ -57,7 +57,7 @@ class Engine(ProfilingExporter):
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     found: dict[str, Exporter] = {"onnx": Onnx(), "engine": Engine(), "working": WorkingExporter()}
     for module in (precision_module, file_writing):
-        monkeypatch.setattr(module, "get_exporter", lambda name: GuardedExporter(found[name]))
+        monkeypatch.setattr(module, "get_exporter", lambda name: guarded_exporter(found[name]))
 
 
 def written(target: TargetProfile, folder: Path) -> str:
@@ -71,7 +71,7 @@ def written(target: TargetProfile, folder: Path) -> str:
 
 
 def test_fp32_is_the_exporter_itself() -> None:
-    assert isinstance(exporter_for(profile(runtime="engine")).exporter, Engine)  # type: ignore[attr-defined]
+    assert isinstance(exporter_for(profile(runtime="engine")).plug_in, Engine)  # type: ignore[attr-defined]
 
 
 def test_another_precision_goes_by_way_of_the_onnx_file_that_the_format_wants(
@@ -85,11 +85,12 @@ def test_another_precision_goes_by_way_of_the_onnx_file_that_the_format_wants(
 
 
 def test_operators_are_still_timed(tmp_path: Path) -> None:
-    profiler = profiler_of(exporter_for(profile(runtime="engine", precision="fp16")))
-    assert profiler is not None
-    (time,) = profiler.operator_times(tmp_path / "m", (), profile(), num_runs=7)
+    exporter = exporter_for(profile(runtime="engine", precision="fp16"))
+    assert offers(exporter, "operator_times")
+    (time,) = exporter.operator_times(tmp_path / "m", (), profile(), num_runs=7)
     assert time.median_ms == 7.0
-    assert profiler_of(exporter_for(profile(runtime="onnx", precision="fp16"))) is None
+    other = exporter_for(profile(runtime="onnx", precision="fp16"))
+    assert not offers(other, "operator_times")
 
 
 def test_a_precision_that_no_step_has_is_refused(tmp_path: Path) -> None:

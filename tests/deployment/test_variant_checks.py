@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from fairdeploy.deployment.tolerances import tolerance_of
-from fairdeploy.deployment.variant_checks import Examples, check_variant, make_examples, unchecked
+from fairdeploy.deployment.variant_checks import (
+    Examples,
+    check_variant,
+    make_examples,
+    tolerance_of,
+    unchecked,
+)
 from fairdeploy.records import Artifact, Tolerance
 from tests.deployment.fakes import FunctionRunner
 

@@ -14,7 +14,7 @@ from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.records import BranchCut
 from fairdeploy.surgery.dimension_lengths import DimensionLengths
-from fairdeploy_onnx.branch_cut import cut_branches
+from fairdeploy_onnx.width_template import cut_branches
 from tests.exporters.test_width_template import export, first_of_each, operands, template
 from tests.residual_networks import NETWORKS, images, network
 

@@ -9,7 +9,6 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from fairdeploy.deployment.latency.runner_facts import input_signature, runtime_versions
 from fairdeploy.errors import ExportError
 from fairdeploy.records import InputSignature
 from fairdeploy_onnx import OnnxExporter, OnnxRunner
@@ -36,8 +35,8 @@ def test_it_reports_the_provider_and_the_threads_that_the_session_has(path: Path
 
 def test_it_tells_what_the_file_takes_and_what_runs_it(path: Path) -> None:
     runner = OnnxRunner(path, PROFILE)
-    assert input_signature(runner) == (InputSignature("input", "float32", ("batch", 3, 8, 8)),)
-    assert runtime_versions(runner) == {"onnxruntime": onnxruntime.__version__}
+    assert runner.input_signature == (InputSignature("input", "float32", ("batch", 3, 8, 8)),)
+    assert runner.versions == {"onnxruntime": onnxruntime.__version__}
 
 
 def test_zero_threads_are_all_the_cores_that_the_process_may_use(path: Path) -> None:

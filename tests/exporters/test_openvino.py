@@ -14,8 +14,6 @@ import pytest
 import torch
 from onnx import helper
 
-from fairdeploy.deployment.exporter_api import profiler_of
-from fairdeploy.deployment.latency.runner_facts import input_signature, runtime_versions
 from fairdeploy.deployment.parity import check_parity, require_parity
 from fairdeploy.errors import ExportError
 from fairdeploy.records import InputSignature, TargetProfile
@@ -86,7 +84,7 @@ def test_a_fixed_batch_is_kept_and_another_one_refused_in_one_line(tmp_path: Pat
     path = tmp_path / "model.xml"
     OpenvinoExporter().export(captured(), EXAMPLE, path, dynamic_batch=False, metadata={})
     runner = OpenvinoRunner(path, TARGET)
-    assert input_signature(runner) == (InputSignature("input", "float32", (2, 3, 8, 8)),)
+    assert runner.input_signature == (InputSignature("input", "float32", (2, 3, 8, 8)),)
     assert runner.run((IMAGES[:2].numpy(),))[0].shape == (2, 5)
     with pytest.raises(ExportError, match="OpenVINO failed: ") as caught:
         runner.run((IMAGES[:3].numpy(),))
@@ -95,8 +93,8 @@ def test_a_fixed_batch_is_kept_and_another_one_refused_in_one_line(tmp_path: Pat
 
 def test_it_tells_what_the_file_takes_and_what_runs_it(ir: Path) -> None:
     runner = OpenvinoRunner(ir, profile(runtime="openvino", providers=("CPU",), threads=2))
-    assert input_signature(runner) == (InputSignature("input", "float32", ("batch", 3, 8, 8)),)
-    assert runtime_versions(runner) == {"openvino": openvino.__version__}
+    assert runner.input_signature == (InputSignature("input", "float32", ("batch", 3, 8, 8)),)
+    assert runner.versions == {"openvino": openvino.__version__}
     assert (runner.providers, runner.threads) == (("CPU",), 2)
     assert runner.compiled.get_property("INFERENCE_NUM_THREADS") == 2
 
@@ -294,9 +292,7 @@ def test_nothing_is_reported_to_the_makers_of_openvino() -> None:
 
 
 def test_operators_are_timed_by_the_torch_node_that_they_came_from(ir: Path) -> None:
-    profiler = profiler_of(OpenvinoExporter())
-    assert profiler is not None
-    times = profiler.operator_times(ir, (IMAGES[:3].numpy(),), TARGET, num_runs=3)
+    times = OpenvinoExporter().operator_times(ir, (IMAGES[:3].numpy(),), TARGET, num_runs=3)
     by_node = {time.node: time for time in times}
     convolutions = {n.name for n in captured().graph.nodes if "conv2d" in str(n.target)}
     assert convolutions

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fairdeploy.deployment.exporter_api import GuardedExporter
-from fairdeploy.deployment.resizing import trial_exporter
+from fairdeploy.deployment.exporter_api import guarded_exporter, trial_exporter
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.records import LatencyComparison
 from fairdeploy.runs.search.trials import LatencyTrials, TrialSetting
@@ -59,7 +58,7 @@ def test_candidates_are_cut_and_run_by_openvino(
             most[block[: group.size - 2]] = True
             some[block[: group.size // 4]] = True
     device = OpeningDevice()
-    exporter = GuardedExporter(OpenvinoExporter())
+    exporter = guarded_exporter(OpenvinoExporter())
     trials = LatencyTrials(
         TrialSetting(
             graph, exporter, device, TARGET, tensor_names(graph, is_input_named=False), tmp_path, 0

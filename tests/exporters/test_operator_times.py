@@ -17,8 +17,8 @@ from fairdeploy.graph.module_paths import module_paths
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.surgery.removal import remove_units
 from fairdeploy_onnx import OnnxExporter
-from fairdeploy_onnx.operator_origins import operator_origins
 from fairdeploy_onnx.operator_profile import operator_rows
+from fairdeploy_onnx.operator_times import operator_origins
 from tests.deployment.fakes import PROFILE, profile
 from tests.random_networks import randomise
 

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from fairdeploy.deployment.devices.gpu_facts import survey_gpus
-from fairdeploy.deployment.exporter_api import load_exporters
-from fairdeploy.deployment.usability import unusable_because
+from fairdeploy.deployment.exporter_api import load_exporters, unusable_because
 from fairdeploy.records import TargetProfile
 from fairdeploy.settings.target_profiles import load_profile
 

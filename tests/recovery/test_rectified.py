@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from fairdeploy.recovery.least_squares.fit import refine_rectified
 from fairdeploy.recovery.least_squares.normal_equations import NormalEquations, RidgeSystem
-from fairdeploy.recovery.least_squares.rectified import refine_rectified
 from fairdeploy.recovery.least_squares.sample_blocks import SampleBlock
 
 

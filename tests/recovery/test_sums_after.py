@@ -7,9 +7,8 @@ from torch import Tensor, nn
 
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.recovery.least_squares.fit import fit_least_squares
-from fairdeploy.recovery.least_squares.fittable_layers import find_layers
+from fairdeploy.recovery.least_squares.fittable_layers import SumAfter, find_layers, sum_after
 from fairdeploy.recovery.least_squares.fitted_weights import own_tensors
-from fairdeploy.recovery.least_squares.sums_after import SumAfter, sum_after
 from fairdeploy.surgery.removal import remove_units
 from tests.random_networks import randomise
 from tests.recovery.shrunk_networks import Pair, noise, shrink

@@ -11,9 +11,8 @@ import pytest
 from fairdeploy.cli.summaries.shrink import why_not_faster_lines
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import ModuleTime, Obstacle, OperatorComparison, OperatorRow, RunRecord
-from fairdeploy.reporting.operator_rows import why_not_faster
 from fairdeploy.reporting.page.html_report import render_html
-from fairdeploy.reporting.run_record import build_document
+from fairdeploy.reporting.run_record import build_document, why_not_faster
 from tests.reporting.sample_run import (
     sample_arguments,
     sample_curves,

@@ -27,8 +27,7 @@ from fairdeploy.records import (
     SignalName,
     UnitScores,
 )
-from fairdeploy.runs.stages.groups import group_scores
-from fairdeploy.runs.stages.method_notes import WEIGHTS_ONLY_WARNING
+from fairdeploy.runs.stages.groups import WEIGHTS_ONLY_WARNING, group_scores
 from fairdeploy.runs.sweep import sweep
 from fairdeploy.settings.budgets import parse_budgets
 from fairdeploy.settings.options import RecoveryMethod, SweepOptions

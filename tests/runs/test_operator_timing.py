@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from fairdeploy.deployment.exporter_api import GuardedExporter, profiler_of
+from fairdeploy.deployment.devices.local_device import LocalDevice, profiler_on
+from fairdeploy.deployment.exporter_api import guarded_exporter
 from fairdeploy.errors import DeviceLostError
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.records import LatencyComparison, OperatorComparison, OperatorTime
-from fairdeploy.runs.progress import SilentProgress
-from fairdeploy.runs.stages.operators import time_operators
-from fairdeploy.runs.stopwatch import Stopwatch
+from fairdeploy.runs.progress import SilentProgress, Stopwatch
+from fairdeploy.runs.stages.delivery import time_operators
 from tests.deployment.fakes import WorkingExporter, profile
 from tests.reporting.sample_run import SmallNet, sample_latency
 
@@ -61,10 +61,11 @@ def timed(
     original_ms: float = 5.0,
     **target: Any,
 ) -> OperatorComparison | None:
+    plug_in = guarded_exporter(exporter)
     removed = graph.removed_mask({graph.groups[0].name: (0, 1, 2)})
     return time_operators(
         FILES, (), graph, removed, race(original_ms),
-        profiler=profiler_of(GuardedExporter(exporter)),
+        profiler=profiler_on(LocalDevice(plug_in), plug_in),
         profile=profile(channel_multiple=4, **target), held={}, watch=watch,
     )  # fmt: skip
 
@@ -112,7 +113,8 @@ def test_a_profiler_that_fails_is_a_warning(graph: UnitGraph) -> None:
     watch = Stopwatch(SilentProgress())
     assert timed(graph, Broken(), watch) is None
     assert watch.warnings == [
-        "operators were not timed: 'original' could not be timed by operator: KeyError: 'ts'"
+        "operators were not timed: exporter 'working' could not time the operators of 'original': "
+        "KeyError: 'ts'"
     ]
 
 

@@ -26,7 +26,7 @@ from fairdeploy.records import (
     UnitScores,
     WidthTime,
 )
-from fairdeploy.runs.progress import SilentProgress
+from fairdeploy.runs.progress import SilentProgress, Stopwatch
 from fairdeploy.runs.stages import multiples as rounding
 from fairdeploy.runs.stages.groups import group_scores, unit_step
 from fairdeploy.runs.stages.multiples import (
@@ -35,7 +35,6 @@ from fairdeploy.runs.stages.multiples import (
     rounding_outcome,
     with_multiple,
 )
-from fairdeploy.runs.stopwatch import Stopwatch
 from tests.deployment.fakes import PROFILE, FailingExporter, WorkingExporter
 
 WORKING = WorkingExporter()

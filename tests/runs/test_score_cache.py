@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from fairdeploy.runs.progress import SilentProgress
+from fairdeploy.runs.progress import SilentProgress, Stopwatch
 from fairdeploy.runs.stages import loading as stages
-from fairdeploy.runs.stopwatch import Stopwatch
 from fairdeploy.scoring.unit_scores import score_units
 from fairdeploy.settings.options import ShrinkOptions
 from fairdeploy.settings.run import resolve_shrink

@@ -24,7 +24,7 @@ from fairdeploy.runs.stages import removal as removal_stage
 from fairdeploy.runs.stages.multiples import Multiple
 from fairdeploy.runs.sweep import SweepResult, sweep
 from fairdeploy.runs.sweep import run as run_module
-from fairdeploy.runs.sweep.races import shortened
+from fairdeploy.runs.sweep.run import shortened
 from fairdeploy.settings.options import ShrinkOptions, SweepOptions
 from tests.deployment.fakes import WorkingExporter, profile
 from tests.progress_recorder import RecordedProgress, RecordedStage

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fairdeploy.scoring import elimination
-from fairdeploy.scoring.elimination import AdaptingLayer, Inputs, elimination_costs
+from fairdeploy.scoring import reconstructability as elimination
+from fairdeploy.scoring.reconstructability import AdaptingLayer, Inputs, elimination_costs
 
 
 def random_layer(seed: int, num_inputs: int = 8) -> tuple[Tensor, Tensor]:

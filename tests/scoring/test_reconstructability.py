@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from fairdeploy.errors import DataError
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.records import ImageSet
-from fairdeploy.scoring import elimination, readers
+from fairdeploy.scoring import readers
+from fairdeploy.scoring import reconstructability as elimination
 from fairdeploy.scoring.reconstructability import reconstruction_scores
 from tests.random_networks import RandomNetwork, randomise
 from tests.recovery.shrunk_networks import small_residual

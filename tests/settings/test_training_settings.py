@@ -10,8 +10,7 @@ from fairdeploy.errors import UsageError
 from fairdeploy.records.training import TuningOptions
 from fairdeploy.settings.options import ShrinkOptions, TrainingOptions
 from fairdeploy.settings.project_file import ProjectFile
-from fairdeploy.settings.run import resolve_shrink
-from fairdeploy.settings.training import resolve_tuning
+from fairdeploy.settings.run import resolve_shrink, resolve_tuning
 
 NO_FILE = ProjectFile()
 WHOLE_FILE = ProjectFile(

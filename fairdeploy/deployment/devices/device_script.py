@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import ast
 import inspect
-from typing import Protocol, runtime_checkable
 
 from fairdeploy.deployment.devices import device_facts
-from fairdeploy.deployment.exporter_api import Exporter, GuardedExporter, guarded
+from fairdeploy.deployment.exporter_api import Exporter
 from fairdeploy.deployment.latency import bootstrap, entrants, race
 from fairdeploy.errors import ExportError
 
@@ -26,31 +25,13 @@ from __future__ import annotations
 '''
 
 
-@runtime_checkable
-class RunsOnDevices(Protocol):
-    """What an exporter may do besides: measure its files on a device without fairdeploy."""
-
-    def device_sources(self) -> tuple[str, ...]:
-        """Source texts, in order; they may import each other, ``race`` and ``device_facts``.
-
-        The last one does the job of the folder that it lies in when it is run.
-        """
-
-
 def device_script(exporter: Exporter) -> str:
     """The whole script.
 
     Raises:
         ExportError: The exporter cannot measure on other devices, or two parts share a name.
     """
-    inner = exporter.exporter if isinstance(exporter, GuardedExporter) else exporter
-    if not isinstance(inner, RunsOnDevices):
-        raise ExportError(
-            f"exporter '{exporter.name}' cannot measure on another device; use a target whose "
-            "runtime can, such as cpu"
-        )
-    with guarded(f"exporter '{exporter.name}' failed"):
-        sources = inner.device_sources()
+    sources = exporter.device_sources()
     ours = (inspect.getsource(module) for module in (bootstrap, entrants, race, device_facts))
     return joined(*ours, *sources)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from fairdeploy.deployment.exporter_api import Array, Exporter, OperatorProfiler, profiler_of
+from fairdeploy.deployment.exporter_api import Array, Exporter, offers
 from fairdeploy.deployment.latency.measure import compare_latency
-from fairdeploy.records import LatencyComparison, TargetProfile
+from fairdeploy.records import LatencyComparison, OperatorTime, TargetProfile
 
 
 class Device(Protocol):
@@ -28,6 +28,21 @@ class Device(Protocol):
         Raises:
             DeviceLostError: The device stopped answering.
         """
+
+
+@runtime_checkable
+class OperatorProfiler(Protocol):
+    """What tells how long each operator takes: an exporter here, or another device itself."""
+
+    def operator_times(
+        self,
+        path: Path,
+        inputs: tuple[Array, ...],
+        profile: TargetProfile,
+        *,
+        num_runs: int = 20,
+    ) -> tuple[OperatorTime, ...]:
+        """See ``Exporter.operator_times``."""
 
 
 class LocalDevice:
@@ -60,6 +75,6 @@ class LocalDevice:
 
 def profiler_on(device: Device, exporter: Exporter) -> OperatorProfiler | None:
     """What times single operators on the device: itself, or here the exporter; None if nothing."""
-    if isinstance(device, OperatorProfiler):
-        return device
-    return profiler_of(exporter) if isinstance(device, LocalDevice) else None
+    if isinstance(device, LocalDevice):
+        return exporter if offers(exporter, "operator_times") else None
+    return device if isinstance(device, OperatorProfiler) else None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -19,15 +21,20 @@ from fairdeploy.deployment.devices.device_job import (
     network_files,
     parse_result,
 )
-from fairdeploy.deployment.devices.device_operators import operator_times_from
 from fairdeploy.deployment.devices.device_script import device_script
+from fairdeploy.deployment.devices.local_device import Device, LocalDevice
 from fairdeploy.deployment.devices.ssh import Content, SshHost
-from fairdeploy.deployment.exporter_api import Array, get_exporter
+from fairdeploy.deployment.exporter_api import (
+    Array,
+    Exporter,
+    get_exporter,
+)
 from fairdeploy.deployment.latency.latency_records import comparison_record, measurement_record
 from fairdeploy.deployment.latency.measure import race_settings
 from fairdeploy.deployment.latency.race import RaceSettings
 from fairdeploy.errors import DeviceLostError, MeasurementError
 from fairdeploy.records import LatencyComparison, LatencyMeasurement, OperatorTime, TargetProfile
+from fairdeploy.records.deployment import HostOptions
 
 _SHORT_SECONDS = 60.0
 """For commands that only look or tidy up."""
@@ -265,3 +272,38 @@ def _remote_name(path: Path) -> str:
 def _num_bytes(contents: Iterable[Content]) -> int:
     sizes = (len(one) if isinstance(one, bytes) else one.stat().st_size for one in contents)
     return sum(sizes)
+
+
+# ---- operator times that were measured on another device: from its answer to records -------------
+
+
+def operator_times_from(text: str, path: Path, exporter: Exporter) -> tuple[OperatorTime, ...]:
+    """What a device printed for a job with ``profiled_runs``.
+
+    Raises:
+        ExportError: The exporter has no way to read it.
+        MeasurementError: It is no answer of ours.
+    """
+    try:
+        (told,) = json.loads(text)["operators"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise MeasurementError(
+            f"the device's operator times cannot be read ({type(error).__name__}: {error}); they "
+            f"begin with {text[:60]!r}"
+        ) from error
+    return exporter.told_operator_times(path, told)
+
+
+# ---- the device that measures: this machine, or another one by ssh -------------------------------
+
+
+@contextmanager
+def measuring_device(host: HostOptions | None, exporter: Exporter) -> Iterator[Device]:
+    """What races files as long as the block lasts; this machine opens them with ``exporter``."""
+    if host is None:
+        yield LocalDevice(exporter)
+        return
+    with RemoteDevice(
+        host.host, port=host.port, python=host.python, ssh_options=host.ssh_options
+    ) as device:
+        yield device

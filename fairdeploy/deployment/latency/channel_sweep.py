@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from fairdeploy.deployment.exporter_api import Array, Exporter
-from fairdeploy.deployment.resizing import width_template
 from fairdeploy.graph.capture.capture import quiet_export
 from fairdeploy.records import NetworkDims, TargetProfile, WidthTime
 
@@ -121,7 +120,7 @@ def _files(exporter: Exporter, folder: Path) -> Iterator[tuple[int, Path]]:
     widest, narrowest = max(COUNTS), min(COUNTS)
     ends = _exported(exporter, folder, widest), _exported(exporter, folder, narrowest)
     lengths = _lengths(widest), _lengths(narrowest)
-    template = width_template(exporter, *ends, _dims(), lengths)
+    template = exporter.width_template(*ends, _dims(), lengths)
     for width in COUNTS if template is not None else FEW_COUNTS:
         if template is None:
             yield width, _exported(exporter, folder, width)

@@ -34,7 +34,6 @@ from fairdeploy.deployment.latency.race import (
     RaceSettings,
     measure,
 )
-from fairdeploy.deployment.latency.runner_facts import runtime_versions
 from fairdeploy.errors import MeasurementError
 from fairdeploy.records import LatencyComparison, LatencyMeasurement, TargetProfile
 
@@ -151,7 +150,7 @@ def _measured(
         )  # fmt: skip
         device = device_record(
             facts, load_before=load_before, load_after=load_average(),
-            versions=runtime_versions(runners[0]),
+            versions=dict(runners[0].versions),
         )  # fmt: skip
         batch = int(inputs[0].shape[0]) if inputs[0].ndim else 1
         return measured, Terms(runners[0].providers, runners[0].threads, batch, device)

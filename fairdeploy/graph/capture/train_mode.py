@@ -10,13 +10,15 @@ that always uses its own statistics stays as it is. What the user's code leaves 
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
 from torch import fx, nn
+from torch.fx.graph import _PyTreeCodeGen
+from torch.fx.node import map_aggregate
 
 from fairdeploy.graph.capture.functionalize import op_name
-from fairdeploy.graph.capture.graph_pickle import pickled_nodes, unpickled_graph
 
 _FLAGS = ("training", "train")
 _SWITCH = "fairdeploy_train_switch"
@@ -179,3 +181,79 @@ def _counter_name(node: fx.Node) -> str:
     if not isinstance(mean, fx.Node) or mean.op != "get_attr":
         return ""
     return f"{str(mean.target).removesuffix('running_mean')}num_batches_tracked"
+
+
+# ---- A graph as plain data that pickles: operators by name, nodes by name, no traced values ------
+
+
+@dataclass(frozen=True, slots=True)
+class _NodeName:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Operator:
+    namespace: str
+    packet: str
+    overload: str
+
+
+@dataclass(frozen=True, slots=True)
+class PickledNodes:
+    """Rows of (kind, name, target, args, kwargs), and how inputs and outputs are nested."""
+
+    rows: tuple[tuple[str, str, Any, Any, Any], ...]
+    nesting: Any
+
+
+def pickled_nodes(graph: fx.Graph) -> PickledNodes:
+    """What ``unpickled_graph`` needs."""
+    codegen = graph._codegen
+    nesting = codegen.pytree_info if isinstance(codegen, _PyTreeCodeGen) else None
+    return PickledNodes(
+        tuple(
+            (node.op, node.name, _named(node.target), _data(node.args), _data(node.kwargs))
+            for node in graph.nodes
+        ),
+        nesting,
+    )
+
+
+def unpickled_graph(data: PickledNodes) -> fx.Graph:
+    """The graph again; nodes keep their names."""
+    graph = fx.Graph()
+    nodes: dict[str, fx.Node] = {}
+
+    def value(item: Any) -> Any:
+        if isinstance(item, _NodeName):
+            return nodes[item.name]
+        return _resolved(item)
+
+    for op, name, target, args, kwargs in data.rows:
+        nodes[name] = graph.create_node(
+            op, _resolved(target), map_aggregate(args, value), map_aggregate(kwargs, value), name
+        )
+    if data.nesting is not None:
+        graph.set_codegen(_PyTreeCodeGen(data.nesting))
+    return graph
+
+
+def _data(arguments: Any) -> Any:
+    def data(item: Any) -> Any:
+        return _NodeName(item.name) if isinstance(item, fx.Node) else _named(item)
+
+    return map_aggregate(arguments, data)
+
+
+def _named(target: Any) -> Any:
+    if isinstance(target, torch._ops.OpOverload):
+        name = target._schema.name.split("::")[-1]
+        return _Operator(target.namespace, name, target._overloadname)
+    return target
+
+
+def _resolved(target: Any) -> Any:
+    if isinstance(target, _Operator):
+        packet = getattr(getattr(torch.ops, target.namespace), target.packet)
+        return getattr(packet, target.overload)
+    return target

@@ -9,7 +9,8 @@ before if no round is better. A checkpoint after each round lets an interrupted 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from fairdeploy.records.training import TuningOptions
 from fairdeploy.recovery.judgement import Contest, Judge
 from fairdeploy.recovery.least_squares.fitted_weights import own_tensors
 from fairdeploy.recovery.least_squares.sweep import Inputs
+from fairdeploy.recovery.training.augmentation import shifted_and_flipped
 from fairdeploy.recovery.training.best_weights import trainable
 from fairdeploy.recovery.training.checkpoints import Checkpoints, TrainingState
 from fairdeploy.recovery.training.imitation import answer_error, value_error
@@ -42,7 +44,6 @@ from fairdeploy.recovery.training.network_blocks import (
 )
 from fairdeploy.recovery.training.processes import Runtime, moved, on_device, open_runtime
 from fairdeploy.recovery.training.schedule import has_batchnorm, rate_factor, set_rate, with_decay
-from fairdeploy.recovery.training.training_batches import MIN_BATCH, TrainingBatches
 
 Progress = Callable[[int, int, float], None]
 
@@ -297,3 +298,69 @@ def no_scores() -> UsageError:
         "--finetune needs a network with one score per class, which this one does not give; "
         "use --recover distil"
     )
+
+
+# ---- the batches of a training, round by round, in a seeded order and shared out to processes ----
+
+
+MIN_BATCH = 2
+"""Of fewer images a norm has no statistics."""
+
+
+class TrainingBatches:
+    """Moved and mirrored images on the device where they are needed, with their labels."""
+
+    def __init__(
+        self,
+        graph: UnitGraph,
+        training: TrainingImages,
+        batch_size: int,
+        seed: int,
+        runtime: Runtime,
+        *,
+        with_labels: bool,
+    ) -> None:
+        self._graph, self._training, self._seed = graph, training, seed
+        self._runtime, self._with_labels = runtime, with_labels
+        wanted = batch_size if graph.has_dynamic_batch else graph.inputs.batch
+        self._size = min(wanted, training.num_images)
+        per_process = training.num_images // self._size // runtime.num_processes
+        self.steps_per_epoch = max(per_process, 1)
+
+    def of_epoch(self, epoch: int) -> Iterator[tuple[Inputs, Tensor | None]]:
+        """This process's share; the next batch is read while one is trained on."""
+        seed = self._seed * 1_000_003 + epoch
+        order = torch.randperm(
+            self._training.num_images, generator=torch.Generator().manual_seed(seed)
+        ).numpy()
+        runtime, size = self._runtime, self._size
+        end = self.steps_per_epoch * runtime.num_processes
+        chosen = [
+            order[(number * size) % len(order) :][:size]
+            for number in range(runtime.rank, end, runtime.num_processes)
+        ]
+        moves = torch.Generator().manual_seed(seed * 1_009 + runtime.rank)
+        with ThreadPoolExecutor(1) as reader:
+            waiting = reader.submit(self._training.fetch, chosen[0])
+            for following in (*chosen[1:], None):
+                images = waiting.result()
+                if following is not None:
+                    waiting = reader.submit(self._training.fetch, following)
+                if len(images) >= MIN_BATCH:
+                    yield self._arranged(images, moves)
+
+    def _arranged(self, images: ImageSet, moves: torch.Generator) -> tuple[Inputs, Tensor | None]:
+        tensors = list(self._graph.inputs.arranged(images))
+        place = self._graph.inputs.image
+        tensors[place] = shifted_and_flipped(tensors[place], moves)
+        labels = images.labels if self._with_labels else None
+        if not self._graph.has_dynamic_batch:
+            # Copies may have been left out, and the network takes just this many.
+            again = torch.arange(self._graph.inputs.batch) % len(images)
+            tensors = [tensor[again] for tensor in tensors]
+            labels = None if labels is None else labels[again]
+        device = self._runtime.device
+        return (
+            tuple(tensor.to(device) for tensor in tensors),
+            None if labels is None else labels.to(device),
+        )

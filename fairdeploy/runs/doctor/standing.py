@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fairdeploy.deployment.exporter_api import Exporter, load_exporters
-from fairdeploy.deployment.usability import unusable_because
+from fairdeploy.deployment.exporter_api import Exporter, load_exporters, unusable_because
 from fairdeploy.errors import FairdeployError
 from fairdeploy.settings.target_profiles import list_profiles
 

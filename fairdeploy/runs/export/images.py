@@ -23,7 +23,7 @@ from fairdeploy.records.architecture import is_factory_spec
 from fairdeploy.records.image_preparation import WHITE, cropped, prepared, scale_size
 from fairdeploy.runs.folder.artifact_folder import REPORT_FILE, ArtifactFolder
 from fairdeploy.runs.folder.file_metadata import preprocessing_from
-from fairdeploy.runs.stopwatch import Stopwatch
+from fairdeploy.runs.progress import Stopwatch
 from fairdeploy.settings.options import ExportOptions
 from fairdeploy.settings.project_file import refuse_foreign_code
 from fairdeploy.settings.run import DEFAULT_TEST_IMAGES

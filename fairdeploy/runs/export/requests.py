@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from fairdeploy.deployment.conversion import GuardedConverter, converter_of
 from fairdeploy.deployment.exporter_api import Exporter
 from fairdeploy.errors import ExportError, UsageError
 from fairdeploy.runs.folder.artifact_folder import ONNX, ONNX_FILE
@@ -21,7 +20,6 @@ class Request:
     """One file."""
 
     exporter: Exporter
-    converter: GuardedConverter
     precision: str
     file_name: str
 
@@ -41,12 +39,12 @@ def requests_of(options: ExportOptions, exporters: Mapping[str, Exporter]) -> tu
         if name == PROGRAM:
             known[name] = ("fp32",)
             continue
-        exporter, converter = _converter(name, exporters)
-        known[name] = converter.precisions
+        exporter = _exporter(name, exporters)
+        known[name] = exporter.precisions
         found += [
-            Request(exporter, converter, precision, _file_name(options, exporter, precision))
+            Request(exporter, precision, _file_name(options, exporter, precision))
             for precision in options.precisions
-            if precision in converter.precisions
+            if precision in exporter.precisions
         ]
     for precision in options.precisions:
         if not any(precision in precisions for precisions in known.values()):
@@ -71,14 +69,13 @@ def needs_images(requests: Sequence[Request]) -> bool:
 def skipped(options: ExportOptions, exporters: Mapping[str, Exporter]) -> Iterator[str]:
     """Which combinations are left out, in words."""
     for name in options.formats:
-        converter = converter_of(exporters[name]) if name in exporters else None
-        own = ("fp32",) if converter is None else converter.precisions
+        own = exporters[name].precisions if name in exporters else ("fp32",)
         for precision in options.precisions:
             if precision not in own:
                 yield f"{name} has no precision {precision}: left out"
 
 
-def _converter(name: str, exporters: Mapping[str, Exporter]) -> tuple[Exporter, GuardedConverter]:
+def _exporter(name: str, exporters: Mapping[str, Exporter]) -> Exporter:
     exporter = exporters.get(name)
     if exporter is None:
         choices = ", ".join(sorted([*exporters, PROGRAM]))
@@ -86,13 +83,12 @@ def _converter(name: str, exporters: Mapping[str, Exporter]) -> tuple[Exporter, 
     missing = exporter.is_available()
     if missing is not None:
         raise ExportError(missing)
-    converter = converter_of(exporter)
-    if converter is None:
+    if not exporter.precisions:
         raise UsageError(
             f"exporter '{name}' cannot make its files from ONNX; use it as a target of "
             "fairdeploy shrink"
         )
-    return exporter, converter
+    return exporter
 
 
 def _check_int8_only(options: ExportOptions) -> None:

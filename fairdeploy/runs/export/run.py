@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fairdeploy.deployment.exporter_api import get_exporter, load_exporters
-from fairdeploy.deployment.tolerances import DEFAULT_MAX_DROP
+from fairdeploy.deployment.variant_checks import DEFAULT_MAX_DROP
 from fairdeploy.errors import OutputError
 from fairdeploy.files import require_room_for, write_whole
 from fairdeploy.records import VariantCheck
@@ -32,8 +32,7 @@ from fairdeploy.runs.folder.artifact_folder import (
     complete_folder,
     open_folder,
 )
-from fairdeploy.runs.progress import Progress, SilentProgress
-from fairdeploy.runs.stopwatch import Stopwatch
+from fairdeploy.runs.progress import Progress, SilentProgress, Stopwatch
 from fairdeploy.settings.options import ExportOptions
 from fairdeploy.settings.run import DEFAULT_TARGET
 from fairdeploy.settings.target_profiles import load_profile

@@ -6,17 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from fairdeploy.deployment.conversion import (
-    ChangesOnnx,
-    FindsDivergence,
-    converter_of,
-    plug_in_of,
-)
-from fairdeploy.deployment.exporter_api import Exporter, guarded
+from fairdeploy.deployment.exporter_api import Exporter, unusable_because
 from fairdeploy.deployment.parity import repeated
-from fairdeploy.deployment.tolerances import tolerance_of
-from fairdeploy.deployment.usability import unusable_because
-from fairdeploy.deployment.variant_checks import check_variant, unchecked
+from fairdeploy.deployment.variant_checks import check_variant, tolerance_of, unchecked
 from fairdeploy.records import (
     Artifact,
     Divergence,
@@ -56,19 +48,19 @@ class VariantMaker:
         Raises:
             ExportError: It cannot be written, or fails to run.
         """
-        converter = request.converter.with_max_drop(self.max_drop)
+        exporter = request.exporter.with_max_drop(self.max_drop)
         is_onnx = request.exporter.name == ONNX
         has_more = is_onnx and (self.options.embed_preprocess or self.options.probabilities)
         path = self.folder / request.file_name
         place = self.work / request.file_name if has_more else path
-        wanted = _FULL if is_onnx else converter.onnx_precision(request.precision)
+        wanted = _FULL if is_onnx else exporter.onnx_precision(request.precision)
         source = self._source(wanted)
         calibration = self.images.batches(self.options.batch)
-        artifact = converter.convert(source, place, request.precision, calibration)
+        artifact = exporter.convert(source, place, request.precision, calibration)
         if is_onnx:
             self._sources.setdefault(request.precision, place)
         if has_more:
-            artifact = self._changed(place, path, self._last_changes())
+            artifact = self.onnx.change(place, path, self._last_changes())
         return self._checked(request, artifact)
 
     def _source(self, precision: str) -> Path:
@@ -85,23 +77,15 @@ class VariantMaker:
         changes = OnnxChanges(batch=self.options.batch, opset=self.options.opset)
         if changes == OnnxChanges():
             return written
-        self._changed(written, self.work / ONNX_FILE, changes)
+        self.onnx.change(written, self.work / ONNX_FILE, changes)
         return self.work / ONNX_FILE
 
     def _converted(self, precision: str) -> Path:
-        converter = converter_of(self.onnx)
-        assert converter is not None
         path = self.work / f"source-{precision}.onnx"
-        converter.with_max_drop(self.max_drop).convert(
+        self.onnx.with_max_drop(self.max_drop).convert(
             self._source(_FULL), path, precision, self.images.batches(self.options.batch)
         )
         return path
-
-    def _changed(self, source: Path, path: Path, changes: OnnxChanges) -> Artifact:
-        plug_in = plug_in_of(self.onnx)
-        assert isinstance(plug_in, ChangesOnnx)
-        with guarded(f"'{path.name}' could not be changed"):
-            return plug_in.change(source, path, changes)
 
     def _last_changes(self) -> OnnxChanges:
         """Those of input and output, which calibration must not see."""
@@ -142,14 +126,10 @@ class VariantMaker:
 
     def _divergence(self, request: Request, tolerance: Tolerance) -> Divergence | None:
         """Where it parts from the fp32 file; None where nothing can be said."""
-        plug_in = plug_in_of(self.onnx)
-        if not isinstance(plug_in, FindsDivergence):
-            return None
         batch = self.options.batch or self.images.examples.batch or 4
         inputs = repeated(self.images.examples.inputs, 0, batch)
         arrays = tuple(tensor.numpy() for tensor in inputs)
         suspect = self._sources[request.precision]
-        with guarded("the first diverging node could not be found"):
-            return plug_in.first_divergence(
-                self._source(_FULL), suspect, arrays, tolerance.max_relative_error
-            )
+        return self.onnx.first_divergence(
+            self._source(_FULL), suspect, arrays, tolerance.max_relative_error
+        )

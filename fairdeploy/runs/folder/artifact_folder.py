@@ -14,8 +14,7 @@ from typing import Any
 from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
-from fairdeploy.deployment.conversion import RunsAlone, plug_in_of
-from fairdeploy.deployment.exporter_api import get_exporter, guarded
+from fairdeploy.deployment.exporter_api import get_exporter
 from fairdeploy.errors import ModelError, OutputError
 from fairdeploy.files import folder_built_aside, read_regular_text, write_whole
 from fairdeploy.reporting.chain import chain_of
@@ -194,10 +193,9 @@ def complete_folder(folder: Path, document: Mapping[str, Any]) -> None:
     Raises:
         OutputError: The disk refused.
     """
-    plug_in = plug_in_of(get_exporter(ONNX)) if (folder / ONNX_FILE).is_file() else None
-    if isinstance(plug_in, RunsAlone):
-        with guarded(f"exporter '{ONNX}' failed"):
-            script = plug_in.stand_alone_script()
+    has_file = (folder / ONNX_FILE).is_file()
+    script = get_exporter(ONNX).stand_alone_script() if has_file else None
+    if script is not None:
         write_whole(folder / SCRIPT_FILE, script)
     write_whole(folder / CARD_FILE, model_card(document))
     write_manifest(folder)

@@ -5,21 +5,25 @@ Nothing here runs a pickle: the graph is read from the ``.pt2`` archive, weights
 
 from __future__ import annotations
 
+import hashlib
+import io
 from pathlib import Path
 from typing import overload
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
+from safetensors.torch import load_file, save
+from torch import Tensor, fx, nn
 
-from fairdeploy.errors import ModelError, PlanError
+from fairdeploy.errors import ModelError, OutputError, PlanError
 from fairdeploy.files import require_regular
-from fairdeploy.graph.capture.model_inputs import model_inputs
+from fairdeploy.graph.capture.capture import export_program, quiet_export
+from fairdeploy.graph.capture.model_inputs import ModelInputs, model_inputs
 from fairdeploy.graph.capture.train_mode import set_modes
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.inputs.checkpoint_contents import unwrapped
 from fairdeploy.inputs.exported_programs import load_exported_program
+from fairdeploy.records import Artifact
 from fairdeploy.surgery.optimizer_state import AnyOptimizer, kept_masks, sliced_optimizer
 from fairdeploy.surgery.own_class.module_rewrite import rebuild_own_class
 from fairdeploy.surgery.plan import Plan, read_plan
@@ -135,3 +139,53 @@ def _with_weights(module: nn.Module, weights: dict[str, torch.Tensor], path: Pat
         for name, tensor in weights.items():
             own[name].copy_(tensor)
     return module
+
+
+# ---- write a shrunk network so that it comes back without pickles: program, weights and plan -----
+
+
+def write_network(
+    folder: Path, module: fx.GraphModule, inputs: ModelInputs, plan: Plan
+) -> tuple[Artifact, ...]:
+    """Write ``model.pt2``, ``weights.safetensors`` and ``plan.json`` into ``folder``.
+
+    Raises:
+        OutputError: The disk refused.
+    """
+    program = export_program(module, inputs).program
+    archive = io.BytesIO()
+    with quiet_export():
+        torch.export.save(program, archive)
+    try:
+        (folder / PROGRAM_FILE).write_bytes(archive.getvalue())
+        (folder / WEIGHTS_FILE).write_bytes(save(unshared_tensors(module)))
+        (folder / PLAN_FILE).write_text(plan.to_json(), encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write in '{folder}': {error.strerror or error}") from error
+    return (
+        describe_artifact(folder, PROGRAM_FILE, "pt2"),
+        describe_artifact(folder, WEIGHTS_FILE, "safetensors"),
+        describe_artifact(folder, PLAN_FILE, "plan"),
+    )
+
+
+def unshared_tensors(module: fx.GraphModule) -> dict[str, Tensor]:
+    """What the state dict holds, each tensor once, contiguous; constants of the graph are none."""
+    saved = module.state_dict()
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if name in saved:
+            tensors[name] = tensor.detach().contiguous()
+    return tensors
+
+
+def describe_artifact(folder: Path, name: str, file_format: str) -> Artifact:
+    """Size and SHA-256 of a file that was written."""
+    content = (folder / name).read_bytes()
+    return Artifact(
+        path=name,
+        format=file_format,
+        precision="fp32",
+        sha256=hashlib.sha256(content).hexdigest(),
+        size_bytes=len(content),
+    )

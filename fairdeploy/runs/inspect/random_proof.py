@@ -15,8 +15,8 @@ from fairdeploy.allocation.multiples import nearest_kept
 from fairdeploy.allocation.restrictions import GroupLimit
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import LoadedModel, ProofResult
+from fairdeploy.runs.progress import Stopwatch
 from fairdeploy.runs.stages.groups import group_sizes
-from fairdeploy.runs.stopwatch import Stopwatch
 from fairdeploy.surgery.equivalence import PROOF_LIMIT, prove
 from fairdeploy.surgery.own_class.module_rewrite import rebuild_own_class
 from fairdeploy.surgery.removal import remove_units

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from fairdeploy.deployment.exporter_api import Exporter, get_exporter
-from fairdeploy.deployment.latency.runner_facts import input_signature
 from fairdeploy.errors import ExportError, UsageError
 from fairdeploy.inputs.made_up_inputs import fixed_batch
 from fairdeploy.records import InputSignature, TargetProfile
@@ -62,7 +61,7 @@ def _signature(
 ) -> tuple[InputSignature, ...]:
     runner = exporter.open(path, profile)
     try:
-        signature = input_signature(runner)
+        signature = runner.input_signature
     finally:
         runner.close()
     if not signature:

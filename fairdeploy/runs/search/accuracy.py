@@ -29,12 +29,11 @@ from fairdeploy.records import (
     MetricName,
     PairedDifference,
 )
-from fairdeploy.runs.progress import SilentStage, Stage
+from fairdeploy.runs.progress import SilentStage, Stage, Stopwatch
 from fairdeploy.runs.stages.evaluation import Evaluation
 from fairdeploy.runs.stages.groups import group_sizes, removed_units
 from fairdeploy.runs.stages.removal import remove_and_prove
 from fairdeploy.runs.stages.repair import mend
-from fairdeploy.runs.stopwatch import Stopwatch
 from fairdeploy.settings.run import ShrinkSettings
 
 MAX_TRIALS = 12

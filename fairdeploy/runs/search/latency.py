@@ -32,10 +32,10 @@ from fairdeploy.records import (
     TensorNames,
     TimedPlan,
 )
+from fairdeploy.runs.progress import Stopwatch
 from fairdeploy.runs.search.trials import LatencyTrials, TrialSetting
 from fairdeploy.runs.stages.groups import group_sizes, removed_units, smallest_plan_units
 from fairdeploy.runs.stages.multiples import Multiple
-from fairdeploy.runs.stopwatch import Stopwatch
 from fairdeploy.settings.options import Objective
 
 _ROUNDING = 1e-9

@@ -14,10 +14,10 @@ from fairdeploy.allocation.search import search
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import Allocation, Budget, DataSplits, GroupScores, UnitScores
 from fairdeploy.recovery.training.best_weights import copied_state
+from fairdeploy.runs.progress import Stopwatch
 from fairdeploy.runs.stages.groups import group_sizes, removed_units
 from fairdeploy.runs.stages.removal import remove_and_prove
 from fairdeploy.runs.stages.repair import mend
-from fairdeploy.runs.stopwatch import Stopwatch
 from fairdeploy.scoring.unit_scores import score_units
 from fairdeploy.settings.run import ShrinkSettings
 from fairdeploy.surgery.full_size import full_size

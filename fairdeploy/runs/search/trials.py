@@ -21,13 +21,7 @@ from numpy.typing import NDArray
 from torch import fx
 
 from fairdeploy.deployment.devices.local_device import Device, profiler_on
-from fairdeploy.deployment.exporter_api import Exporter
-from fairdeploy.deployment.resizing import (
-    WidthTemplate,
-    can_resize,
-    trial_exporter,
-    width_template,
-)
+from fairdeploy.deployment.exporter_api import Exporter, WidthTemplate, offers, trial_exporter
 from fairdeploy.errors import DeviceLostError, ExportError, MeasurementError
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import BranchCut, LatencyComparison, TargetProfile, TensorNames, TimedPlan
@@ -156,15 +150,14 @@ class LatencyTrials:
 
     def _width_template(self, smallest: Mask) -> WidthTemplate | None:
         template = self._template_from(self.narrowest, smallest)
-        if template is None and can_resize(self._writer):
+        if template is None and offers(self._writer, "width_template"):
             half = halfway(self._setting.graph, smallest)
             file = self._export(remove_units(self._setting.graph, half).module, "halfway")
             template = self._template_from(file, half)
         return template
 
     def _template_from(self, probe: Path, removed: Mask) -> WidthTemplate | None:
-        return width_template(
-            self._writer,
+        return self._writer.width_template(
             self.original,
             probe,
             self._dims.network_dims(),

@@ -13,7 +13,7 @@ from fairdeploy.deployment.paired_accuracy import class_changes, paired_differen
 from fairdeploy.deployment.parity import accuracy_from_predictions, predict
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import AccuracyEstimate, AnswerChanges, ImageSet, PairedDifference
-from fairdeploy.runs.stopwatch import Stopwatch
+from fairdeploy.runs.progress import Stopwatch
 
 BATCH = 64
 ORIGINAL = "original"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +20,16 @@ from fairdeploy.allocation.shared_knob import with_shared_knob
 from fairdeploy.graph.near_ties import settled
 from fairdeploy.graph.structures import structures
 from fairdeploy.graph.unit_graph import Group, UnitGraph
+from fairdeploy.inputs.calibration import SYNTHETIC_WARNING
 from fairdeploy.records import (
     UNMEASURED_MULTIPLE,
     Allocation,
     AllocationRule,
     GroupScores,
+    PruningMethod,
     UnitScores,
 )
+from fairdeploy.scoring.signals import reads_images
 
 MIN_BLOCKS = 8
 # A multiple above the usual one was measured on the target, or the user says so.
@@ -132,3 +135,28 @@ def unit_step(group: Group, channel_multiple: int, *, is_strict: bool = False) -
 def group_sizes(graph: UnitGraph) -> NDArray[np.int64]:
     """Number of units of each group."""
     return np.array([group.size for group in graph.groups], dtype=np.int64)
+
+
+# ---- what to warn of where another signal or rule than the default decides -----------------------
+
+
+WEIGHTS_ONLY_WARNING = (
+    "NO DATA GIVEN: the weights alone decide what to remove, and nothing can be said about "
+    "accuracy; give --data"
+)
+
+
+def fitting_warning(text: str, method: PruningMethod) -> str:
+    """What a warning about the images comes down to where no signal reads any."""
+    is_void = text == SYNTHETIC_WARNING and not reads_images(method.signal, method.protect)
+    return WEIGHTS_ONLY_WARNING if is_void else text
+
+
+def method_warnings(method: PruningMethod) -> Iterator[str]:
+    """What the chosen signals cannot do."""
+    if method.is_self_protected and method.allocation == "tod":
+        yield (
+            f"'{method.signal}' removes and protects alike, so every group has the same curve and "
+            "about the same share goes from each; choose another --protect, or --allocation "
+            "uniform, global or isomorphic"
+        )

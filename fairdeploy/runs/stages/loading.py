@@ -56,14 +56,12 @@ from fairdeploy.recovery.training.finetuning import no_scores
 from fairdeploy.recovery.training.imitation import are_scores
 from fairdeploy.reporting.accuracy_rows import verdict_row
 from fairdeploy.reporting.quantities import verdict_text
-from fairdeploy.runs.stages.groups import unscored_groups
-from fairdeploy.runs.stages.method_notes import fitting_warning, method_warnings
-from fairdeploy.runs.stopwatch import Stopwatch
+from fairdeploy.runs.progress import Stopwatch
+from fairdeploy.runs.stages.groups import fitting_warning, method_warnings, unscored_groups
 from fairdeploy.scoring.cache import cached_scores, scores_key
 from fairdeploy.scoring.unit_scores import score_units
-from fairdeploy.settings.method import DEFAULT_RECOVERY
 from fairdeploy.settings.options import RecoveryMethod
-from fairdeploy.settings.run import ModelSettings, RunSettings
+from fairdeploy.settings.run import DEFAULT_RECOVERY, ModelSettings, RunSettings
 from fairdeploy.surgery.plan import Plan
 
 SCORES_KEPT = "the scores are kept, the same command does not score again"

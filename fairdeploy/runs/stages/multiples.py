@@ -27,8 +27,8 @@ from fairdeploy.records import (
     UnitScores,
     default_multiple,
 )
+from fairdeploy.runs.progress import Stopwatch
 from fairdeploy.runs.stages.groups import group_scores
-from fairdeploy.runs.stopwatch import Stopwatch
 
 Source = Literal["measured", "profile", "--round-to", "not measured", "budget"]
 

@@ -9,7 +9,7 @@ from torch import fx
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.inputs.random_state import seeded_random_state
 from fairdeploy.records import LoadedModel, ProofResult
-from fairdeploy.runs.stopwatch import Stopwatch
+from fairdeploy.runs.progress import Stopwatch
 from fairdeploy.settings.run import RunSettings
 from fairdeploy.surgery.equivalence import prove, require_proof
 from fairdeploy.surgery.own_class.graph_part import graph_parts

@@ -24,8 +24,8 @@ from fairdeploy.recovery.training.finetuning import Pupil, finetune
 from fairdeploy.recovery.training.processes import PlainRuntime
 from fairdeploy.reporting.accuracy_rows import verdict_row
 from fairdeploy.reporting.quantities import verdict_text
+from fairdeploy.runs.progress import Stopwatch
 from fairdeploy.runs.stages.loading import recover, recovery_method
-from fairdeploy.runs.stopwatch import Stopwatch
 from fairdeploy.settings.run import RunSettings
 
 Finished = Callable[[str], None]

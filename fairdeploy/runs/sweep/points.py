@@ -21,13 +21,12 @@ from fairdeploy.records import (
     TimedPlan,
 )
 from fairdeploy.reporting.quantities import NO_CLAIM
-from fairdeploy.runs.progress import SilentStage, Stage
+from fairdeploy.runs.progress import SilentStage, Stage, Stopwatch
 from fairdeploy.runs.search.trials import LatencyTrials
 from fairdeploy.runs.stages.evaluation import Evaluation
 from fairdeploy.runs.stages.groups import removed_units
 from fairdeploy.runs.stages.removal import remove_and_prove
 from fairdeploy.runs.stages.repair import mend
-from fairdeploy.runs.stopwatch import Stopwatch
 from fairdeploy.settings.run import RunSettings
 
 _MAX_STEPS = 4

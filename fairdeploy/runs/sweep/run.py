@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import numpy as np
 from torch import Tensor
 
 from fairdeploy.allocation.cost import CostModel
-from fairdeploy.allocation.restrictions import rules_of
+from fairdeploy.allocation.restrictions import Rule, rules_of
 from fairdeploy.allocation.search import reachable_range
 from fairdeploy.allocation.sweep_plans import plan_points, target_notes
 from fairdeploy.allocation.sweep_targets import capped_targets, shares_between, spread_targets
 from fairdeploy.allocation.trade_off import find_trade_off
+from fairdeploy.deployment.devices.local_device import LocalDevice
+from fairdeploy.deployment.exporter_api import Exporter
 from fairdeploy.deployment.latency.measure import require_this_machine
 from fairdeploy.deployment.paired_accuracy import paired_difference
 from fairdeploy.deployment.precision import exporter_for
@@ -33,7 +36,9 @@ from fairdeploy.records import (
     Sweep,
     SweepPoint,
     SweepTarget,
+    TargetProfile,
     TradeOff,
+    default_multiple,
 )
 from fairdeploy.reporting.sweep_record import (
     SWEEP_FILE,
@@ -42,8 +47,15 @@ from fairdeploy.reporting.sweep_record import (
     write_sweep,
 )
 from fairdeploy.runs.environment import describe_environment
-from fairdeploy.runs.progress import Progress, SilentProgress
-from fairdeploy.runs.stages.groups import group_scores, group_sizes, unscored_groups
+from fairdeploy.runs.progress import Progress, SilentProgress, Stopwatch
+from fairdeploy.runs.search.trials import LatencyTrials, TrialSetting
+from fairdeploy.runs.stages.delivery import tensor_names
+from fairdeploy.runs.stages.groups import (
+    group_scores,
+    group_sizes,
+    smallest_plan_units,
+    unscored_groups,
+)
 from fairdeploy.runs.stages.loading import (
     SCORES_KEPT,
     capture_network,
@@ -53,16 +65,13 @@ from fairdeploy.runs.stages.loading import (
     recovery_method,
     score,
 )
-from fairdeploy.runs.stages.multiples import multiple_row, resolve_multiple, with_multiple
+from fairdeploy.runs.stages.multiples import Multiple, multiple_row, resolve_multiple, with_multiple
 from fairdeploy.runs.stages.removal import check_answers
-from fairdeploy.runs.stopwatch import Stopwatch
-from fairdeploy.runs.sweep.multiples import settled_multiple, told_options, write_target
 from fairdeploy.runs.sweep.next_commands import closer_command, shrink_command
 from fairdeploy.runs.sweep.points import PointMeter
-from fairdeploy.runs.sweep.races import latency_trials, shortened
 from fairdeploy.settings.options import SweepOptions
 from fairdeploy.settings.run import SweepSettings, resolve_sweep
-from fairdeploy.settings.target_profiles import load_profile
+from fairdeploy.settings.target_profiles import load_profile, profile_toml
 
 PLANS_FOLDER = "plans"
 
@@ -244,3 +253,117 @@ def _write_plans(
             (folder / f"{point.name}.json").write_text(plan.to_json(), encoding="utf-8")
     except OSError as error:
         raise OutputError(f"cannot write in '{folder}': {error.strerror or error}") from error
+
+
+# ---- which multiple a sweep rounds channel counts to, and how ``shrink`` is told of it -----------
+
+
+TARGET_FILE = "target.toml"
+
+
+def settled_multiple(
+    channels: Multiple,
+    graph: UnitGraph,
+    costs: CostModel,
+    rules: Sequence[Rule],
+    settings: SweepSettings,
+) -> Multiple:
+    """The first multiple that reaches all shares that the user asks for; else the finest."""
+    if settings.percents is None:
+        return channels
+    for multiple in channels.to_try:
+        groups = unscored_groups(graph, multiple.number, rules)
+        smallest, original = reachable_range(groups, costs.costs)[settings.metric]
+        if smallest <= min(settings.percents) / 100 * original:
+            return multiple
+    return channels.finest
+
+
+def told_options(
+    options: SweepOptions, output: Path, profile: TargetProfile, channels: Multiple
+) -> SweepOptions:
+    """Options whose commands make the sweep's own plans.
+
+    ``shrink`` measures multiples only where latency decides, so one that was measured here is
+    handed on in a target profile beside the results.
+
+    Args:
+        options: The user's.
+        output: Folder of the results.
+        profile: The target.
+        channels: What was decided.
+    """
+    if is_default(profile, channels):
+        return options
+    return replace(options, target=str(output / TARGET_FILE))
+
+
+def write_target(folder: Path, profile: TargetProfile, channels: Multiple) -> None:
+    """Write the profile with its multiple, where ``shrink`` would not take that by itself.
+
+    Raises:
+        OutputError: The disk refused.
+    """
+    if is_default(profile, channels):
+        return
+    text = profile_toml(replace(profile, channel_multiple=channels.number))
+    try:
+        (folder / TARGET_FILE).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write in '{folder}': {error.strerror or error}") from error
+
+
+def is_default(profile: TargetProfile, channels: Multiple) -> bool:
+    """Whether ``shrink`` rounds to this multiple without being told."""
+    return channels.source == "--round-to" or channels.number == default_multiple(profile)
+
+
+# ---- races of a sweep: shorter than those of ``shrink``, because there are many in a row ---------
+
+
+_SHORTER = 4
+
+
+def shortened(profile: TargetProfile) -> TargetProfile:
+    """The same target with a quarter of the time for a race, and none with pauses."""
+    return replace(
+        profile,
+        warmup_seconds=profile.warmup_seconds / _SHORTER,
+        max_seconds=profile.max_seconds / _SHORTER,
+        idle_gap_ms=None,
+    )
+
+
+@contextmanager
+def latency_trials(
+    exporter: Exporter | None,
+    model: LoadedModel,
+    graph: UnitGraph,
+    groups: tuple[GroupScores, ...],
+    profile: TargetProfile,
+    *,
+    seed: int,
+    watch: Stopwatch,
+) -> Iterator[LatencyTrials | None]:
+    """Races against the original for as long as the block runs; None without an exporter.
+
+    Args:
+        exporter: Writes and opens the files.
+        model: The network.
+        graph: Its graph.
+        groups: With their caps and steps; their scores do not matter.
+        profile: With the limits that races shall have.
+        seed: Of inputs and races.
+        watch: Shows the export.
+    """
+    if exporter is None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        with watch.stage("export both ends"):
+            setting = TrialSetting(
+                graph, exporter, LocalDevice(exporter), profile,
+                tensor_names(graph, bool(model.inputs)), Path(folder), seed,
+            )  # fmt: skip
+            trials = LatencyTrials(setting, smallest_plan_units(graph, groups))
+        yield trials

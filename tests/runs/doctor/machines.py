@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fairdeploy.deployment.devices.gpu_facts import Gpu, GpuSurvey
-from fairdeploy.runs.doctor.findings import Findings
-from fairdeploy.runs.doctor.separate_process import Answer
+from fairdeploy.runs.doctor.findings import Answer, Findings
 
 NO_GPU = GpuSurvey((), "no NVIDIA GPU and no driver seen")
 H100 = GpuSurvey((Gpu("NVIDIA H100", "580.65", 81559, "9.0"),), None)

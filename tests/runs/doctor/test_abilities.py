@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fairdeploy.runs.doctor.abilities import Ability, abilities
-from fairdeploy.runs.doctor.findings import Findings
-from fairdeploy.runs.doctor.separate_process import Answer
+from fairdeploy.runs.doctor.findings import Answer, Findings
 from tests.runs.doctor.machines import CUDA_TORCH, H100, ONNXRUNTIME, TORCH, machine
 
 BARE = machine({})

@@ -12,9 +12,8 @@ import pytest
 
 from fairdeploy.cli.summaries.doctor import doctor_summary
 from fairdeploy.runs.doctor.examination import examine
-from fairdeploy.runs.doctor.findings import gather
+from fairdeploy.runs.doctor.findings import Answer, gather
 from fairdeploy.runs.doctor.packages import conflicts, installed_versions
-from fairdeploy.runs.doctor.separate_process import Answer
 from tests.runs.doctor.machines import H100, NO_GPU, ONNXRUNTIME, machine
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fairdeploy.runs.doctor.separate_process import Answer, ask_python
+from fairdeploy.runs.doctor.findings import Answer, ask_python
 
 
 def test_the_answer_is_what_the_code_left_whatever_it_printed() -> None:

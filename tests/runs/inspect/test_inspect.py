@@ -15,10 +15,9 @@ from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.records import LoadedModel, Preprocessing, Restrictions
 from fairdeploy.runs.inspect import inspect, inspection_document, random_proof
 from fairdeploy.runs.inspect.random_proof import prove_random_removal, random_removal
-from fairdeploy.runs.progress import SilentProgress
+from fairdeploy.runs.progress import SilentProgress, Stopwatch
 from fairdeploy.runs.stages import multiples as rounding
 from fairdeploy.runs.stages.groups import limits_of
-from fairdeploy.runs.stopwatch import Stopwatch
 from fairdeploy.settings.options import InspectOptions
 from tests.allocation.restricted_networks import TwoStages
 from tests.runs.test_rounding import sixteen
