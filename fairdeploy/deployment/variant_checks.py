@@ -39,11 +39,13 @@ class Examples:
     main_output: int
     batch: int | None
     """The only number of images that files take at a time; None: any."""
+    is_judged: bool = True
+    """False: labels showed that the outputs say nothing about the classes."""
 
     @property
     def has_classes(self) -> bool:
         """Whether the largest score is the answer: labels say so, or there are many scores."""
-        if self.expected.dim() != _MATRIX or self.expected.shape[1] < _MATRIX:
+        if not self.is_judged or self.expected.dim() != _MATRIX or self.expected.shape[1] < _MATRIX:
             return False
         if self.labels is None:
             return self.expected.shape[1] >= MIN_CLASSES

@@ -182,3 +182,4 @@ def test_more_files_of_an_unjudged_network_claim_none(folder: Path) -> None:
     assert cli.run(["export", str(shrunk), "--precision", "fp16", "--quiet"]) == 0
     rows = json.loads((shrunk / "report.json").read_text())["variants"]
     assert [row["accuracy"] for row in rows] == [None]
+    assert [row["top1_agreement"] for row in rows] == [None]

@@ -74,7 +74,10 @@ class ExportImages:
             self.network, (as_inputs,), examples.labels,
             main_output=examples.main_output, batch=self.examples.batch,
         )  # fmt: skip
-        return replace(again, inputs=(torch.from_numpy(np.stack(pixels)),), batch=examples.batch)
+        return replace(
+            examples, inputs=(torch.from_numpy(np.stack(pixels)),), expected=again.expected,
+            others=again.others,
+        )  # fmt: skip
 
 
 def pixels_of(image: NDArray[np.float32], told: dict[str, Any]) -> NDArray[Any]:
@@ -121,11 +124,13 @@ def load_export_images(
     for text in data.warnings:
         watch.warn(text)
     calibration, judging = _split(data)
-    labels = judging.labels if data.test and not folder.document.get("not_judged") else None
+    is_judged = not folder.document.get("not_judged")
+    labels = judging.labels if data.test and is_judged else None
     examples = make_examples(
         network, inputs.arranged(judging), labels,
         main_output=told.main_output, batch=told.fixed_batch,
     )  # fmt: skip
+    examples = replace(examples, is_judged=is_judged)
     what = "noise" if source is None else "images"
     note = f"{len(calibration)} {what} to calibrate, {len(judging)} to judge"
     return ExportImages(
