@@ -83,7 +83,6 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
     settings = resolve_shrink(options)
     budgets = parse_budgets(settings.budgets) if settings.budgets else ()
     counted, latency_budget = latency_apart(budgets)
-    decides = latency_budget is not None or options.objective == "latency"
     check_output_folder(settings.output, force=options.force)
     profile = load_profile(settings.target)
     if options.with_latency and options.host is None:
@@ -99,9 +98,9 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
     refuse_unreachable(graph, costs, counted, 1, rules)
     channels = resolve_multiple(
         profile, settings.restrictions.round_to, exporter, cache_folder(), watch,
-        may_measure=decides and options.host is None,
+        may_measure=latency_budget is not None and options.host is None,
     )  # fmt: skip
-    if decides:
+    if latency_budget:
         channels = channels.where_latency_decides()
     profile = with_multiple(precise(profile) if latency_budget else profile, channels)
     refuse_unreachable(graph, costs, counted, channels.finest.number, rules)
@@ -116,7 +115,7 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
                 )
                 for multiple in channels.to_try
             },
-            objective=options.objective, graph=graph, exporter=exporter, device=device,
+            graph=graph, exporter=exporter, device=device,
             profile=profile,
             names=tensor_names(graph, bool(model.inputs)), seed=settings.model.seed, watch=watch,
         ))  # fmt: skip

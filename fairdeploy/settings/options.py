@@ -29,10 +29,6 @@ RECOVERY_METHODS: tuple[RecoveryMethod, ...] = ("least_squares", "distil", "batc
 SWEEP_METRICS: tuple[MetricName, ...] = ("params", "macs", "size")
 """What a sweep can go along: costs that follow from the plan alone."""
 
-Objective = Literal["tolerance", "latency"]
-"""``latency``: blocks are traded between groups where that is faster and loses no R-mass."""
-OBJECTIVES: tuple[Objective, ...] = ("tolerance", "latency")
-
 
 _Value = TypeVar("_Value")
 
@@ -150,7 +146,6 @@ class ShrinkOptions(RunOptions):
 
     budgets: tuple[str, ...] | None = None
     """As typed: ``40%``, ``macs=50%,size=4MB``; see ``allocation.budget``."""
-    objective: Objective = "tolerance"
     max_drop: float | None = None
     """Share of all images that may be wrong in addition; without budgets the smallest network that
     keeps to it is found."""

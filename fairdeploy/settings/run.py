@@ -278,23 +278,14 @@ def _budget_contradictions(
 ) -> Contradictions:
     """Options that only mean something without a budget, with one, or with a measurement."""
     _, latency = latency_apart(parse_budgets(budgets)) if budgets else ((), None)
-    by_latency = options.objective == "latency"
     yield (
         options.smallest is not None and (bool(budgets) or max_drop is None),
         f"--smallest {options.smallest} says what --max-drop makes smallest where no budget is "
         "given; drop it, or the budget",
     )
     yield (
-        steps > 1 and (not budgets or by_latency or latency is not None),
+        steps > 1 and (not budgets or latency is not None),
         "--steps goes with a --budget of parameters, MACs or bytes; drop it, or give --steps 1",
-    )
-    yield (
-        not budgets and by_latency,
-        "--objective latency needs a --budget; --max-drop alone goes by counts",
-    )
-    yield (
-        by_latency and not options.with_latency,
-        "--objective latency cannot be followed without measuring; drop --no-latency",
     )
     if latency is not None:
         yield (

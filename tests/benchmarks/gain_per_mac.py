@@ -1,7 +1,7 @@
 """How much of a cut in MACs becomes speed, beside Torch-Pruning 1.6.1 at the same MACs.
 
 ``python tests/benchmarks/gain_per_mac.py --network timm:resnet18 --peer-path FOLDER`` halves the
-MACs of each network four ways: fairdeploy as it comes, with ``--objective latency``, with
+MACs of each network three ways: fairdeploy as it comes, with
 ``--blocks --round-to 16``, and Torch-Pruning's magnitude pruner (global, L2, output layer left
 alone; of CIFAR ResNets the streams too, since it loses count at their padded shortcuts),
 whose ratio is bisected until the MACs agree. All are written by the same exporter and raced
@@ -34,7 +34,7 @@ from fairdeploy.graph.capture.model_inputs import model_inputs
 from fairdeploy.inputs.model_loading import load_model
 from fairdeploy.records import TargetProfile
 from fairdeploy.runs.shrink import shrink
-from fairdeploy.settings.options import Objective, ShrinkOptions
+from fairdeploy.settings.options import ShrinkOptions
 from fairdeploy.settings.target_profiles import load_profile
 from tests.benchmarks.cifar_images import MEAN, STD
 from tests.benchmarks.cifar_resnet import stream_layers
@@ -79,11 +79,8 @@ def _rows(network: Network, macs: float, target: str, images: str | None) -> lis
         export(graph_of(module, example), example, original, target)
         make = partial(ours, network, macs, target, images=images)
         files = {
-            "fairdeploy": make("tolerance", folder / "plain"),
-            "fairdeploy, latency": make("latency", folder / "latency"),
-            "fairdeploy, blocks, 16": make(
-                "tolerance", folder / "blocks", blocks=True, round_to=16
-            ),
+            "fairdeploy": make(folder / "plain"),
+            "fairdeploy, blocks, 16": make(folder / "blocks", blocks=True, round_to=16),
             "Torch-Pruning": peer(network, macs, target, folder / "peer.onnx"),
         }
         return [
@@ -96,7 +93,6 @@ def ours(
     network: Network,
     macs: float,
     target: str,
-    objective: Objective,
     output: Path,
     *,
     images: str | None = None,
@@ -111,8 +107,8 @@ def ours(
     document = shrink(
         ShrinkOptions(
             model=network.model, arch=network.arch, input_shape=network.size, target=target,
-            budgets=(f"macs={macs:.1%}",), objective=objective, recover="none",
-            output=output, blocks=blocks, with_latency=objective == "latency",
+            budgets=(f"macs={macs:.1%}",), recover="none",
+            output=output, blocks=blocks, with_latency=False,
             round_to=round_to, **scoring,
         )
     ).document  # fmt: skip

@@ -133,7 +133,7 @@ def _gain_rows(
         original = folder / "original.onnx"
         graph = gain_per_mac.graph_of(gain_per_mac.module_of(network), example)
         gain_per_mac.export(graph, example, original, target)
-        file, share = gain_per_mac.ours(network, macs, target, "tolerance", folder / "plain")
+        file, share = gain_per_mac.ours(network, macs, target, folder / "plain")
         race = (network, "fairdeploy", original, file, share, target, example)
         yield gain_per_mac.raced(*race) | beside(network, folder / "plain")
         if with_peer:

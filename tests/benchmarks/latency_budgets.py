@@ -20,7 +20,7 @@ from typing import Any
 
 from fairdeploy.errors import FairdeployError
 from fairdeploy.runs.shrink import shrink
-from fairdeploy.settings.options import Objective, ShrinkOptions
+from fairdeploy.settings.options import ShrinkOptions
 
 CLOSE = 0.97
 
@@ -50,7 +50,6 @@ def main() -> None:
     parser.add_argument("--network", nargs="+", required=True)
     parser.add_argument("--budgets", nargs="+", default=["80%", "60%", "40%"])
     parser.add_argument("--target", default="cpu")
-    parser.add_argument("--objective", choices=["tolerance", "latency"], default="tolerance")
     parser.add_argument("--blocks", action="store_true", help="let residual blocks go as a whole")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
@@ -68,9 +67,7 @@ def main() -> None:
     print(_line("network", *heads, "make s", "time s"))
     for network in map(Network.parsed, arguments.network):
         for budget in arguments.budgets:
-            row = budget_row(
-                network, budget, arguments.target, arguments.objective, blocks=arguments.blocks
-            )
+            row = budget_row(network, budget, arguments.target, blocks=arguments.blocks)
             rows.append(row)
             print(_shown(row), flush=True)
             if arguments.output:
@@ -85,7 +82,6 @@ def budget_row(
     network: Network,
     budget: str,
     target: str,
-    objective: Objective = "tolerance",
     *,
     blocks: bool = False,
     look: Callable[[Path], dict[str, Any]] = lambda _: {},
@@ -96,7 +92,7 @@ def budget_row(
             document = shrink(
                 ShrinkOptions(
                     model=network.model, arch=network.arch, input_shape=network.size,
-                    budgets=(f"latency={budget}",), target=target, objective=objective,
+                    budgets=(f"latency={budget}",), target=target,
                     recover="none", num_calibration=32, output=Path(scratch) / "out", blocks=blocks,
                 )
             ).document  # fmt: skip

@@ -20,7 +20,7 @@ def test_commands_show_each_shared_option_as_their_own() -> None:
     shared = of_shrink.keys() & of_sweep.keys()
     assert {"data", "exclude", "max_prune", "round_to", "no_latency", "trust_pickle"} <= shared
     assert of_shrink.keys() - shared == {
-        "budget", "objective", "max_drop", "smallest", "steps", "host", "port", "remote_python",
+        "budget", "max_drop", "smallest", "steps", "host", "port", "remote_python",
         "ssh_option",
     }  # fmt: skip
     assert of_sweep.keys() - shared == {"metric", "points", "at"}

@@ -193,15 +193,6 @@ def test_latency_budget_is_met_with_fewer_blocks_from_one_export(
     assert "candidate" not in exported
 
 
-def test_objective_latency_goes_with_blocks(
-    project: Path, tmp_path: Path, device: SizedDevice
-) -> None:
-    result = run(project, tmp_path / "out", "macs=40%", with_latency=True, objective="latency")
-    assert result.document["budget"][0]["met"]
-    assert result.document["proof"]["passed"]
-    assert not {"layer1.0", "layer2.0"} & set(gone(result))
-
-
 def test_steps_are_refused_with_blocks(project: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--steps does not go with --blocks; drop one of them"):
         run(project, tmp_path / "out", "macs=50%", steps=2)

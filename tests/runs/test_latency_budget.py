@@ -158,15 +158,6 @@ def test_same_seed_and_measurements_give_the_same_plan(
     assert plans[0] == plans[1]
 
 
-def test_objective_latency_meets_the_same_macs_and_is_proved(
-    project: Path, tmp_path: Path, device: SizedDevice
-) -> None:
-    traded = run(project, tmp_path / "traded", "macs=60%", objective="latency")
-    assert row(traded, "macs")["met"]
-    assert traded.document["latency_search"] is None
-    assert traded.document["proof"]["passed"]
-
-
 def test_coarse_multiple_gives_way_where_the_budget_needs_it(
     project: Path, tmp_path: Path, device: SizedDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:

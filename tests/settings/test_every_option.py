@@ -86,7 +86,6 @@ ONLY_TYPED = {
     "--depth": "how far one inspection is printed",
     "--no-latency": "a run whose file says so would leave out the measurement unseen",
     "--no-blocks": "takes back what the file says",
-    "--objective": "one run's",
     "--metric": "one sweep's",
     "--points": "one sweep's",
     "--at": "one sweep's",

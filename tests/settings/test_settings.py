@@ -144,15 +144,12 @@ def test_sweep_refuses_what_cannot_be(model: Path, changes: dict[str, Any], mess
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("--budget 40% --objective latency --no-latency", "drop --no-latency"),
         ("--budget latency=5ms --no-latency", "'latency=5ms' cannot be met without measuring"),
         ("--budget 40% --host me@board --no-latency", "--host me@board says where to measure"),
         ("--budget 40% --port 22", "--port is about the machine of --host"),
         ("--budget 40% --steps 2 --allow-norm-coupled", "--steps does not go with --allow-norm"),
         ("--budget 40% --steps 2 --blocks", "--steps does not go with --blocks"),
         ("--budget latency=50% --steps 2", "--steps goes with a --budget of parameters"),
-        ("--budget 40% --steps 2 --objective latency", "--steps goes with a --budget of param"),
-        ("--max-drop 1% --objective latency", "--objective latency needs a --budget"),
         ("--budget 40% --smallest macs", "--smallest macs says what --max-drop makes smallest"),
         ("--budget 40% --max-drop 1%", "--max-drop needs labelled test images"),
         ("--budget 40% --recover distil", "--recover distil learns from images"),

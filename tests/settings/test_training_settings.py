@@ -107,4 +107,4 @@ def test_steps_of_the_project_file_can_be_overruled(tmp_path: Path) -> None:
     assert resolve_shrink(ShrinkOptions(model=model)).steps == 3
     assert resolve_shrink(ShrinkOptions(model=model, steps=1)).steps == 1
     with pytest.raises(UsageError, match=r"drop it, or give --steps 1$"):
-        resolve_shrink(ShrinkOptions(model=model, objective="latency"))
+        resolve_shrink(ShrinkOptions(model=model, budgets=("latency=60%",)))

@@ -10,7 +10,7 @@ from fairdeploy.cli.flags import RunFlags, with_flags
 from fairdeploy.cli.options import Host, Model, Port, RemotePython, SshOption
 from fairdeploy.cli.output import progress_for, show
 from fairdeploy.errors import AccuracyError, BudgetError
-from fairdeploy.settings.options import OBJECTIVES, SWEEP_METRICS, ShrinkOptions
+from fairdeploy.settings.options import SWEEP_METRICS, ShrinkOptions
 from fairdeploy.settings.values import chosen, given, host_options, parse_drop
 
 
@@ -28,13 +28,6 @@ def shrink(
             "Give several to meet them all.",
         ),
     ] = None,
-    objective: Annotated[
-        str,
-        typer.Option(
-            metavar="|".join(OBJECTIVES),
-            help="latency: trade blocks between layers where that is faster and loses no R-mass.",
-        ),
-    ] = "tolerance",
     max_drop: Annotated[
         str | None,
         typer.Option(
@@ -69,7 +62,6 @@ def shrink(
     options = ShrinkOptions(
         model=model,
         budgets=given(budget),
-        objective=chosen("--objective", objective, OBJECTIVES) or "tolerance",
         max_drop=parse_drop(max_drop),
         smallest=chosen("metric", smallest, SWEEP_METRICS),
         steps=steps,

@@ -16,7 +16,6 @@ from fairdeploy.allocation.latency_model import latency_terms
 from fairdeploy.allocation.latency_search import search_latency
 from fairdeploy.allocation.nearby import nearby_plan
 from fairdeploy.allocation.search import check_reachable, search, smallest_plan
-from fairdeploy.allocation.trade import traded
 from fairdeploy.deployment.devices.local_device import Device
 from fairdeploy.deployment.exporter_api import Exporter
 from fairdeploy.errors import BudgetError
@@ -36,7 +35,6 @@ from fairdeploy.runs.progress import Stopwatch
 from fairdeploy.runs.search.trials import LatencyTrials, TrialSetting
 from fairdeploy.runs.stages.groups import group_sizes, removed_units, smallest_plan_units
 from fairdeploy.runs.stages.multiples import Multiple
-from fairdeploy.settings.options import Objective
 
 _ROUNDING = 1e-9
 
@@ -56,14 +54,12 @@ class Chosen:
 class LatencyPlanner:
     """What the ends of the reachable range take, and a model of what lies between."""
 
-    budget: Budget | None
-    """Of latency; None: only the model is wanted, for trades."""
+    budget: Budget
+    """Of latency."""
     others: tuple[Budget, ...]
     """Of all else, which the plans meet too."""
     multiple: Multiple
     """What channel counts are multiples of."""
-    trades: bool
-    """Whether blocks are traded between groups."""
     graph: UnitGraph
     trials: LatencyTrials
     costs: CostModel
@@ -80,9 +76,6 @@ class LatencyPlanner:
     def choose(self, groups: tuple[GroupScores, ...], watch: Stopwatch) -> Chosen:
         """The plan that just meets the budget as measured, and all others as counted."""
         budget, others = self.budget, self.others
-        if budget is None:
-            with watch.stage("search tolerance"):
-                return Chosen(self._plan(groups, others), self.costs, others)
         original_ms = self.costs.cost(group_sizes(self.graph))["latency"]
 
         def budgets_at(share: float) -> tuple[Budget, ...]:
@@ -97,7 +90,7 @@ class LatencyPlanner:
                 return timed
 
             allocation, record = search_latency(
-                lambda share: self._plan(groups, budgets_at(share)),
+                lambda share: search(groups, self.costs.costs, budgets_at(share)),
                 measure,
                 lambda timed: share_of_budget(budget, timed),
                 predicted=lambda plan: plan.costs["latency"] / original_ms,
@@ -113,12 +106,6 @@ class LatencyPlanner:
         predicted = allocation.costs["latency"] / original_ms
         return Chosen(allocation, self.costs, budgets_at(predicted), record)
 
-    def _plan(self, groups: tuple[GroupScores, ...], budgets: tuple[Budget, ...]) -> Allocation:
-        allocation = search(groups, self.costs.costs, budgets)
-        if not self.trades:
-            return allocation
-        return traded(allocation, groups, self.costs.costs, budgets)
-
 
 @contextmanager
 def latency_planner(
@@ -126,7 +113,6 @@ def latency_planner(
     others: tuple[Budget, ...],
     groups: Mapping[Multiple, tuple[GroupScores, ...]],
     *,
-    objective: Objective,
     graph: UnitGraph,
     exporter: Exporter,
     device: Device,
@@ -144,7 +130,6 @@ def latency_planner(
         others: Of all else.
         groups: By channel multiple, with their caps and steps; their scores do not matter. The
             first multiple with which all budgets can be reached counts.
-        objective: Whether latency decides between plans that meet the budgets.
         graph: The network.
         exporter: Writes the files.
         device: Races them.
@@ -156,45 +141,37 @@ def latency_planner(
     Raises:
         BudgetError: Even the smallest plan takes longer.
     """
-    if budget is None and objective != "latency":
+    if budget is None:
         yield None
         return
     with tempfile.TemporaryDirectory() as folder:
         setting = TrialSetting(graph, exporter, device, profile, names, Path(folder), seed)
-        yield _first_that_reaches(
-            budget, others, groups, setting, watch, trades=objective == "latency"
-        )
+        yield _first_that_reaches(budget, others, groups, setting, watch)
 
 
 def _first_that_reaches(
-    budget: Budget | None,
+    budget: Budget,
     others: tuple[Budget, ...],
     groups: Mapping[Multiple, tuple[GroupScores, ...]],
     setting: TrialSetting,
     watch: Stopwatch,
-    *,
-    trades: bool,
 ) -> LatencyPlanner:
     *coarser, finest = groups
     for multiple in coarser:
         try:
-            return _prepare(
-                budget, others, multiple, groups[multiple], setting, watch, trades=trades
-            )
+            return _prepare(budget, others, multiple, groups[multiple], setting, watch)
         except BudgetError as error:
             watch.warn(f"with {multiple}: {error}; finer ones are tried")
-    return _prepare(budget, others, finest, groups[finest], setting, watch, trades=trades)
+    return _prepare(budget, others, finest, groups[finest], setting, watch)
 
 
 def _prepare(
-    budget: Budget | None,
+    budget: Budget,
     others: tuple[Budget, ...],
     multiple: Multiple,
     groups: tuple[GroupScores, ...],
     setting: TrialSetting,
     watch: Stopwatch,
-    *,
-    trades: bool,
 ) -> LatencyPlanner:
     graph = setting.graph
     counted = CostModel(graph.cost_terms, len(graph.groups))
@@ -204,8 +181,7 @@ def _prepare(
         trials = LatencyTrials(setting, smallest_plan_units(graph, groups))
         smallest = trials.time_smallest().timed_plan
         stage.note(f"{smallest.shrunk_ms:.3g} to {smallest.original_ms:.3g} ms")
-        if budget is not None:
-            _refuse_unreachable(budget, smallest, setting.profile.name, graph)
+        _refuse_unreachable(budget, smallest, setting.profile.name, graph)
         sizes = group_sizes(graph)
         kept = sizes - np.array([len(removed[group.name]) for group in groups], dtype=np.int64)
         times = trials.node_times(trials.original), trials.node_times(trials.narrowest)
@@ -217,7 +193,7 @@ def _prepare(
         )
     costs = CostModel({**graph.cost_terms, "latency": terms}, len(graph.groups))
     share = costs.cost(kept)["latency"] / costs.cost(sizes)["latency"]
-    return LatencyPlanner(budget, others, multiple, trades, graph, trials, costs, smallest, share)
+    return LatencyPlanner(budget, others, multiple, graph, trials, costs, smallest, share)
 
 
 def _with_all_branches(graph: UnitGraph, kept: NDArray[np.int64]) -> NDArray[np.int64]:
