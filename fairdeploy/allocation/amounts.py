@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-_NAMES = {"params": "parameters", "macs": "MACs", "size": "bytes", "latency": "ms"}
+from fairdeploy.records.metrics import METRICS
+
 _PREFIXES = ((1e9, " G"), (1e6, " M"), (1e3, " k"))
 
 
@@ -15,7 +16,7 @@ def describe_range(metric: str, smallest: float, original: float) -> str:
     """
     return (
         f"the smallest allowed plan keeps {share_text(smallest, original)} "
-        f"({_short(smallest)} of {_short(original)} {_NAMES[metric]})"
+        f"({_short(smallest)} of {_short(original)} {METRICS[metric].unit})"
     )
 
 

@@ -25,7 +25,6 @@ from fairdeploy.records.allocation import (
     GroupScores,
     LatencyCandidate,
     LatencySearch,
-    MetricName,
     TimedPlan,
     UnitScores,
 )
@@ -76,6 +75,7 @@ from fairdeploy.records.method import (
     PruningMethod,
     SignalName,
 )
+from fairdeploy.records.metrics import MetricName
 from fairdeploy.records.multiples import (
     GroupRounding,
     MultipleChoice,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Literal
 
-from fairdeploy.records.allocation import MetricName
+from fairdeploy.records.metrics import MetricName
 
 Measure = Literal["accuracy", "agreement", "error"]
 """Share of right answers; share of the images with the original's class; squared error against the

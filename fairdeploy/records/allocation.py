@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
+
+from fairdeploy.records.metrics import MetricName
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-MetricName = Literal["params", "macs", "size", "latency"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fairdeploy.records.accuracy import PairedDifference
-from fairdeploy.records.allocation import Allocation, Budget, MetricName, TimedPlan
+from fairdeploy.records.allocation import Allocation, Budget, TimedPlan
+from fairdeploy.records.metrics import MetricName
 from fairdeploy.records.surgery import AccuracyEstimate, ProofResult
 
 

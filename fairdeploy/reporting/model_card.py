@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from fairdeploy.records.image_preparation import fit_in_words, pixels_in_words
+from fairdeploy.records.metrics import COUNTED, METRICS
 from fairdeploy.reporting.accuracy_rows import STEPS
 from fairdeploy.reporting.chain import has_top1, verdict
 from fairdeploy.reporting.page.markup import not_shown
@@ -91,12 +92,10 @@ _PARTS = (_heading, _budget, _accuracy, _speed, _files, _use, _provenance)
 
 
 def _size_rows(model: Document) -> Iterator[tuple[str, ...]]:
-    for name, metric, key in (
-        ("parameters", "params", "params"),
-        ("MACs per image", "macs", "macs"),
-        ("weights", "size", "size_bytes"),
-    ):
-        yield name, amount(metric, model["original"][key]), amount(metric, model["shrunk"][key])
+    for metric in COUNTED:
+        row = METRICS[metric]
+        both = (amount(metric, model[which][row.key]) for which in ("original", "shrunk"))
+        yield row.title, *both
 
 
 def _budget_lines(document: Document) -> Iterator[str]:

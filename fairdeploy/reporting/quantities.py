@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from fairdeploy.records.metrics import METRICS
+
 MISSING = "\N{EN DASH}"
 NO_CLAIM = "no claim: machine too busy"
 """Of the speed, where the interval is so wide that it says little."""
 TIMES = "\N{MULTIPLICATION SIGN}"
 _MINUS = "\N{MINUS SIGN}"
 _SPACE = "\N{NO-BREAK SPACE}"
-_METRIC_NAMES = {
-    "params": "parameters",
-    "macs": "MACs",
-    "size": "size",
-    "latency": "latency",
-}
 _REPAIRED = {
     "least_squares": "after repair by least squares",
     "distil": "after repair by least squares and distillation",
@@ -25,23 +21,15 @@ _REPAIRED = {
 }
 
 
-def metric_name(metric: str) -> str:
-    """``parameters`` for ``params``, and so on."""
-    return _METRIC_NAMES.get(metric, metric)
-
-
 def repaired(recovery: str) -> str:
     """``after repair by least squares``, for a recovery method."""
     return _REPAIRED.get(recovery, f"after {recovery}")
 
 
 def amount(metric: str, value: float | None) -> str:
-    """A value in the unit of its metric: count, bytes or milliseconds."""
-    if metric == "size":
-        return size(value)
-    if metric == "latency":
-        return milliseconds(value)
-    return count(value)
+    """A value in the unit of its metric."""
+    show = {"count": count, "bytes": size, "milliseconds": milliseconds}
+    return show[METRICS[metric].shown](value)
 
 
 def count(value: float | None) -> str:

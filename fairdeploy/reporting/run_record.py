@@ -42,6 +42,7 @@ from fairdeploy.records import (
     TargetProfile,
     TimedPlan,
 )
+from fairdeploy.records.metrics import COUNTED, METRICS
 from fairdeploy.reporting.accuracy_rows import (
     accuracy_row,
     changes_row,
@@ -56,7 +57,6 @@ from fairdeploy.reporting.json_tree import circumstance_rows, heading_rows, json
 from fairdeploy.reporting.page.html_report import render_html
 
 SCHEMA_VERSION = 1
-_MODEL_COSTS = {"params": "params", "macs": "macs", "size": "size_bytes"}
 
 
 def build_document(
@@ -246,7 +246,7 @@ def method_row(method: PruningMethod) -> dict[str, str]:
 
 def costs_row(costs: Mapping[str, float]) -> dict[str, int]:
     """Parameters, MACs per image and bytes, each under its key."""
-    return {key: round(costs[metric]) for metric, key in _MODEL_COSTS.items()}
+    return {METRICS[metric].key: round(costs[metric]) for metric in COUNTED}
 
 
 def _latency(latency: LatencyComparison | None) -> dict[str, Any] | None:

@@ -9,31 +9,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import get_args
 
 from fairdeploy.errors import UsageError
-from fairdeploy.records import Budget, MetricName
+from fairdeploy.records import Budget, MetricName, choice_of
+from fairdeploy.records.metrics import METRIC_NAMES, METRICS
 
-METRICS: tuple[MetricName, ...] = get_args(MetricName)
 EXAMPLES = "40%, latency=60%, macs=50%, params=1.2M or size=4MB"
 
-_COUNT_UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
-_UNITS: dict[MetricName, dict[str, float]] = {
-    "params": _COUNT_UNITS,
-    "macs": _COUNT_UNITS,
-    "size": {
-        "b": 1.0,
-        **{"kb": 1e3, "mb": 1e6, "gb": 1e9},
-        **{"kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30},
-    },
-    "latency": {"us": 1e-3, "ms": 1.0, "s": 1e3},
-}
-_EXAMPLE_OF: dict[MetricName, str] = {
-    "params": "params=1.2M",
-    "macs": "macs=300M",
-    "size": "size=4MB",
-    "latency": "latency=5ms",
-}
 # ``params=40`` is 40 parameters, which nobody means.
 _LIKELY_PERCENT = 100.0
 _ALL = 100.0
@@ -62,8 +44,8 @@ def parse_budgets(texts: Sequence[str]) -> tuple[Budget, ...]:
 
 def latency_apart(budgets: Sequence[Budget]) -> tuple[tuple[Budget, ...], Budget | None]:
     """Budgets that kept counts decide, and the one that only a measurement can."""
-    counted = tuple(budget for budget in budgets if budget.metric != "latency")
-    measured = [budget for budget in budgets if budget.metric == "latency"]
+    counted = tuple(budget for budget in budgets if METRICS[budget.metric].is_counted)
+    measured = [budget for budget in budgets if not METRICS[budget.metric].is_counted]
     return counted, measured[0] if measured else None
 
 
@@ -87,12 +69,12 @@ def _parse_one(text: str) -> Budget:
 
 def _metric(name: str, text: str) -> MetricName:
     """The metric before the equals sign."""
-    for metric in METRICS:
-        if name.lower() == metric:
-            return metric
+    metric = choice_of(name.lower(), METRIC_NAMES)
+    if metric is not None:
+        return metric
     if name.lower() == "flops":
         raise UsageError(f"budget '{text}': write macs instead of flops (1 MAC = 2 FLOPs)")
-    raise UsageError(f"no metric '{name}' in budget '{text}'; use {_either(METRICS)}")
+    raise UsageError(f"no metric '{name}' in budget '{text}'; use {_either(METRIC_NAMES)}")
 
 
 def _metric_of_bare(text: str, number: str, unit: str) -> MetricName:
@@ -101,7 +83,7 @@ def _metric_of_bare(text: str, number: str, unit: str) -> MetricName:
         return "params"
     if unit == "":
         raise UsageError(f"budget '{text}' has no unit; did you mean '{number}%'?")
-    fitting = [metric for metric in METRICS if unit in _UNITS[metric]]
+    fitting = [metric for metric in METRICS if unit in METRICS[metric].units]
     if not fitting:
         raise UsageError(f"budget '{text}' has unit '{unit}'; use for example {EXAMPLES}")
     choices = _either([f"{metric}={text.replace(' ', '')}" for metric in fitting])
@@ -118,15 +100,16 @@ def _percentage(metric: MetricName, text: str, percent: float) -> Budget:
 
 
 def _absolute(metric: MetricName, text: str, value: float, unit: str) -> float:
-    if unit not in _UNITS[metric]:
+    if unit not in METRICS[metric].units:
         wrong = f"unit '{unit}'" if unit else "no unit"
+        example = METRICS[metric].example
         raise UsageError(
-            f"budget '{text}' has {wrong}; write for example {_EXAMPLE_OF[metric]} or {metric}=40%"
+            f"budget '{text}' has {wrong}; write for example {example} or {metric}=40%"
         )
     if unit == "" and value <= _LIKELY_PERCENT:
         share = value * _ALL if value < 1 else value
         raise UsageError(f"budget '{text}' has no unit; did you mean '{metric}={share:g}%'?")
-    return value * _UNITS[metric][unit]
+    return value * METRICS[metric].units[unit]
 
 
 def _either(choices: Sequence[str]) -> str:

@@ -26,10 +26,6 @@ RecoveryMethod = Literal["least_squares", "distil", "batchnorm", "none"]
 RECOVERY_METHODS: tuple[RecoveryMethod, ...] = ("least_squares", "distil", "batchnorm", "none")
 
 
-SWEEP_METRICS: tuple[MetricName, ...] = ("params", "macs", "size")
-"""What a sweep can go along: costs that follow from the plan alone."""
-
-
 _Value = TypeVar("_Value")
 
 
@@ -150,7 +146,7 @@ class ShrinkOptions(RunOptions):
     """Share of all images that may be wrong in addition; without budgets the smallest network that
     keeps to it is found."""
     smallest: MetricName | None = None
-    """What is made smallest then: one of ``SWEEP_METRICS``."""
+    """What is made smallest then: one of ``COUNTED``."""
     steps: int | None = None
     """In how many steps to prune, each repaired and scored again."""
     host: HostOptions | None = None
@@ -162,7 +158,7 @@ class SweepOptions(RunOptions):
     """Everything that ``fairdeploy sweep`` can be told."""
 
     metric: str | None = None
-    """What is swept: one of ``SWEEP_METRICS``."""
+    """What is swept: one of ``COUNTED``."""
     points: int | None = None
     """How many networks to measure, besides the original."""
     at: tuple[float, ...] | None = None

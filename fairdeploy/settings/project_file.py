@@ -28,7 +28,7 @@ from fairdeploy.records import (
 )
 from fairdeploy.records.architecture import is_factory_spec, parse_architecture
 from fairdeploy.records.method import ATTENTION_OPTIONS, AttentionOption, choice_of
-from fairdeploy.settings.options import SWEEP_METRICS
+from fairdeploy.records.metrics import COUNTED
 from fairdeploy.settings.toml import (
     Reader,
     by_glob,
@@ -252,7 +252,7 @@ _READERS: dict[str, Reader] = {
     "round_to": whole_number(1),
     "steps": whole_number(1),
     "max_drop": _drop,
-    "smallest": _one_of(SWEEP_METRICS),
+    "smallest": _one_of(COUNTED),
     "finetune": whole_number(1),
     "distill": truth,
     "distill_features": truth,

@@ -21,11 +21,11 @@ from fairdeploy.records import (
 )
 from fairdeploy.records.input_specs import InputSpec, parse_inputs
 from fairdeploy.records.method import AttentionOption, choice_of
+from fairdeploy.records.metrics import COUNTED
 from fairdeploy.records.training import DEFAULT_BATCH_SIZE, TuningOptions
 from fairdeploy.settings.budgets import latency_apart, parse_budgets
 from fairdeploy.settings.options import (
     RECOVERY_METHODS,
-    SWEEP_METRICS,
     ControlOptions,
     InputShape,
     RecoveryMethod,
@@ -317,9 +317,9 @@ def resolve_sweep(options: SweepOptions) -> SweepSettings:
         UsageError: A value can't be.
         ProjectFileError: The project file is malformed.
     """
-    metric = choice_of(options.metric or SWEEP_METRICS[0], SWEEP_METRICS)
+    metric = choice_of(options.metric or COUNTED[0], COUNTED)
     if metric is None:
-        raise UsageError(f"no metric '{options.metric}'; use one of {', '.join(SWEEP_METRICS)}")
+        raise UsageError(f"no metric '{options.metric}'; use one of {', '.join(COUNTED)}")
     if options.points is not None and options.at is not None:
         raise UsageError("--points and --at both say where to measure; give one of them")
     num_points = DEFAULT_POINTS if options.points is None else options.points

@@ -10,7 +10,8 @@ from fairdeploy.cli.flags import RunFlags, with_flags
 from fairdeploy.cli.options import Host, Model, Port, RemotePython, SshOption
 from fairdeploy.cli.output import progress_for, show
 from fairdeploy.errors import AccuracyError, BudgetError
-from fairdeploy.settings.options import SWEEP_METRICS, ShrinkOptions
+from fairdeploy.records.metrics import COUNTED
+from fairdeploy.settings.options import ShrinkOptions
 from fairdeploy.settings.values import chosen, given, host_options, parse_drop
 
 
@@ -39,7 +40,7 @@ def shrink(
     smallest: Annotated[
         str | None,
         typer.Option(
-            metavar="|".join(SWEEP_METRICS),
+            metavar="|".join(COUNTED),
             help="What --max-drop makes smallest; params if not given.",
         ),
     ] = None,
@@ -63,7 +64,7 @@ def shrink(
         model=model,
         budgets=given(budget),
         max_drop=parse_drop(max_drop),
-        smallest=chosen("metric", smallest, SWEEP_METRICS),
+        smallest=chosen("metric", smallest, COUNTED),
         steps=steps,
         host=host_options(host, port, remote_python, ssh_option),
         **flags.values(),

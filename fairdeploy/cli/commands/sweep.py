@@ -9,7 +9,8 @@ import typer
 from fairdeploy.cli.flags import RunFlags, with_flags
 from fairdeploy.cli.options import Model
 from fairdeploy.cli.output import progress_for, show, show_text
-from fairdeploy.settings.options import SWEEP_METRICS, SweepOptions
+from fairdeploy.records.metrics import COUNTED
+from fairdeploy.settings.options import SweepOptions
 from fairdeploy.settings.values import chosen, parse_percents
 
 
@@ -19,9 +20,7 @@ def sweep(
     *,
     metric: Annotated[
         str | None,
-        typer.Option(
-            metavar="|".join(SWEEP_METRICS), help="What is swept; parameters if not given."
-        ),
+        typer.Option(metavar="|".join(COUNTED), help="What is swept; parameters if not given."),
     ] = None,
     points: Annotated[
         int | None,
@@ -41,7 +40,7 @@ def sweep(
     """
     options = SweepOptions(
         model=model,
-        metric=chosen("metric", metric, SWEEP_METRICS),
+        metric=chosen("metric", metric, COUNTED),
         points=points,
         at=parse_percents("--at", at),
         **flags.values(),

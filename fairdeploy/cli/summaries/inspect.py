@@ -15,13 +15,13 @@ from rich.text import Text
 from fairdeploy.cli.summaries.shrink import restriction_lines, short
 from fairdeploy.cli.summaries.tables import two_columns
 from fairdeploy.records import UNMEASURED_MULTIPLE
+from fairdeploy.records.metrics import METRICS
 from fairdeploy.reporting.multiples import multiple_text
 from fairdeploy.runs.inspect.alike_groups import alike_groups, common_glob
 from fairdeploy.runs.inspect.module_tree import deepest_tree_that_fits, tree
 
 Document = Mapping[str, Any]
 
-_COST_NAMES = {"params": "parameters", "macs": "MACs per image", "size": "bytes"}
 _MAX_TREE_ROWS = 30
 _MAX_GROUPS = 12
 _MAX_LINES = 3
@@ -60,7 +60,7 @@ def inspection_summary(document: Document, *, depth: int | None = None) -> Rende
 def _cost_lines(cost: Document) -> Iterator[tuple[str, str]]:
     for metric, row in cost.items():
         yield (
-            _COST_NAMES[metric],
+            METRICS[metric].title,
             f"{short(row['original'])}, of which {row['removable_share']:.1%} can go "
             f"[dim](smallest allowed plan: {short(row['smallest'])})[/]",
         )

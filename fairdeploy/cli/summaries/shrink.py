@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fairdeploy.cli.summaries.tables import lines_of, shown, two_columns
+from fairdeploy.records.metrics import COUNTED, METRICS
 from fairdeploy.reporting.accuracy_rows import STEPS
 from fairdeploy.reporting.chain import verdict
 from fairdeploy.reporting.page.run_section import decided_by
@@ -30,7 +31,6 @@ from fairdeploy.reporting.quantities import (
 Document = Mapping[str, Any]
 _DEFAULT_METHOD = ("wasserstein", "taylor", "tod")
 
-_SIZE_NAMES = {"params": "parameters", "macs": "MACs per image", "size_bytes": "bytes"}
 _MAX_REMARKS = 2
 _MAX_OBSTACLES = 3
 _PREFIXES = ((1e9, " G"), (1e6, " M"), (1e3, " k"))
@@ -112,10 +112,10 @@ def _size_table(model: Document) -> Table:
     table.add_column("")
     for title in ("original", "shrunk", "left"):
         table.add_column(title, justify="right")
-    for key, name in _SIZE_NAMES.items():
-        original, shrunk = model["original"][key], model["shrunk"][key]
+    for metric in (METRICS[name] for name in COUNTED):
+        original, shrunk = model["original"][metric.key], model["shrunk"][metric.key]
         share = f"{shrunk / original:.1%}" if original else ""
-        table.add_row(name, short(original), short(shrunk), share)
+        table.add_row(metric.title, short(original), short(shrunk), share)
     return table
 
 

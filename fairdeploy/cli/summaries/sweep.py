@@ -16,13 +16,11 @@ from rich.text import Text
 
 from fairdeploy.cli.summaries.shrink import method_lines, not_judged_lines, short
 from fairdeploy.cli.summaries.tables import lines_of, shown, two_columns
+from fairdeploy.records.metrics import METRICS
 from fairdeploy.reporting.multiples import multiple_text
 from fairdeploy.reporting.quantities import change_text, repaired
 
 Document = Mapping[str, Any]
-
-_COSTS = {"params": "parameters", "macs": "MACs", "size_bytes": "bytes"}
-_KEYS = {"params": "params", "macs": "macs", "size": "size_bytes"}
 
 
 def sweep_summary(document: Document, folder: Path) -> RenderableType:
@@ -55,17 +53,17 @@ def _points_table(document: Document) -> Table:
     """Cost, accuracy and speed of each network; the intervals wrap where it is narrow."""
     has_accuracy = document["quality"] == "accuracy"
     has_latency = any(point["latency"] for point in document["points"])
-    keys = dict.fromkeys((_KEYS[document["metric"]], "params", "macs"))
+    metrics = dict.fromkeys((document["metric"], "params", "macs"))
     table = Table(box=None, pad_edge=False)
     table.add_column("", no_wrap=True)
-    for title in map(_COSTS.__getitem__, keys):
-        table.add_column(title, justify="right", no_wrap=True)
+    for metric in metrics:
+        table.add_column(METRICS[metric].unit, justify="right", no_wrap=True)
     table.add_column("accuracy" if has_accuracy else "R removed", justify="right")
     if has_latency:
         table.add_column("speed", justify="right")
     table.add_column("", no_wrap=True)
     for point in document["points"]:
-        cells = [_cost(point, key) for key in keys]
+        cells = [_cost(point, METRICS[metric].key) for metric in metrics]
         cells.append(_accuracy(point) if has_accuracy else f"{point['r_mass_removed_share']:.1%}")
         cells += [_speed(point)] if has_latency else []
         style = "bold" if point["is_knee"] else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fairdeploy.records.metrics import METRICS
 from fairdeploy.reporting.multiples import ORIGINS
 from fairdeploy.reporting.page.markup import (
     NOTHING,
@@ -19,7 +20,6 @@ from fairdeploy.reporting.page.markup import (
 from fairdeploy.reporting.quantities import (
     amount,
     factor,
-    metric_name,
     milliseconds,
     seconds,
     share_of,
@@ -68,7 +68,7 @@ def _price(row: Row) -> Html:
     """The plan beside the one that any counts would have given."""
     rows = [
         (
-            metric_name(metric),
+            METRICS[metric].words,
             amount(metric, row["costs"][metric]),
             amount(metric, row["costs_unrounded"][metric]),
         )

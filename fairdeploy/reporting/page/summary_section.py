@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fairdeploy.records.metrics import COUNTED, METRICS
 from fairdeploy.reporting.accuracy_rows import STEPS
 from fairdeploy.reporting.page.markup import NOTHING, Html, pill, section, table, tag
 from fairdeploy.reporting.quantities import (
@@ -13,7 +14,6 @@ from fairdeploy.reporting.quantities import (
     budget_verdict,
     error_text,
     factor,
-    metric_name,
     percent,
     points,
     share_of,
@@ -60,7 +60,7 @@ def title(document: Document) -> str:
 def failed_checks(document: Document) -> list[str]:
     """Names of the checks that did not pass."""
     failed = [
-        f"{metric_name(row['metric'])} budget" for row in document["budget"] if not row["met"]
+        f"{METRICS[row['metric']].words} budget" for row in document["budget"] if not row["met"]
     ]
     gate = document["max_drop"]
     if gate and not gate["passed"]:
@@ -118,7 +118,7 @@ def tile(name: str, value: str, note: str, *, verdict: Html = NOTHING) -> Html:
 def _budget_tile(row: Document) -> Html:
     metric = row["metric"]
     original, got = amount(metric, row["original"]), amount(metric, row["got"])
-    name = metric_name(metric)
+    name = METRICS[metric].words
     return tile(
         name[0].upper() + name[1:],
         percent(share_of(row["got"], row["original"]), 2),
@@ -225,13 +225,10 @@ def network_table(document: Document) -> Html:
     """Parameters, MACs and bytes of both networks."""
     original, shrunk = document["model"]["original"], document["model"]["shrunk"]
     rows = [
-        (label, amount(metric, original[key]), amount(metric, shrunk[key]),
-         percent(share_of(shrunk[key], original[key])))
-        for label, metric, key in (
-            ("Parameters", "params", "params"),
-            ("MACs per image", "macs", "macs"),
-            ("Weights", "size", "size_bytes"),
-        )
+        (METRICS[metric].title[0].upper() + METRICS[metric].title[1:],
+         amount(metric, original[METRICS[metric].key]), amount(metric, shrunk[METRICS[metric].key]),
+         percent(share_of(shrunk[METRICS[metric].key], original[METRICS[metric].key])))
+        for metric in COUNTED
     ]  # fmt: skip
     return section(
         "The network",

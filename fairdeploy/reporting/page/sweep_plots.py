@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from fairdeploy.records.metrics import METRICS
 from fairdeploy.reporting.page.frontier_chart import Mark, MarkKind, axis_over, frontier_chart
 from fairdeploy.reporting.page.markup import Html, section, tag
-from fairdeploy.reporting.quantities import as_fast, metric_name, percent, repaired
+from fairdeploy.reporting.quantities import as_fast, percent, repaired
 
 Row = Mapping[str, Any]
 
-_COST_KEYS = {"params": "params", "macs": "macs", "size": "size_bytes"}
 # What a close-up shows, in shares of right answers below the best; at least three networks.
 _CLOSE = 0.05
 _MIN_CLOSE = 3
@@ -23,7 +23,7 @@ _HEADROOM = 1.2
 
 def cost_key(document: Row) -> str:
     """The swept metric's key among a point's costs."""
-    return _COST_KEYS[document["metric"]]
+    return METRICS[document["metric"]].key
 
 
 def quality_plots(document: Row) -> Html:
@@ -34,7 +34,7 @@ def quality_plots(document: Row) -> Html:
     best = max(mark.y for mark in marks)
     close = [mark for mark in marks if mark.y >= best - _CLOSE]
     is_worth_it = _MIN_CLOSE <= len(close) < len(marks)
-    metric = metric_name(document["metric"])
+    metric = METRICS[document["metric"]].words
     return section(
         f"Accuracy against {metric}",
         _legend(marks, "accuracy"),
@@ -60,7 +60,7 @@ def latency_plots(document: Row) -> Html:
         return section("Latency", lead="Not measured.")
     marks = [_latency_mark(document, point) for point in (document["points"][0], *raced)]
     highest = _HEADROOM * max(mark.y for mark in marks)
-    metric, target = metric_name(document["metric"]), document["target"]
+    metric, target = METRICS[document["metric"]].words, document["target"]
     chart = frontier_chart(
         marks,
         axis_over([0.0, *(mark.x for mark in marks)]),
@@ -99,7 +99,7 @@ def _accuracy_chart(document: Row, marks: Sequence[Mark], title: str) -> Html:
 
 
 def _r_mass_plot(document: Row) -> Html:
-    metric = metric_name(document["metric"])
+    metric = METRICS[document["metric"]].words
     marks = [
         _mark(document, point, *[1.0 - point["r_mass_removed_share"]] * 3, text="of the R-Scores")
         for point in document["points"]
@@ -141,7 +141,7 @@ def _latency_mark(document: Row, point: Row) -> Mark:
 def _mark(document: Row, point: Row, low: float, value: float, high: float, *, text: str) -> Mark:
     """A point at its share of the original's cost."""
     share = point["left"][cost_key(document)]
-    name, metric = point["budget"] or "original", metric_name(document["metric"])
+    name, metric = point["budget"] or "original", METRICS[document["metric"]].words
     said = f"{name}: {percent(share)} of the {metric}, {percent(value)} {text}"
     return Mark(
         share,
@@ -163,7 +163,7 @@ def _kind(point: Row) -> MarkKind:
 
 def _x_title(document: Row) -> str:
     verb = "stays" if document["metric"] == "size" else "stay"
-    return f"{metric_name(document['metric'])} that {verb}"
+    return f"{METRICS[document['metric']].words} that {verb}"
 
 
 def _short_percent(share: float) -> str:

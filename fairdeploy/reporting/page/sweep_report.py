@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from fairdeploy.records.metrics import METRICS
 from fairdeploy.reporting.multiples import multiple_text
 from fairdeploy.reporting.page.markup import (
     NOTHING,
@@ -26,7 +27,6 @@ from fairdeploy.reporting.quantities import (
     as_fast,
     count,
     error_text,
-    metric_name,
     percent,
     plural,
     points,
@@ -74,7 +74,7 @@ def _title(document: Row) -> str:
     number = len(shares) - 1
     return (
         f"{document['model']['name']}: {number} smaller network{'' if number == 1 else 's'}, down "
-        f"to {percent(least)} of its {metric_name(document['metric'])}"
+        f"to {percent(least)} of its {METRICS[document['metric']].words}"
     )
 
 
@@ -86,7 +86,7 @@ def _verdict(document: Row) -> str:
 
 
 def _tiles(document: Row) -> Iterator[Html]:
-    key, metric = cost_key(document), metric_name(document["metric"])
+    key, metric = cost_key(document), METRICS[document["metric"]].words
     networks = document["points"]
     knee = _knee(document)
     if knee is not None:
