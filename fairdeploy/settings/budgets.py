@@ -11,7 +11,8 @@ import re
 from collections.abc import Sequence
 
 from fairdeploy.errors import UsageError
-from fairdeploy.records import Budget, MetricName, choice_of
+from fairdeploy.records import Budget, MetricName
+from fairdeploy.records.method import choice_of
 from fairdeploy.records.metrics import METRIC_NAMES, METRICS
 
 EXAMPLES = "40%, latency=60%, macs=50%, params=1.2M or size=4MB"
