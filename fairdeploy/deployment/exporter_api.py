@@ -288,9 +288,9 @@ class Guarded:
             raise AttributeError(name)
         with guarded(f"{self._called} failed"):
             value = getattr(self.plug_in, name, _ABSENT)
-            if value is _ABSENT:
-                value = getattr(self._base, name)
-                value = functools.partial(value, self.plug_in) if callable(value) else value
+        if value is _ABSENT:
+            value = getattr(self._base, name)
+            value = functools.partial(value, self.plug_in) if callable(value) else value
         if not callable(value):
             return value
 

@@ -176,8 +176,8 @@ WAYS: tuple[dict[str, Any], ...] = (
 def test_run_py_prepares_as_the_run_did(tmp_path: Path, way: dict[str, Any]) -> None:
     """Its text is run here; what it reads is the metadata of a file."""
     script = types.ModuleType("run")
-    writer: Any = get_exporter("onnx")
-    text = getattr(writer, "exporter", writer).stand_alone_script()
+    text = get_exporter("onnx").stand_alone_script()
+    assert text is not None
     exec(compile(text, "run.py", "exec"), script.__dict__)  # the product's own text
     told = replace(TINY, **way)
     metadata = file_metadata({}, told, None, 0)
