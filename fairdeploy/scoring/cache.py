@@ -36,6 +36,7 @@ def scores_key(weights_sha256: str, data_sha256: str, **settings: str | float) -
 def cached_scores(
     folder: Path,
     key: str,
+    num_units: int,
     compute: Callable[[], UnitScores],
     tell_found: Callable[[], None] = lambda: None,
 ) -> UnitScores:
@@ -46,11 +47,13 @@ def cached_scores(
     Args:
         folder: Where scores are kept.
         key: See ``scores_key``.
+        num_units: Units that are scored; a file with another number, or with what is no number, is
+            damaged.
         compute: Called where there is no such file.
         tell_found: Called where there is.
     """
     path = folder / f"scores-{key}.safetensors"
-    stored = _read(path)
+    stored = _read(path, num_units)
     if stored is not None:
         tell_found()
         return stored
@@ -59,14 +62,15 @@ def cached_scores(
     return scores
 
 
-def _read(path: Path) -> UnitScores | None:
+def _read(path: Path, num_units: int) -> UnitScores | None:
     try:
         arrays = load_file(path)
         u, r = arrays["u"], arrays["r"]
         num_classes, num_unmeasured = (int(count) for count in arrays["counts"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
-    is_whole = u.shape == r.shape and u.dtype == r.dtype == np.float64 and u.ndim == 1
+    is_whole = u.shape == r.shape == (num_units,) and u.dtype == r.dtype == np.float64
+    is_whole = is_whole and bool(np.isfinite(u).all() and np.isfinite(r).all())
     return UnitScores(u, r, num_classes, num_unmeasured) if is_whole else None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import load, save
 
 from fairdeploy.records import UnitScores
 from fairdeploy.scoring import cached_scores, scores_key
@@ -32,8 +33,8 @@ def assert_same(scores: UnitScores) -> None:
 
 def test_cache_returns_the_stored_scores_without_computing(tmp_path: Path) -> None:
     compute = Counted()
-    assert_same(cached_scores(tmp_path / "new", "key", compute))
-    assert_same(cached_scores(tmp_path / "new", "key", compute))
+    assert_same(cached_scores(tmp_path / "new", "key", 3, compute))
+    assert_same(cached_scores(tmp_path / "new", "key", 3, compute))
     assert compute.num_calls == 1
     assert len(list((tmp_path / "new").iterdir())) == 1
 
@@ -41,27 +42,31 @@ def test_cache_returns_the_stored_scores_without_computing(tmp_path: Path) -> No
 def test_cache_tells_whether_it_had_the_scores(tmp_path: Path) -> None:
     found: list[str] = []
     for _ in range(2):
-        cached_scores(tmp_path, "key", Counted(), tell_found=lambda: found.append("key"))
-        cached_scores(tmp_path, "other", Counted(), tell_found=lambda: found.append("other"))
+        cached_scores(tmp_path, "key", 3, Counted(), tell_found=lambda: found.append("key"))
+        cached_scores(tmp_path, "other", 3, Counted(), tell_found=lambda: found.append("other"))
     assert found == ["key", "other"]
 
 
 def test_cache_computes_again_when_the_file_is_damaged(tmp_path: Path) -> None:
     compute = Counted()
-    cached_scores(tmp_path, "key", compute)
+    cached_scores(tmp_path, "key", 3, compute)
     (path,) = tmp_path.iterdir()
-    for damaged in (b"", b"not scores", path.read_bytes()[:40]):
+    whole = path.read_bytes()
+    stored = load(whole)
+    no_number = save({**stored, "r": np.array([0.0, np.nan, 1e-9])})
+    of_another_network = save({**stored, "u": np.ones(2), "r": np.ones(2)})
+    for damaged in (b"", b"not scores", whole[:40], no_number, of_another_network):
         path.write_bytes(damaged)
-        assert_same(cached_scores(tmp_path, "key", compute))
-    assert compute.num_calls == 4
-    assert_same(cached_scores(tmp_path, "key", compute))
-    assert compute.num_calls == 4
+        assert_same(cached_scores(tmp_path, "key", 3, compute))
+    assert compute.num_calls == 6
+    assert_same(cached_scores(tmp_path, "key", 3, compute))
+    assert compute.num_calls == 6
 
 
 def test_cache_that_cannot_be_written_costs_only_the_cache(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
-    assert_same(cached_scores(blocked / "folder", "key", Counted()))
+    assert_same(cached_scores(blocked / "folder", "key", 3, Counted()))
 
 
 def test_key_changes_with_weights_data_and_each_setting() -> None:

@@ -271,6 +271,7 @@ def score(
         return cached_scores(
             cache_folder(),
             key,
+            graph.num_units,
             lambda: score_units(
                 graph,
                 data.calibration,
