@@ -50,16 +50,18 @@ EXPORTERS = {
     "tensorrt-rtx": Contract(TensorrtRtxExporter, "TensorRT-RTX"),
     "torch-tensorrt": Contract(TorchTensorrtExporter, "TensorRT", writes_without_device=False),
     "tiny": Contract(None, "torch"),
+    "least": Contract(None, "torch"),
 }
 
 
 @pytest.fixture(scope="module", autouse=True)
 def third_party() -> Iterator[None]:
-    """Install the exporter of somebody else, as pip would."""
+    """Install the exporters of somebody else, as pip would."""
     sys.path.insert(0, str(THIRD_PARTY))
     yield
     sys.path.remove(str(THIRD_PARTY))
-    sys.modules.pop("tiny_exporter", None)
+    for name in ("tiny_exporter", "least_exporter"):
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture(scope="module", params=EXPORTERS)
