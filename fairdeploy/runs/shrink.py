@@ -23,7 +23,7 @@ from fairdeploy.deployment.parity import require_parity
 from fairdeploy.deployment.precision import exporter_for
 from fairdeploy.errors import noted
 from fairdeploy.files import appearing_folder, cache_folder, check_output_folder, kept_if_it_fails
-from fairdeploy.inputs.original_check import require_judged
+from fairdeploy.inputs.answers import require_judged
 from fairdeploy.records import AccuracyByStage, GroupScores, RunRecord, UnitScores
 from fairdeploy.recovery.training.best_weights import load_state
 from fairdeploy.recovery.training.processes import launched_rank

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-
 from fairdeploy.recovery.training.imitation import answer_error, value_error
 
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from fairdeploy.deployment.paired_accuracy import class_changes, paired_difference
+
 from fairdeploy.errors import DataError
 
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from fairdeploy.inputs.original_check import binomial_cdf, check_original, require_judged
+from fairdeploy.inputs.preparation_trials import Original, norm_distance
 from torch import Tensor, nn
 
 from fairdeploy.errors import DataError
-from fairdeploy.inputs.original_check import binomial_cdf, check_original, require_judged
-from fairdeploy.inputs.preparation_trials import Original, norm_distance
 from fairdeploy.records import DataSplits, ImageSet, NotJudged
 from tests.inputs.tiny_inputs import TINY
 
