@@ -61,7 +61,7 @@ def norm_distance(network: nn.Module, run: Callable[[], object]) -> float | None
             return
         axes = [axis for axis in range(inputs[0].dim()) if axis != 1]
         off = (inputs[0].float().mean(axes) - mean).abs() / (variance + 1e-5).sqrt()
-        found.append(float(off.mean()))
+        found.append(float(off.detach().mean()))
 
     hooks = [norm.register_forward_pre_hook(look) for norm in norms]
     try:

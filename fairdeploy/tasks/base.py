@@ -20,6 +20,8 @@ from fairdeploy.records import (
 )
 from fairdeploy.tasks.augmentation import shifted_and_flipped
 
+NUM_ASKED = 64
+"""Images that show whether another preparation suits an original better."""
 _MATRIX = 2
 _TINY = 1e-12
 

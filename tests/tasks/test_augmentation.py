@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import torch
-from fairdeploy.recovery.training.augmentation import blended, shifted_and_flipped
 from torch.nn import functional
 
+from fairdeploy.tasks.augmentation import blended, shifted_and_flipped
 from tests.recovery.shrunk_networks import noise
 
 

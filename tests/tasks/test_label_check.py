@@ -8,12 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from fairdeploy.inputs.original_check import binomial_cdf, check_original, require_judged
-from fairdeploy.inputs.preparation_trials import Original, norm_distance
 from torch import Tensor, nn
 
 from fairdeploy.errors import DataError
-from fairdeploy.records import DataSplits, ImageSet, NotJudged
+from fairdeploy.inputs.answers import norm_distance, require_judged
+from fairdeploy.records import DataSplits, ImageSet, NotJudged, Preprocessing
+from fairdeploy.tasks.base import Original
+from fairdeploy.tasks.classification.label_check import binomial_cdf, check_original
 from tests.inputs.tiny_inputs import TINY
 
 
@@ -153,3 +154,29 @@ def test_the_first_norm_tells_how_far_its_input_is_off_and_stays_as_it_was() -> 
     assert norm_distance(network, lambda: network(images)) == pytest.approx(3.0, abs=1e-3)
     assert not network[1]._forward_pre_hooks
     assert norm_distance(nn.ReLU(), lambda: None) is None
+
+
+@pytest.mark.parametrize(
+    ("better", "is_warned"), [(0.95, True), (0.8, False)], ids=["surely", "by chance"]
+)
+def test_images_that_another_usual_normalisation_suits_surely_are_warned_of(
+    better: float, is_warned: bool
+) -> None:
+    """The accuracy alone is honest enough; what reaches the first norm is not."""
+    labels = torch.arange(300) * 10 // 300
+    usual = replace(TINY, mean=(0.0,) * 3, std=(1.0,) * 3)
+
+    def prepared(preprocessing: Preprocessing, count: int = 64) -> ImageSet:
+        accuracy = better if preprocessing.mean[0] == 0.5 else 0.74
+        chosen = labels[torch.linspace(0, len(labels) - 1, count).round().long()]
+        scores = answers(chosen, accuracy, 0.85, 10, 0)
+        return ImageSet(scores[:, :, None, None], chosen, "given")
+
+    original = Original(lambda x: x.images[:, :, 0, 0], lambda _: 0.15, prepared, usual, 10)
+    images = prepared(usual, 300)
+    data = check_original(
+        DataSplits(images, images, None, "images", ""), original, names_are_given=True
+    )
+    assert data.not_judged is None
+    found = [text for text in data.warnings if "--mean 0.5 --std 0.5" in text]
+    assert bool(found) == is_warned

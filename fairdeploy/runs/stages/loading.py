@@ -59,10 +59,8 @@ from fairdeploy.scoring.unit_scores import score_units
 from fairdeploy.settings.options import RecoveryMethod
 from fairdeploy.settings.run import DEFAULT_RECOVERY, ModelSettings, RunSettings
 from fairdeploy.surgery.plan import Plan
-from fairdeploy.tasks.base import Original, pooled
+from fairdeploy.tasks.base import NUM_ASKED, Original, pooled
 
-NUM_ASKED = 64
-"""Images that show whether another preparation suits the original better."""
 SCORES_KEPT = "the scores are kept, the same command does not score again"
 """What is said to who interrupts a run after that."""
 

@@ -38,7 +38,7 @@ class Classification(Task):
     # ---- targets and images ----------------------------------------------------------------------
 
     def informed(self, data: DataSplits) -> Classification:
-        """Labels that were given tell that the scores are those of classes, or that they are not."""
+        """Given labels tell that the scores are those of classes, or that they are not."""
         if data.not_judged is not None:
             return replace(self, is_known=False)
         return replace(self, is_known=True if data.calibration.label_source == "given" else None)
@@ -134,7 +134,7 @@ class Classification(Task):
     def changes(self, before: Tensor, after: Tensor, targets: Tensor) -> tuple[ClassChange, ...]:
         """One row for each class that has images, in the order of their numbers."""
         rows = []
-        for label in targets.unique().tolist():
+        for label in torch.unique(targets).tolist():
             mine = targets == label
             was_right, is_right = before[mine] == label, after[mine] == label
             counts = (mine, was_right, is_right, was_right & ~is_right, ~was_right & is_right)

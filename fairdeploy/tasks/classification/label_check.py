@@ -16,12 +16,13 @@ from torch import Tensor
 
 from fairdeploy.errors import DataError
 from fairdeploy.records import DataSplits, ImageSet, NotJudged
-from fairdeploy.tasks.base import Original
+from fairdeploy.tasks.base import NUM_ASKED, Original
 from fairdeploy.tasks.classification.preparation_trials import (
     Numbering,
     Tried,
     matched_numbering,
     sorted_numberings,
+    try_normalisations,
     try_preparations,
 )
 
@@ -105,12 +106,32 @@ def check_original(data: DataSplits, original: Original, *, names_are_given: boo
     names = None if names_are_given else data.class_names
     is_other_count = names is not None and len(names) != original.num_outputs
     if not (answers.is_at_chance() or answers.is_doubtful() or is_other_count):
-        return data
+        return _with_hint(data, images[0], original)
     answers = _answers(images, original, _LOOKS[1])
     found = _finding(
         answers, original, names, is_other_count=is_other_count, all_names=data.class_names
     )
     return data if found is None else _without_labels(data, found)
+
+
+def _with_hint(data: DataSplits, images: ImageSet, original: Original) -> DataSplits:
+    """With a warning where another usual normalisation surely makes more images right.
+
+    It is looked for where what reaches the first batch norm is not what it was trained on.
+    """
+    off = original.norm_distance(_spread(images, NUM_ASKED))
+    if original.reread is None or off is None or off <= _NORM_IS_OFF:
+        return data
+    tried = try_normalisations(original)
+    best = max(tried, key=lambda one: one.rank, default=None)
+    if best is None or not _is_surely_better(best, tried[0]):
+        return data
+    hint = (
+        f"the original has {tried[0].accuracy:.1%} of {len(best.right)} images right as they are "
+        f"prepared, and {best.accuracy:.1%} with {best.trial(tried[0].preprocessing).options}: it "
+        "was probably trained so; add that, or all figures of accuracy are too low"
+    )
+    return replace(data, warnings=(*data.warnings, hint))
 
 
 def check_labels_fit(splits: DataSplits, num_outputs: int) -> None:

@@ -66,6 +66,14 @@ class Tried:
         return PreparationTrial(options.strip(), self.accuracy, self.norm_distance)
 
 
+def try_normalisations(original: Original) -> tuple[Tried, ...]:
+    """The way of this run first, then the other usual normalisations with everything else as is."""
+    usual = original.preprocessing
+    numberings = (usual_numbering(original.num_outputs),)
+    ways = (usual, *_normalisations(usual))
+    return tuple(tried for way in ways for tried in _tried(original, way, numberings))
+
+
 def try_preparations(original: Original, names: Sequence[str] | None) -> tuple[Tried, ...]:
     """The way of this run first, then whatever was tried.
 
@@ -145,9 +153,7 @@ def _tried(
 def _changes(usual: Preprocessing) -> Iterator[Preprocessing]:
     """One change each."""
     others = [
-        replace(usual, mean=mean, std=std) for mean, std in _NORMALISATIONS.get(usual.channels, ())
-    ]
-    others += [
+        *_normalisations(usual),
         replace(usual, crop_mode="squash", crop_pct=1.0),
         replace(usual, crop_mode="center", crop_pct=1.0),
         replace(usual, crop_mode="center", crop_pct=0.875),
@@ -160,6 +166,13 @@ def _changes(usual: Preprocessing) -> Iterator[Preprocessing]:
     if usual.white is not None:
         others += [replace(usual, white=white) for white in WHITES]
     return iter([other for other in others if other != usual])
+
+
+def _normalisations(usual: Preprocessing) -> list[Preprocessing]:
+    """The other usual ones."""
+    known = _NORMALISATIONS.get(usual.channels, ())
+    ways = [replace(usual, mean=mean, std=std) for mean, std in known]
+    return [way for way in ways if way != usual]
 
 
 def usual_numbering(num_outputs: int) -> Numbering:
