@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from fairdeploy.errors import DataError, UsageError
 from fairdeploy.inputs.array_file import open_array_file
-from fairdeploy.inputs.data_factory import open_data_factory
+from fairdeploy.inputs.data_factory import open_data_factory, open_loaders
 from fairdeploy.inputs.fingerprint import sha256_of_tensors
 from fairdeploy.inputs.image_folder import open_image_folder
 from fairdeploy.inputs.image_pool import PooledData
@@ -41,6 +42,7 @@ def load_data(
     others: OtherInputs | None = None,
     image_name: str = "image",
     class_order: ClassOrder = "natural",
+    loaders: tuple[Iterable[object], ...] | None = None,
 ) -> DataSplits:
     """Choose calibration and test images, and read only those; none serves two purposes.
 
@@ -59,6 +61,8 @@ def load_data(
             of them is read too.
         image_name: What a dictionary of inputs calls the images.
         class_order: How class folders are numbered where ``class_names`` is not given.
+        loaders: Of this process, to read in place of what ``spec`` names: one, or one to learn from
+            and one to test on.
 
     Raises:
         DataError: The data cannot be used.
@@ -75,10 +79,15 @@ def load_data(
     num_selection = min(num_selection, fitting)
     max_images = max(fitting, num_calibration + limit + num_selection)
     wanted = Wanted(image_name, others or {})
-    data = _open(
-        spec, preprocessing, class_names, wanted,
-        max_images=max_images, seed=seed, class_order=class_order,
-    )  # fmt: skip
+    if loaders is not None:
+        data = open_loaders(
+            spec, loaders, preprocessing, class_names, wanted, max_images=max_images, seed=seed
+        )
+    else:
+        data = _open(
+            spec, preprocessing, class_names, wanted,
+            max_images=max_images, seed=seed, class_order=class_order,
+        )  # fmt: skip
     wishes = Wishes(num_calibration, limit, num_selection, with_training, with_rest)
     choice = choose(data.train, data.test, wishes, seed)
     return read_choice(spec, data, choice)

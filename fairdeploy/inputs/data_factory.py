@@ -54,9 +54,31 @@ def open_data_factory(
                 f"'{spec}' returned a {type(loaders).__name__}; it must return a DataLoader or a "
                 "pair of them (train, test)"
             )
-        wanted = wanted or Wanted("image", {})
+    return open_loaders(
+        spec, tuple(pair), preprocessing, class_names, wanted, max_images=max_images, seed=seed
+    )
+
+
+def open_loaders(
+    spec: str,
+    loaders: tuple[Iterable[object], ...],
+    preprocessing: Preprocessing,
+    class_names: Sequence[str] | None,
+    wanted: Wanted | None = None,
+    *,
+    max_images: int,
+    seed: int,
+) -> PooledData:
+    """Read one loader, or one to learn from and one to test on; ``spec`` is what they are called.
+
+    Raises:
+        DataError: A loader fails, or its batches are not images of the model's shape.
+    """
+    wanted = wanted or Wanted("image", {})
+    with seeded_random_state(seed):
         pools = [
-            _read_loader(spec, one, preprocessing, class_names, wanted, max_images) for one in pair
+            _read_loader(spec, one, preprocessing, class_names, wanted, max_images)
+            for one in loaders
         ]
     names = tuple(class_names) if class_names is not None else None
     return PooledData(pools[0], pools[1] if len(pools) == 2 else None, names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib
 import math
@@ -17,8 +18,14 @@ from torch import nn
 from fairdeploy.errors import ModelError, UsageError
 from fairdeploy.files import is_index, model_name, open_regular
 from fairdeploy.inputs.architectures import build_network
-from fairdeploy.inputs.checkpoint_contents import Weights, WeightSet, find_weight_sets
+from fairdeploy.inputs.checkpoint_contents import (
+    Weights,
+    WeightSet,
+    find_weight_sets,
+    unwrapped,
+)
 from fairdeploy.inputs.exported_programs import is_exported_program, load_exported_program
+from fairdeploy.inputs.factories import one_line
 from fairdeploy.inputs.fingerprint import sha256_of_tensors
 from fairdeploy.inputs.input_format import (
     InputHints,
@@ -114,6 +121,57 @@ def load_model(
     return _load_state_dict(
         source, sets, arch=arch, num_classes=num_classes, hints=hints, seed=seed, wanted=weights
     )
+
+
+def adopt_module(
+    module: nn.Module,
+    name: str,
+    *,
+    input_shape: InputShape | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    inputs: tuple[InputSpec, ...] = (),
+    fitting: ImageFitting | None = None,
+) -> LoadedModel:
+    """A copy of a network of this process, in eval mode, in float32, on the CPU.
+
+    Args:
+        module: As it is trained, or in a data-parallel, averaging or compiling wrapper; it is left
+            as it is.
+        name: What to call it.
+        input_shape: As for ``load_model``, like the others.
+
+    Raises:
+        ModelError: It cannot be copied, or its weights cannot be used.
+        UsageError: An option is missing or impossible.
+    """
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ModelError(
+            f"'{name}' is a TorchScript module, which cannot be rewritten; give the "
+            "module that it was made from"
+        )
+    hints = InputHints(
+        shape=input_shape, mean=mean, std=std, inputs=inputs, fitting=fitting or ImageFitting()
+    )
+    return _finished(name, name, _copied(unwrapped(module), name), hints)
+
+
+def _copied(module: nn.Module, name: str) -> nn.Module:
+    """On the CPU, without gradients; values that a layer keeps from its last call come along."""
+    kept: dict[int, object] = {}
+    for child in module.modules():
+        for value in vars(child).values():
+            if isinstance(value, torch.Tensor) and not value.is_leaf:
+                kept[id(value)] = value.detach().clone()
+    try:
+        copied = copy.deepcopy(module, kept).cpu()
+    except Exception as error:  # user code
+        raise ModelError(
+            f"the {name} cannot be copied ({type(error).__name__}: {one_line(error)}); what it "
+            "keeps besides layers and tensors is in the way"
+        ) from error
+    copied.zero_grad(set_to_none=True)
+    return copied
 
 
 def _load_by_name(

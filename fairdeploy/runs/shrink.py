@@ -24,7 +24,7 @@ from fairdeploy.deployment.precision import exporter_for
 from fairdeploy.errors import noted
 from fairdeploy.files import appearing_folder, cache_folder, check_output_folder, kept_if_it_fails
 from fairdeploy.inputs.answers import require_judged
-from fairdeploy.records import AccuracyByStage, GroupScores, RunRecord, UnitScores
+from fairdeploy.records import AccuracyByStage, GroupScores, LoadedModel, RunRecord, UnitScores
 from fairdeploy.recovery.training.best_weights import load_state
 from fairdeploy.recovery.training.processes import launched_rank
 from fairdeploy.reporting.run_record import build_document, write_report
@@ -71,6 +71,7 @@ class ShrinkResult:
 
     output: Path
     document: Mapping[str, Any]
+    original: LoadedModel | None = None
 
 
 def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkResult:
@@ -166,7 +167,7 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
             finished=lambda step: evaluation.add(step, shrunk),
         )  # fmt: skip
         if launched_rank() > 0:  # of several processes the first writes and measures
-            return ShrinkResult(settings.output, {})
+            return ShrinkResult(settings.output, {}, model)
         plan = make_plan(model, graph, groups, allocation)
         metadata = file_metadata(
             plan.metadata(), model.preprocessing, data.class_names, graph.outputs.main
@@ -242,4 +243,4 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
         complete_folder(folder, document)
     with noted(f"the result and its report are in '{settings.output}'"):
         require_parity(deployed.parity)
-    return ShrinkResult(settings.output, document)
+    return ShrinkResult(settings.output, document, model)

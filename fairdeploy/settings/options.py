@@ -5,10 +5,10 @@ A missing option is looked up in ``fairdeploy.toml`` and then has a default; see
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from fairdeploy.records import (
     AllocationRule,
@@ -20,6 +20,11 @@ from fairdeploy.records import (
 )
 from fairdeploy.records.deployment import HostOptions
 from fairdeploy.records.method import AttentionOption
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from fairdeploy.settings.project_file import ProjectFile
 
 RecoveryMethod = Literal["least_squares", "distil", "batchnorm", "none"]
 """``distil``: least squares, then a short training without labels."""
@@ -43,7 +48,11 @@ class ModelOptions:
     """Which network, and what images it takes."""
 
     model: str
-    """A path, ``timm:NAME`` or ``torchvision:NAME``."""
+    """A path, ``timm:NAME`` or ``torchvision:NAME``; the name of ``module``, if that is given."""
+    module: nn.Module | None = None
+    """A network of this process, in place of one from a file."""
+    said: ProjectFile | None = None
+    """What a call from Python says in place of ``fairdeploy.toml``."""
     arch: str | None = None
     weights: str | None = None
     """Key or prefix of the weights to take where a checkpoint holds several."""
@@ -114,7 +123,10 @@ class RunOptions(ControlOptions):
     """What every command that scores and repairs can be told."""
 
     data: str | None = None
-    """An image folder, an ``.npz`` file or ``package.module:factory``."""
+    """An image folder, an ``.npz`` file or ``package.module:factory``; what ``loaders`` are called,
+    if they are given."""
+    loaders: tuple[Iterable[object], ...] | None = None
+    """Of this process: images to learn from, and images to test on."""
     class_names: tuple[str, ...] | None = None
     """In the order in which the model numbers its classes."""
     class_order: ClassOrder | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,6 +36,7 @@ from fairdeploy.settings.toml import (
     positive_number,
     read_text,
     read_toml_table,
+    read_values,
     share,
     text,
     text_or_texts,
@@ -132,6 +133,31 @@ def load_project_file(folder: Path) -> ProjectFile:
         output=_located(project.output, folder),
         target=_located_profile(project.target, folder),
     )
+
+
+def settings_from_keywords(keywords: Mapping[str, object]) -> ProjectFile:
+    """What a call from Python says: the keys of ``fairdeploy.toml`` as keywords, None for absent.
+
+    Raises:
+        UsageError: An unknown name, or a value of the wrong kind.
+    """
+    given = {key: _as_in_toml(value) for key, value in keywords.items() if value is not None}
+    try:
+        return ProjectFile(**read_values(given, "the call", _READERS))
+    except ProjectFileError as error:
+        raise UsageError(str(error)) from error
+
+
+def _as_in_toml(value: object) -> object:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def overruled(project: ProjectFile, said: ProjectFile | None) -> ProjectFile:
+    """``project`` with what a call from Python says in its place."""
+    given = {} if said is None else {f.name: getattr(said, f.name) for f in fields(said)}
+    return replace(project, **{name: value for name, value in given.items() if value is not None})
 
 
 def refuse_foreign_code(path: Path, used: Mapping[str, str | None]) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fairdeploy.errors import DataError, UsageError
 from fairdeploy.files import model_name
@@ -39,9 +39,13 @@ from fairdeploy.settings.project_file import (
     PROJECT_FILE_NAME,
     ProjectFile,
     load_project_file,
+    overruled,
     refuse_foreign_code,
 )
 from fairdeploy.settings.target_profiles import load_profile
+
+if TYPE_CHECKING:
+    from torch import nn
 
 DEFAULT_CALIBRATION_IMAGES = 512
 DEFAULT_TEST_IMAGES = 2000
@@ -58,6 +62,8 @@ class ModelSettings:
     """How to load the network."""
 
     source: str
+    """A path or a name; what ``module`` is called, if that is given."""
+    module: nn.Module | None
     arch: str | None
     weights: str | None
     num_classes: int | None
@@ -81,6 +87,8 @@ class RunSettings:
 
     model: ModelSettings
     data: str | None
+    """A path or a factory; what ``loaders`` are called, if they are given."""
+    loaders: tuple[Iterable[object], ...] | None
     class_names: tuple[str, ...] | None
     class_order: ClassOrder
     num_calibration: int
@@ -147,16 +155,18 @@ def project_of(options: ControlOptions) -> ProjectFile:
     Raises:
         ProjectFileError: It is malformed, or lies elsewhere and names code that would run.
     """
+    if options.module is not None:
+        return options.said or ProjectFile()
     path = Path(options.model)
     folder = path if path.is_dir() else path.parent if path.is_file() else Path()
     project = load_project_file(folder)
     if not options.trust_project:
-        typed = {"arch": options.arch}
+        typed = {"arch": first_given(options.arch, options.said and options.said.arch)}
         if isinstance(options, RunOptions):
-            typed["data"] = options.data
+            typed["data"] = first_given(options.data, options.said and options.said.data)
         used = {key: getattr(project, key) for key, given in typed.items() if given is None}
         refuse_foreign_code(folder / PROJECT_FILE_NAME, used)
-    return project
+    return overruled(project, options.said)
 
 
 def resolve_model(options: ControlOptions, project: ProjectFile) -> ModelSettings:
@@ -164,6 +174,7 @@ def resolve_model(options: ControlOptions, project: ProjectFile) -> ModelSetting
     profile = load_profile(resolve_target(options, project))
     return ModelSettings(
         source=options.model,
+        module=options.module,
         arch=first_given(options.arch, project.arch),
         weights=first_given(options.weights, project.weights),
         num_classes=first_given(options.num_classes, project.num_classes),
@@ -358,6 +369,7 @@ def _resolve_run(
     return RunSettings(
         model=resolve_model(options, project),
         data=data,
+        loaders=options.loaders,
         class_names=first_given(options.class_names, project.class_names),
         class_order=first_given(options.class_order, project.class_order) or "natural",
         num_calibration=num_calibration,

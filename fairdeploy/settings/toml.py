@@ -46,6 +46,17 @@ def read_toml_table(text: str, path: Path | str, readers: Mapping[str, Reader]) 
         raise ProjectFileError(
             f"'{path}' is nested too deeply; its values are texts, numbers, lists and short tables"
         ) from error
+    return read_values(table, path, readers)
+
+
+def read_values(
+    table: Mapping[str, object], path: Path | str, readers: Mapping[str, Reader]
+) -> dict[str, Any]:
+    """The checked values of a table that lies in ``path``.
+
+    Raises:
+        ProjectFileError: A key that ``readers`` lacks, or a value of the wrong kind.
+    """
     for key in table:
         if key not in readers:
             raise ProjectFileError(_unknown_key(key, path, sorted(readers)))

@@ -96,6 +96,8 @@ ONLY_TYPED = {
 }
 NOT_SET = {
     "model.source": "the argument of the command",
+    "model.module": "given in a call from Python",
+    "loaders": "given in a call from Python",
     "model.trust_pickle": ONLY_TYPED["--trust-pickle"],
 }
 """Fields of the settings that no key changes."""

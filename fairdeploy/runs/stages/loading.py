@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.inputs.answers import checked_output, norm_distance
 from fairdeploy.inputs.calibration import load_data
 from fairdeploy.inputs.fingerprint import sha256_of_images, sha256_of_tensors
-from fairdeploy.inputs.model_loading import load_model
+from fairdeploy.inputs.model_loading import adopt_module, load_model
 from fairdeploy.inputs.other_inputs import with_noise_for_others
 from fairdeploy.inputs.splits import with_rest_selected, with_spare_selection
 from fairdeploy.records import (
@@ -68,19 +69,18 @@ SCORES_KEPT = "the scores are kept, the same command does not score again"
 def load_network(settings: ModelSettings, watch: Stopwatch) -> LoadedModel:
     """Load the network and pass its warnings on."""
     with watch.stage("load model") as stage:
-        model = load_model(
-            settings.source,
-            arch=settings.arch,
-            trust_pickle=settings.trust_pickle,
-            num_classes=settings.num_classes,
-            input_shape=settings.input_shape,
-            mean=settings.mean,
-            std=settings.std,
-            fitting=settings.fitting,
-            seed=settings.seed,
-            inputs=settings.inputs,
-            weights=settings.weights,
-        )
+        images: dict[str, Any] = {
+            "input_shape": settings.input_shape, "mean": settings.mean, "std": settings.std,
+            "fitting": settings.fitting, "inputs": settings.inputs,
+        }  # fmt: skip
+        if settings.module is not None:
+            model = adopt_module(settings.module, settings.source, **images)
+        else:
+            model = load_model(
+                settings.source, arch=settings.arch, trust_pickle=settings.trust_pickle,
+                num_classes=settings.num_classes, seed=settings.seed, weights=settings.weights,
+                **images,
+            )  # fmt: skip
         stage.note(f"{model.name}, weights: {model.weights}" if model.weights else model.name)
     for text in model.warnings:
         watch.warn(text)
@@ -135,6 +135,7 @@ def load_images(
         data = load_data(
             settings.data,
             model.preprocessing,
+            loaders=settings.loaders,
             num_calibration=settings.num_calibration,
             max_test=settings.max_test,
             num_selection=settings.num_selection if settings.selects else 0,
@@ -200,7 +201,7 @@ def _original(
 
     answers = pooled_answers(graph)
     main = graph.outputs.main_tensor(graph.module(*graph.example_inputs))
-    is_file = settings.data is not None and Path(settings.data).exists()
+    is_file = settings.loaders is None and _exists(settings)
     return Original(
         lambda images: answers(*graph.inputs.arranged(images)),
         distance,
@@ -210,8 +211,13 @@ def _original(
     )
 
 
+def _exists(settings: RunSettings) -> bool:
+    return settings.data is not None and Path(settings.data).exists()
+
+
 def _is_folder(settings: RunSettings) -> bool:
-    return settings.data is not None and Path(settings.data).is_dir()
+    is_named = settings.data is not None and settings.loaders is None
+    return is_named and Path(settings.data or "").is_dir()
 
 
 def _marks(graph: UnitGraph, original: Original) -> Callable[[ImageSet], Tensor]:
