@@ -17,13 +17,14 @@ import fairdeploy
 from fairdeploy.deployment.devices import local_device
 from fairdeploy.errors import BudgetError, DeviceLostError, OutputError, ParityError
 from fairdeploy.records import LatencyComparison, LatencyStats, ProofResult
+from fairdeploy.runs import problem
+from fairdeploy.runs import run as run_module
 from fairdeploy.runs import shrink as pipeline
 from fairdeploy.runs.progress import Progress
 from fairdeploy.runs.stages import groups as scored_groups
 from fairdeploy.runs.stages import removal as removal_stage
 from fairdeploy.runs.stages.multiples import Multiple
 from fairdeploy.runs.sweep import SweepResult, sweep
-from fairdeploy.runs.sweep import run as run_module
 from fairdeploy.runs.sweep.run import shortened
 from fairdeploy.settings.options import ShrinkOptions, SweepOptions
 from tests.deployment.fakes import WorkingExporter, profile
@@ -343,7 +344,7 @@ def test_measured_multiple_rounds_the_plans_and_shrink_makes_the_same_by_the_com
         asked.append(may_measure)
         return coarse(16)
 
-    monkeypatch.setattr(run_module, "resolve_multiple", found)
+    monkeypatch.setattr(problem, "resolve_multiple", found)
     # in groups of six: steps of two
     monkeypatch.setattr(scored_groups, "MIN_STRICT_BLOCKS", 3)
     result = run(project, tmp_path / "out", at=(60.0,), with_latency=True, recover="none")
@@ -367,7 +368,7 @@ def test_measured_multiple_rounds_the_plans_and_shrink_makes_the_same_by_the_com
 def test_coarse_multiple_gives_way_to_a_share_that_it_cannot_reach(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_module, "resolve_multiple", lambda *_, **__: coarse(64))
+    monkeypatch.setattr(problem, "resolve_multiple", lambda *_, **__: coarse(64))
     monkeypatch.setattr(scored_groups, "MIN_STRICT_BLOCKS", 1)
     result = run(project, tmp_path / "out", at=(40.0,), with_latency=True, recover="none")
     assert result.document["channel_multiple"]["source"] == "budget"
