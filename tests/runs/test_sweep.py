@@ -15,6 +15,7 @@ import torch
 
 import fairdeploy
 from fairdeploy.deployment.devices import local_device
+from fairdeploy.deployment.precision import exporter_for
 from fairdeploy.errors import BudgetError, DeviceLostError, OutputError, ParityError
 from fairdeploy.records import LatencyComparison, LatencyStats, ProofResult
 from fairdeploy.runs import problem
@@ -23,7 +24,7 @@ from fairdeploy.runs import shrink as pipeline
 from fairdeploy.runs.progress import Progress
 from fairdeploy.runs.stages import groups as scored_groups
 from fairdeploy.runs.stages import removal as removal_stage
-from fairdeploy.runs.stages.multiples import Multiple
+from fairdeploy.runs.stages.multiples import Multiple, resolve_multiple
 from fairdeploy.runs.sweep import SweepResult, sweep
 from fairdeploy.runs.sweep.run import shortened
 from fairdeploy.settings.options import ShrinkOptions, SweepOptions
@@ -355,6 +356,8 @@ def test_measured_multiple_rounds_the_plans_and_shrink_makes_the_same_by_the_com
     assert result.document["target"]["channel_multiple"] == 16
     point = result.document["points"][1]
     assert f"--target {tmp_path / 'out' / 'target.toml'}" in point["command"]
+    monkeypatch.setattr(problem, "resolve_multiple", resolve_multiple)
+    monkeypatch.setattr(run_module, "exporter_for", exporter_for)
     made = pipeline.shrink(
         ShrinkOptions(
             model=str(project / "model.pt"), budgets=(point["budget"],), output=tmp_path / "one",

@@ -27,7 +27,7 @@ from fairdeploy.recovery.least_squares.fit import fit_least_squares
 from fairdeploy.recovery.least_squares.fitted_weights import own_tensors
 from fairdeploy.recovery.training.distillation import distil
 from fairdeploy.recovery.training.finetuning import Pupil, finetune
-from fairdeploy.recovery.training.processes import PlainRuntime
+from fairdeploy.recovery.training.processes import training_device
 from fairdeploy.reporting.accuracy_rows import verdict_row
 from fairdeploy.reporting.quantities import verdict_text
 from fairdeploy.runs.run import Run
@@ -93,7 +93,7 @@ def _judge(shrunk: Shrunk, data: DataSplits) -> Judge | None:
     """Of images that nothing is fitted to, if there are such; none where all are noise."""
     if data.calibration.is_synthetic:
         return None
-    return Judge(shrunk.graph, data.selection or data.calibration, PlainRuntime().device)
+    return Judge(shrunk.graph, data.selection or data.calibration, training_device())
 
 
 def _refit(
@@ -151,8 +151,7 @@ def _finetune(
     kept = "the training is kept, the same command goes on after its last whole epoch"
     with run.watch.stage("train") as stage, noted(kept, KeyboardInterrupt):
         summary = finetune(
-            Pupil(shrunk.graph, shrunk.module, shrunk.removed),
-            data.training, data.selection, options,
+            Pupil(shrunk.graph, shrunk.module, shrunk.removed), data, options,
             seed=run.seed,
             checkpoint=_checkpoint(run, shrunk, data, options),
             progress=lambda done, total, score: stage.note(
