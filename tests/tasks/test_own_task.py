@@ -15,6 +15,7 @@ from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.records import (
     AccuracyEstimate,
+    DataSplits,
     ImageSet,
     PairedDifference,
     TrainingImages,
@@ -91,7 +92,8 @@ def test_a_task_of_ones_own_is_scored_judged_trained_and_measured(graph: UnitGra
     shrunk = copy.deepcopy(remove_units(graph, removed).module)
     training = TrainingImages(64, True, lambda at: learned.part(torch.from_numpy(at)))
     options = TuningOptions(epochs=6, batch_size=16, learning_rate=0.01)
-    summary = finetune(Pupil(graph, shrunk, removed), training, held_out, options)
+    data = DataSplits(learned, None, None, "", "", selection=held_out, training=training)
+    summary = finetune(Pupil(graph, shrunk, removed), data, options)
     assert summary.verdict.is_taken
     assert summary.verdict.after > summary.verdict.before
 
