@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, fx
 
 
 class UnlabelledError(Exception):
     """A rule asked for the labels of something that has none: its operator counts as unknown."""
-
-
-def op_name(node: fx.Node) -> str:
-    """The ATen operator's name without overload (``add`` for ``aten.add.Tensor``)."""
-    target = node.target
-    if isinstance(target, torch._ops.OpOverload):
-        return target._schema.name.split("::")[-1]
-    return getattr(target, "__name__", str(target))
 
 
 def argument(node: fx.Node, index: int, name: str, default: object = None) -> object:

@@ -14,14 +14,15 @@ from dataclasses import dataclass
 import numpy as np
 from torch import fx
 
-from fairdeploy.graph.call_facts import has_size_from_data, op_name
+from fairdeploy.graph.call_facts import has_size_from_data
+from fairdeploy.graph.operators import kind_of, op_name
 from fairdeploy.graph.stored_tensors import fetch_tensor
 from fairdeploy.graph.unit_graph import KEPT, Branch, CostDim, CostTerm, Group, UnitIds
 from fairdeploy.graph.walk.label_grids import rows_of
 from fairdeploy.graph.walk.labels import Labels
 from fairdeploy.graph.walk.propagation import Propagation
 from fairdeploy.graph.walk.rules.einsum import einsum_letters
-from fairdeploy.graph.walk.rules.recurrent import RECURRENT_OPS, recurrent_call
+from fairdeploy.graph.walk.rules.recurrent import recurrent_call
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +191,7 @@ def mac_products(
         return [(1.0, [*scores, query[-1]]), (1.0, [*scores, value[-1]])]
     if name == "einsum":
         return _einsum_macs(node, units)
-    if name in RECURRENT_OPS:
+    if kind_of(node) in {"recurrent", "cell"}:
         return _recurrent_macs(node, units)
     return []
 
@@ -201,7 +202,7 @@ def _recurrent_macs(node: fx.Node, units: LengthsOf) -> list[tuple[float, list[L
     if call is not None:
         steps = units(call.data)[:-1]
         return [(1.0, [*steps, *units(matrix)]) for matrix in call.matrices]
-    if not op_name(node).endswith("_cell"):
+    if kind_of(node) != "cell":
         return []
     return [(1.0, [*units(node.args[0])[:-1], *units(matrix)]) for matrix in node.args[2:4]]
 

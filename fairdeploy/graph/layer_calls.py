@@ -9,14 +9,15 @@ import torch
 from torch import fx
 
 from fairdeploy.graph.layer_rows import Window
+from fairdeploy.graph.operators import kind_of
 
 aten = torch.ops.aten
-LAYER_OPS = {
-    aten.linear.default,
-    aten.conv1d.default,
-    aten.conv2d.default,
-    aten.conv3d.default,
-}
+
+
+def is_layer_call(node: fx.Node) -> bool:
+    """Whether a call is a layer whose padding, if it has one, is given in numbers."""
+    target = node.target
+    return kind_of(node) == "layer" and getattr(target, "_overloadname", "") == "default"
 
 
 def bound_arguments(node: fx.Node) -> dict[str, Any]:

@@ -6,20 +6,8 @@ from collections.abc import Iterator, Mapping
 
 from torch import fx
 
-from fairdeploy.graph.capture.functionalize import op_name
-from fairdeploy.graph.walk.rules.recurrent import RECURRENT_OPS
+from fairdeploy.graph.operators import is_view, multiplies, op_name, row_of
 
-_VIEWS = {
-    "t", "transpose", "permute", "numpy_T", "reshape", "view", "flatten", "unflatten", "unsqueeze",
-    "squeeze", "expand", "slice", "select", "getitem", "split", "split_with_sizes", "chunk",
-    "unbind", "narrow", "contiguous", "clone", "alias", "movedim", "swapaxes",
-}  # fmt: skip
-"""The same numbers in another form."""
-_LAYER_OPS = {
-    "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
-    "convolution", "linear", "addmm", "mm", "matmul", "bmm", "einsum", "embedding", *RECURRENT_OPS,
-}  # fmt: skip
-_BATCH_NORMS = {"batch_norm", "_native_batch_norm_legit_no_training"}
 _SCALE = 1
 """Place of gamma among the arguments of a batch norm."""
 
@@ -39,12 +27,12 @@ def weight_readers(module: fx.GraphModule) -> Mapping[str, frozenset[Reader]]:
 
 def is_layer_weight(readers: frozenset[Reader]) -> bool:
     """Whether these read a tensor as the weight of a layer, or its bias."""
-    return any(op in _LAYER_OPS for op, _ in readers)
+    return any(multiplies(op) or row_of(op).kind == "table" for op, _ in readers)
 
 
 def is_batch_norm_scale(readers: frozenset[Reader]) -> bool:
     """Whether a tensor that these read is the gamma of a batch norm."""
-    return any(op in _BATCH_NORMS and place == _SCALE for op, place in readers)
+    return any(row_of(op).kind == "batch norm" and place == _SCALE for op, place in readers)
 
 
 def _readers_of(source: fx.Node) -> Iterator[Reader]:
@@ -52,7 +40,7 @@ def _readers_of(source: fx.Node) -> Iterator[Reader]:
     while stack:
         node = stack.pop()
         for user in node.users:
-            if op_name(user) not in _VIEWS:
+            if not is_view(user):
                 yield op_name(user), user.all_input_nodes.index(node)
             elif user not in seen:
                 seen.add(user)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from fairdeploy.graph.batch_dimension import BatchDimension, batch_dimensions
-from fairdeploy.graph.layer_calls import LAYER_OPS, aten, bound_arguments, window_of
+from fairdeploy.graph.layer_calls import aten, bound_arguments, is_layer_call, window_of
 from fairdeploy.graph.layer_rows import (
     LINEAR,
     Positions,
@@ -74,7 +74,7 @@ def find_readers(graph: UnitGraph) -> tuple[Reader, ...]:
 def _reader_at(
     node: fx.Node, graph: UnitGraph, batches: Mapping[str, BatchDimension]
 ) -> Reader | None:
-    if node.target not in LAYER_OPS:
+    if not is_layer_call(node):
         return None
     arguments = bound_arguments(node)
     source, weight = arguments["input"], arguments["weight"]

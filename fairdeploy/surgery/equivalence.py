@@ -20,8 +20,8 @@ from torch import Tensor, fx, nn
 
 from fairdeploy.errors import ParityError
 from fairdeploy.graph.capture.capture import quiet_export
-from fairdeploy.graph.capture.functionalize import op_name
 from fairdeploy.graph.capture.model_outputs import output_tensors
+from fairdeploy.graph.operators import op_name
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import ProofResult
 from fairdeploy.records.input_specs import sizes_text

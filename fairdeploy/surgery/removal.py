@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from fairdeploy.graph.capture.capture import quiet_export
-from fairdeploy.graph.capture.functionalize import op_name
+from fairdeploy.graph.operators import gives_back, operator_of
 from fairdeploy.graph.residual_branches import is_check
 from fairdeploy.graph.stored_tensors import fetch_tensor
 from fairdeploy.graph.unit_graph import KEPT, Branch, UnitGraph, UnitIds
@@ -117,8 +117,6 @@ def with_tensors(module: fx.GraphModule, tensors: Mapping[str, Tensor]) -> fx.Gr
 
 
 aten = torch.ops.aten
-_IDEMPOTENT = {"relu", "relu6", "hardtanh", "clamp", "clamp_min"}
-_PASSING = {"alias", "clone", "dropout", "contiguous"}
 
 
 def cut_branches(module: fx.GraphModule, branches: Iterable[Branch]) -> None:
@@ -155,7 +153,7 @@ def _pass_on(node: fx.Node, value: fx.Node) -> None:
 
 def _source(node: fx.Node) -> fx.Node:
     """Where a value that is passed on comes from."""
-    while op_name(node) in _PASSING and isinstance(node.args[0], fx.Node):
+    while gives_back(node) and isinstance(node.args[0], fx.Node):
         node = node.args[0]
     return node
 
@@ -163,7 +161,7 @@ def _source(node: fx.Node) -> fx.Node:
 def _repeats(user: fx.Node, source: fx.Node) -> bool:
     """Whether ``user`` does to its input what ``source`` has just done to its own."""
     return (
-        op_name(user) in _IDEMPOTENT
+        operator_of(user).is_idempotent
         and user.target is source.target
         and user.args[1:] == source.args[1:]
         and user.kwargs == source.kwargs

@@ -24,9 +24,9 @@ from torch.overrides import TorchFunctionMode
 
 from fairdeploy.errors import ModelError
 from fairdeploy.graph.capture.capture import quiet_export
-from fairdeploy.graph.capture.functionalize import op_name
 from fairdeploy.graph.capture.model_outputs import output_tensors, register_dataclasses
 from fairdeploy.graph.module_paths import module_path
+from fairdeploy.graph.operators import op_name
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.walk.freezes import source_line
 from fairdeploy.surgery.double_precision import double_by_default, double_inputs, in_double

@@ -21,7 +21,7 @@ from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
 
 from fairdeploy.errors import ModelError
-from fairdeploy.graph.capture.functionalize import make_functional, op_name
+from fairdeploy.graph.capture.functionalize import make_functional
 from fairdeploy.graph.capture.model_inputs import ModelInputs, bound, inputs_of_example
 from fairdeploy.graph.capture.model_outputs import (
     ModelOutputs,
@@ -35,6 +35,7 @@ from fairdeploy.graph.capture.refusals import refused_inputs, refused_sizes, ref
 from fairdeploy.graph.capture.tensor_caches import emptied_caches, tensor_caches
 from fairdeploy.graph.capture.train_mode import switchable
 from fairdeploy.graph.capture.weight_folding import fold_weights
+from fairdeploy.graph.operators import is_view, kind_of
 from fairdeploy.records.input_specs import VaryingSize
 
 _SAME_LIMIT = 1e-4
@@ -288,13 +289,6 @@ def _is_same(ours: Tensor, theirs: Tensor) -> bool:
 # ---- which whole numbers an input may hold: as many as the table has rows that it looks up -------
 
 
-_SAME_NUMBERS = {
-    "to", "_to_copy", "view", "reshape", "flatten", "squeeze", "unsqueeze", "transpose", "permute",
-    "expand", "slice", "select", "contiguous", "clone", "alias", "detach", "unbind", "getitem",
-}  # fmt: skip
-"""Operators whose results hold no other numbers than their first argument."""
-
-
 def with_value_ranges(module: fx.GraphModule, inputs: ModelInputs) -> ModelInputs:
     """Fill ``num_values`` in where nobody has said it and a captured graph tells."""
     placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
@@ -311,12 +305,11 @@ def _rows_looked_up(node: fx.Node) -> int | None:
     """Rows of the smallest table that this value looks up."""
     found: list[int] = []
     for user in node.users:
-        name = op_name(user)
-        if name == "embedding" and user.args[1] is node:
+        if kind_of(user) == "table" and user.args[1] is node:
             table = user.args[0]
             value = table.meta.get("val") if isinstance(table, fx.Node) else None
             found += [int(value.shape[0])] if isinstance(value, Tensor) else []
-        elif name in _SAME_NUMBERS and user.args[0] is node:
+        elif (is_view(user) or kind_of(user) == "cast") and user.args[0] is node:
             rows = _rows_looked_up(user)
             found += [rows] if rows is not None else []
     return min(found, default=None)

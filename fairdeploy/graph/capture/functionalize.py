@@ -5,10 +5,8 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from fairdeploy.graph.call_facts import op_name
 from fairdeploy.graph.capture.written_views import FunctionalWrites
-
-__all__ = ["make_functional", "op_name"]
+from fairdeploy.graph.operators import op_name
 
 aten = torch.ops.aten
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import fx
 
-from fairdeploy.graph.capture.functionalize import op_name
 from fairdeploy.graph.module_paths import module_path
+from fairdeploy.graph.operators import op_name
 from fairdeploy.graph.stored_tensors import fetch_tensor
 from fairdeploy.graph.unit_graph import Freeze, FrozenGroup
 from fairdeploy.graph.walk.entries import Entries
