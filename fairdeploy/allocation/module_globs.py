@@ -19,7 +19,7 @@ from fnmatch import fnmatchcase
 from torch import fx
 
 from fairdeploy.errors import UsageError
-from fairdeploy.graph.module_paths import module_path
+from fairdeploy.graph.call_facts import module_path
 from fairdeploy.graph.operators import kind_of, multiplies, op_name
 from fairdeploy.graph.unit_graph import Group, UnitGraph
 from fairdeploy.graph.walk.label_grids import length_of

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from fairdeploy.graph.call_facts import fetch_tensor, fetches_of
 from fairdeploy.graph.operators import kind_of, op_name
-from fairdeploy.graph.stored_tensors import fetch_tensor, fetches_of
 
 MAX_STEPS = 8
 _CASTS = {"cast", "expand", "same"}

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from fairdeploy.graph.call_facts import fetch_tensor
 from fairdeploy.graph.operators import has_weight, is_view, kind_of
-from fairdeploy.graph.stored_tensors import fetch_tensor
 
 SUFFIX = "_folded"
 

@@ -22,9 +22,8 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.node import map_arg
 
-from fairdeploy.graph.call_facts import argument, normal_dim
+from fairdeploy.graph.call_facts import argument, fetch_tensor, normal_dim
 from fairdeploy.graph.operators import gives_back, kind_of, op_name, row_of
-from fairdeploy.graph.stored_tensors import fetch_tensor
 
 aten = torch.ops.aten
 END = 2**63 - 1

@@ -12,8 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from fairdeploy.graph.batch_dimension import BatchDimension, batch_dimensions
-from fairdeploy.graph.layer_calls import aten, bound_arguments, is_layer_call, window_of
-from fairdeploy.graph.layer_rows import LINEAR, Window
+from fairdeploy.graph.layer_rows import (
+    LINEAR,
+    Window,
+    aten,
+    bound_arguments,
+    is_layer_call,
+    window_of,
+)
 from fairdeploy.graph.operators import gives_back, kind_of
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.recovery.least_squares.sweep import attribute

@@ -14,12 +14,10 @@ from collections.abc import Iterator
 
 from torch import Tensor, fx, nn
 
-from fairdeploy.graph.call_facts import argument
+from fairdeploy.graph.call_facts import argument, fetch_tensor
 from fairdeploy.graph.capture.capture import quiet_export
-from fairdeploy.graph.capture.module_state import unchanged
-from fairdeploy.graph.capture.tensor_caches import tensor_caches
+from fairdeploy.graph.capture.kept_state import tensor_caches, unchanged
 from fairdeploy.graph.operators import op_name, operator_of
-from fairdeploy.graph.stored_tensors import fetch_tensor
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.surgery.own_class.attribute_slots import assign, slots
 from fairdeploy.surgery.own_class.layer_sizes import (
