@@ -147,12 +147,12 @@ class DataSplits:
     """Why nothing can be said about accuracy, where labels and answers do not belong together."""
 
     def unlabelled(self) -> DataSplits:
-        """The same images without their labels; nothing is tested."""
-        training, selection = self.training, self.selection
+        """The same images without their labels."""
+        training, selection, test = self.training, self.selection, self.test
         return replace(
             self,
             calibration=self.calibration.unlabelled(),
-            test=None,
+            test=None if test is None else test.unlabelled(),
             selection=None if selection is None else selection.unlabelled(),
             training=None if training is None else replace(training, has_labels=False),
         )

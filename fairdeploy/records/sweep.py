@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from fairdeploy.records.accuracy import PairedDifference
+from fairdeploy.records.accuracy import AccuracyEstimate, PairedDifference
 from fairdeploy.records.allocation import Allocation, Budget, TimedPlan
 from fairdeploy.records.metrics import MetricName
-from fairdeploy.records.surgery import AccuracyEstimate, ProofResult
+from fairdeploy.records.surgery import ProofResult
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -159,7 +159,7 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
         shrunk, proof, own_class_problem = remove(model, graph, removed, settings, watch)
         if started is not None:
             load_state(shrunk, started)
-        evaluation = Evaluation(graph, data.test, watch)
+        evaluation = Evaluation(graph, data.test, watch, data)
         evaluation.add("original", graph.module)
         evaluation.add("pruned", shrunk)
         mending = mend(
@@ -216,6 +216,7 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
             parity=deployed.parity,
             accuracy=AccuracyByStage(**evaluation.estimates),
             changes=evaluation.changes(),
+            fidelity=evaluation.fidelity,
             gate=gate,
             latency=deployed.latency,
             operators=deployed.operators,

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fairdeploy.records import (
@@ -18,6 +20,7 @@ from fairdeploy.records import (
     Preprocessing,
     PruningMethod,
 )
+from fairdeploy.records.accuracy import TaskWords
 from fairdeploy.tasks.augmentation import shifted_and_flipped
 
 NUM_ASKED = 64
@@ -49,9 +52,7 @@ class Task:
     better; the defaults suit outputs about which nothing is known.
     """
 
-    name: ClassVar[str] = "none"
-    quality_name: ClassVar[str] = ""
-    """What is judged by, as it is said; empty: nothing is."""
+    words: ClassVar[TaskWords] = TaskWords("unknown", "", "", is_higher_better=True)
     has_targets: ClassVar[bool] = False
     """Whether answers are compared with targets at all; else with the original's answers."""
 
@@ -153,14 +154,19 @@ class Task:
         """Where the quality changed, by what is told apart; empty where nothing is."""
         return ()
 
-    def agreement(self, ours: Any, theirs: Any) -> float | None:
-        """How far two networks answer alike, without targets; None where that says nothing.
+    def agreeing(self, ours: Any, theirs: Any) -> NDArray[np.bool_] | None:
+        """Which images two networks answer alike, without targets; None where that says nothing.
 
         Args:
             ours: Tensor or array.
             theirs: The original's.
         """
         return None
+
+    def agreement(self, ours: Any, theirs: Any) -> float | None:
+        """Share of images that two networks answer alike; None where that says nothing."""
+        found = self.agreeing(ours, theirs)
+        return None if found is None else float(found.mean())
 
 
 def pooled(answer: Tensor) -> Tensor:

@@ -82,7 +82,8 @@ def test_a_network_that_is_sure_and_wrong_is_not_judged() -> None:
     assert data.not_judged is not None
     assert "right, though it is 90% sure of its answers" in data.not_judged.reason
     assert data.not_judged.remedy.startswith("check that the labels, their order and the weights")
-    assert data.test is None
+    assert data.test is not None
+    assert data.test.labels is None
     assert data.calibration.labels is None
     assert data.warnings[-1].startswith("ACCURACY NOT JUDGED: the original has ")
 

@@ -1,28 +1,103 @@
-"""Quality after each step, on the same images, for torch networks and files alike."""
+"""Quality after each step, on the same images, for torch networks and files alike.
+
+Where there are no labelled test images it is how much the network gives what the original gives.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fairdeploy.deployment.exporter_api import Runner
-from fairdeploy.deployment.parity import predict
+from fairdeploy.deployment.parity import predict, predict_all
 from fairdeploy.graph.unit_graph import UnitGraph
-from fairdeploy.records import AccuracyEstimate, AnswerChanges, ImageSet, PairedDifference
+from fairdeploy.records import (
+    AccuracyEstimate,
+    AnswerChanges,
+    DataSplits,
+    ImageSet,
+    PairedDifference,
+)
+from fairdeploy.records.accuracy import Fidelity
 from fairdeploy.runs.progress import Stopwatch
+from fairdeploy.tasks.imitation import likeness
 
 BATCH = 64
+MAX_IMITATED = 256
+MAX_IMITATED_BYTES = 2**28
+"""Of what the original gives, which is held in memory."""
 ORIGINAL = "original"
 EXPORTED = "exported"
 
 
-class Evaluation:
-    """Collects accuracy estimates by step name; without a labelled test set it does nothing."""
+class _Imitated:
+    """What the original gives for a few images, and how much others give that."""
 
-    def __init__(self, graph: UnitGraph, test: ImageSet | None, watch: Stopwatch) -> None:
+    def __init__(self, graph: UnitGraph, data: DataSplits, images: ImageSet, name: str) -> None:
+        self._graph, self._task = graph, graph.outputs.task.informed(data)
+        self._batch = BATCH if graph.has_dynamic_batch else graph.inputs.batch
+        tensors = graph.inputs.arranged(images)
+        first = tuple(tensor[: self._batch] for tensor in tensors)
+        size = sum(array.nbytes for array in self._outputs(graph.module, first)) // len(first[0])
+        count = min(len(images), MAX_IMITATED, max(2, MAX_IMITATED_BYTES // max(size, 1)))
+        places = torch.linspace(0, len(images) - 1, count).round().long()
+        self._inputs = tuple(tensor[places] for tensor in tensors)
+        self._wanted = self._outputs(graph.module, self._inputs)
+        self.found = Fidelity(name, count, graph.outputs.names[graph.outputs.main], {})
+
+    @classmethod
+    def of(cls, graph: UnitGraph, data: DataSplits) -> _Imitated | None:
+        """On images that nothing was fitted to; None where there are hardly any."""
+        for name, images in (("test", data.test), ("selection", data.selection)):
+            if images is not None and len(images) > 1 and not images.is_synthetic:
+                return cls(graph, data, images, name)
+        return None
+
+    def add(self, step: str, network: Callable[..., object] | Runner) -> float:
+        """Compare a network; the error of its main output."""
+        outputs, told = self._graph.outputs, self.found
+        found = self._outputs(network, self._inputs)
+        told.by_step[step] = alike = likeness(
+            found, self._wanted, outputs.names, outputs.main, self._task, told.num_images
+        )
+        errors = {row.output: row.error.value for row in alike.outputs}
+        return errors.get(told.main_output, float("nan"))
+
+    def _outputs(
+        self, network: Callable[..., object] | Runner, inputs: tuple[Tensor, ...]
+    ) -> tuple[NDArray[np.generic], ...]:
+        is_fixed = not self._graph.has_dynamic_batch
+        return predict_all(network, inputs, self._batch, is_batch_fixed=is_fixed)
+
+
+class Evaluation:
+    """Collects accuracy estimates by step name; without a labelled test set there are none."""
+
+    def __init__(
+        self,
+        graph: UnitGraph,
+        test: ImageSet | None,
+        watch: Stopwatch,
+        data: DataSplits | None = None,
+    ) -> None:
+        """Measure nothing yet.
+
+        Args:
+            graph: Of the original.
+            test: What is tested on.
+            watch: Shows the stages.
+            data: Where there are no labels networks are held to the original on its test images,
+                or on those for selection; None: they are not.
+        """
         self._test = test
+        self._imitated = None
+        if data is not None and (test is None or test.labels is None):
+            self._imitated = _Imitated.of(graph, data)
         self._graph = graph
         self._watch = watch
         self._task = graph.outputs.task
@@ -32,6 +107,9 @@ class Evaluation:
     def add(self, step: str, network: Callable[..., object] | Runner) -> None:
         """Measure ``network`` on the test images."""
         if self._test is None or self._test.labels is None:
+            if self._imitated is not None and step != ORIGINAL:
+                with self._watch.stage(f"fidelity ({step})") as stage:
+                    stage.note(f"error {self._imitated.add(step, network):.3g}")
             return
         with self._watch.stage(f"accuracy ({step})") as stage:
             answer = predict(
@@ -46,6 +124,11 @@ class Evaluation:
             stage.note(f"{estimate.value:.2%}")
         self.estimates[step] = estimate
         self._answers[step] = answers
+
+    @property
+    def fidelity(self) -> Fidelity | None:
+        """How much each step gives what the original gives; None where accuracy is measured."""
+        return self._imitated.found if self._imitated and self._imitated.found.by_step else None
 
     def difference(self, step: str) -> PairedDifference | None:
         """The step's accuracy minus the original's; None where either was not measured."""

@@ -8,11 +8,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from fairdeploy.errors import DataError
 from fairdeploy.records import AccuracyEstimate, ClassChange, DataSplits, PairedDifference
+from fairdeploy.records.accuracy import TaskWords
 from fairdeploy.tasks.base import Original, Task
 from fairdeploy.tasks.classification.label_check import check_labels_fit, check_original
 
@@ -29,8 +31,11 @@ _Z_95 = 1.959963984540054
 class Classification(Task):
     """Answers are scores [N, classes], targets the right classes, int64 [N]."""
 
-    name: ClassVar[str] = "classification"
-    quality_name: ClassVar[str] = "top-1"
+    words: ClassVar[TaskWords] = TaskWords(
+        "classification", "top-1", "%", is_higher_better=True, agreement="same top-1",
+        agreement_means="Top-1 is the share of images on which file and torch choose the same "
+        "class.",
+    )  # fmt: skip
     has_targets: ClassVar[bool] = True
     is_known: bool | None = None
     """Whether the largest score is the answer; None: nothing tells, so it is if there are many."""
@@ -141,13 +146,14 @@ class Classification(Task):
             rows.append(ClassChange(label, *(int(found.sum()) for found in counts)))
         return tuple(rows)
 
-    def agreement(self, ours: Any, theirs: Any) -> float | None:
-        """Share of images with the same class; None where the scores are not those of classes."""
+    def agreeing(self, ours: Any, theirs: Any) -> NDArray[np.bool_] | None:
+        """Images with the same class; None where the scores are not those of classes."""
         if not self.has_classes(theirs.shape):
             return None
         if ours.shape != theirs.shape:
-            return 0.0
-        return float((np.asarray(ours).argmax(1) == np.asarray(theirs).argmax(1)).mean())
+            return np.zeros(len(theirs), dtype=np.bool_)
+        same: NDArray[np.bool_] = np.asarray(ours).argmax(1) == np.asarray(theirs).argmax(1)
+        return same
 
     def has_classes(self, shape: Sequence[int]) -> bool:
         """Whether the largest number of such an answer is a class, as far as one can tell."""
