@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fairdeploy.graph.capture.capture import capture
-from fairdeploy.graph.capture.module_state import unchanged
+from fairdeploy.graph.capture.kept_state import unchanged
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.surgery.own_class.module_rewrite import rebuild_own_class
 from fairdeploy.surgery.removal import remove_units
