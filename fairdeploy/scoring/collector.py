@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import Argument, Target
 
-from fairdeploy.graph.capture.functionalize import op_name
+from fairdeploy.graph.operators import op_name
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import ImageSet
 from fairdeploy.scoring.activations import PointReader
