@@ -118,6 +118,13 @@ class Task:
         """What learning from another network's answer lowers; of any number of images alike."""
         return value_error(answer, wanted)
 
+    def groups(self, answer: Tensor, targets: Tensor | None) -> Tensor:
+        """Which images belong together, int64 [N], for a signal that compares groups of them.
+
+        Where all belong together, those with higher and with lower values serve as two groups.
+        """
+        return torch.zeros(len(answer), dtype=torch.int64)
+
     # ---- judging ---------------------------------------------------------------------------------
 
     def marks(self, answer: Tensor, targets: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from fairdeploy.allocation.latency_search import search_latency
 from fairdeploy.allocation.nearby import nearby_plan
 from fairdeploy.allocation.search import check_reachable, search, smallest_plan
 from fairdeploy.errors import BudgetError
-from fairdeploy.graph.node_work import node_works
+from fairdeploy.graph.cost_terms import node_works
 from fairdeploy.graph.residual_branches import blocks_hint
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import Allocation, Budget, DataSplits, TimedPlan, UnitScores

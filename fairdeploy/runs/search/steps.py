@@ -17,8 +17,7 @@ from fairdeploy.runs.stages.removal import remove_and_prove
 from fairdeploy.runs.stages.repair import repair
 from fairdeploy.scoring.unit_scores import score_units
 from fairdeploy.settings.run import ShrinkSettings
-from fairdeploy.surgery.full_size import full_size
-from fairdeploy.surgery.removal import remove_units
+from fairdeploy.surgery.removal import full_size, remove_units
 
 
 @dataclass(frozen=True, slots=True)
