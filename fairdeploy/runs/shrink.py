@@ -18,9 +18,9 @@ from fairdeploy.allocation.restriction_outcomes import restriction_outcomes
 from fairdeploy.allocation.restrictions import held_groups, rules_of
 from fairdeploy.allocation.tolerance import tod_curve
 from fairdeploy.deployment.devices.remote_device import measuring_device
+from fairdeploy.deployment.file_writing import exporter_for
 from fairdeploy.deployment.latency.measure import require_this_machine
 from fairdeploy.deployment.parity import require_parity
-from fairdeploy.deployment.precision import exporter_for
 from fairdeploy.errors import noted
 from fairdeploy.files import appearing_folder, cache_folder, check_output_folder, kept_if_it_fails
 from fairdeploy.inputs.answers import require_judged

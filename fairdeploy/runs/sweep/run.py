@@ -20,8 +20,8 @@ from fairdeploy.allocation.sweep_targets import capped_targets, shares_between, 
 from fairdeploy.allocation.trade_off import find_trade_off
 from fairdeploy.deployment.devices.local_device import LocalDevice
 from fairdeploy.deployment.exporter_api import Exporter
+from fairdeploy.deployment.file_writing import exporter_for
 from fairdeploy.deployment.latency.measure import require_this_machine
-from fairdeploy.deployment.precision import exporter_for
 from fairdeploy.errors import OutputError, noted
 from fairdeploy.files import appearing_folder, cache_folder, check_output_folder, kept_if_it_fails
 from fairdeploy.graph.unit_graph import UnitGraph
