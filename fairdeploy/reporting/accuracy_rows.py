@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
 from fairdeploy.records import (
@@ -21,17 +21,8 @@ from fairdeploy.records import (
     TuningSummary,
     Verdict,
 )
+from fairdeploy.records.accuracy import STEPS
 from fairdeploy.reporting.quantities import percent
-
-STEPS = {
-    "original": "original",
-    "pruned": "pruned, before repair",
-    "recovered": "after recovery",
-    "distilled": "after distillation",
-    "tuned": "after training",
-    "exported": "exported file",
-}
-"""Steps that are reported first, in this order and these words; any others follow."""
 
 
 def not_judged_row(data: DataSplits | None) -> dict[str, Any] | None:
@@ -42,11 +33,10 @@ def not_judged_row(data: DataSplits | None) -> dict[str, Any] | None:
 
 def accuracy_row(accuracy: AccuracyByStage) -> dict[str, Any]:
     """The estimate after each step; None where it was not measured."""
-    found = {field.name: getattr(accuracy, field.name) for field in fields(accuracy)}
-    steps = [*(name for name in STEPS if name in found), *(n for n in found if n not in STEPS)]
+    found: dict[str, AccuracyEstimate | None] = {step: getattr(accuracy, step) for step in STEPS}
     sizes = [estimate.num_images for estimate in found.values() if estimate]
-    row: dict[str, Any] = {step: estimate_row(found[step]) for step in steps}
-    return row | {"num_images": max(sizes, default=0)}
+    rows: dict[str, Any] = {step: estimate_row(estimate) for step, estimate in found.items()}
+    return rows | {"num_images": max(sizes, default=0)}
 
 
 def estimate_row(estimate: AccuracyEstimate | None) -> dict[str, float] | None:

@@ -81,7 +81,9 @@ def sample_arguments(graph: UnitGraph, **changes: Any) -> dict[str, Any]:
         "mending": Mending(_recovery()),
         "artifacts": (Artifact("model.onnx", "onnx", "fp32", "ab" * 32, 2345),),
         "parity": tuple(ParityResult("model.onnx", n, 2e-6, 1e-4, 1.0) for n in (1, 3)),
-        "accuracy": AccuracyByStage(*(_estimate(x) for x in (0.9, 0.41, 0.88, 0.88))),
+        "accuracy": AccuracyByStage(
+            _estimate(0.9), _estimate(0.41), _estimate(0.88), exported=_estimate(0.88)
+        ),
         "latency": sample_latency(),
         "profile": _profile(),
         "seed": 7,

@@ -14,7 +14,7 @@ from fairdeploy.records import (
     Tolerance,
     VariantCheck,
 )
-from fairdeploy.reporting.accuracy_rows import STEPS
+from fairdeploy.records.accuracy import STEPS
 from fairdeploy.reporting.chain import chain_of, merged_variants, variant_document, verdict
 from fairdeploy.reporting.json_tree import json_safe
 from fairdeploy.reporting.model_card import model_card
