@@ -22,13 +22,8 @@ from fairdeploy.records import (
     Verdict,
 )
 from fairdeploy.records.accuracy import STEPS
+from fairdeploy.reporting.json_tree import row_of
 from fairdeploy.reporting.quantities import percent
-
-
-def not_judged_row(data: DataSplits | None) -> dict[str, Any] | None:
-    """Why no accuracy is claimed, and what was tried; None where accuracy is what it is."""
-    found = None if data is None else data.not_judged
-    return None if found is None else asdict(found) | {"text": found.text}
 
 
 def accuracy_row(accuracy: AccuracyByStage) -> dict[str, Any]:
@@ -77,16 +72,15 @@ def gate_row(gate: DropGate | None) -> dict[str, Any] | None:
     """Whether the result keeps to ``--max-drop``, why not, and how it was searched for."""
     if gate is None:
         return None
-    search = gate.search
     return {
         "max_drop": gate.max_drop,
         "images": gate.images,
         "difference": difference_row(gate.difference),
         "passed": gate.passed,
         "problem": None if gate.passed else gate_problem(gate),
-        "search": asdict(search) if search else None,
+        "search": row_of(gate.search),
         "images_needed": gate.images_needed,
-        "undecided": asdict(gate.undecided) if gate.undecided else None,
+        "undecided": row_of(gate.undecided),
     }
 
 
@@ -117,13 +111,12 @@ def _judged_row(
 ) -> dict[str, Any] | None:
     if summary is None:
         return None
-    verdict = None if summary.verdict is None else verdict_row(summary.verdict)
-    return asdict(summary) | {"verdict": verdict}
+    return row_of(summary) | {"verdict": row_of(summary.verdict, "outcome")}
 
 
 def verdict_row(verdict: Verdict) -> dict[str, Any]:
     """Whether a step's weights stay, and by which figure."""
-    return asdict(verdict) | {"outcome": verdict.outcome}
+    return row_of(verdict, "outcome")
 
 
 def purposes(data: DataSplits) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ from fairdeploy.inputs.answers import require_judged
 from fairdeploy.records import AccuracyByStage, GroupScores, LoadedModel, RunRecord, UnitScores
 from fairdeploy.recovery.training.best_weights import load_state
 from fairdeploy.recovery.training.processes import launched_rank
-from fairdeploy.reporting.run_record import build_document, write_report
+from fairdeploy.reporting.document import Report, write_report
 from fairdeploy.runs.environment import describe_environment
 from fairdeploy.runs.folder.artifact_folder import complete_folder, result_files
 from fairdeploy.runs.folder.file_metadata import file_metadata
@@ -192,7 +192,7 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
             for group, scored in zip(graph.groups, groups, strict=True)
             if not group.is_branch
         }
-        document = build_document(
+        document = Report(
             model=model,
             data=data,
             graph=graph,
@@ -239,7 +239,7 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
             warnings=watch.warnings,
             own_class_problem=own_class_problem,
             file_metadata=metadata,
-        )
+        ).document()
         write_report(folder, RunRecord(document, curves, deployed.latency))
         complete_folder(folder, document)
     with noted(f"the result and its report are in '{settings.output}'"):

@@ -37,6 +37,7 @@ from fairdeploy.records import (
     RecoverySummary,
     TargetProfile,
 )
+from fairdeploy.reporting.document import Report
 
 
 class SmallNet(nn.Module):
@@ -64,7 +65,7 @@ def sample_graph() -> UnitGraph:
 
 
 def sample_arguments(graph: UnitGraph, **changes: Any) -> dict[str, Any]:
-    """Arguments of ``build_document``; ``changes`` replace some of them."""
+    """Arguments of ``Report``; ``changes`` replace some of them."""
     scores = tuple(_scores(group.name, group.size) for group in graph.groups)
     curves = sample_curves(graph)
     arguments: dict[str, Any] = {
@@ -100,6 +101,11 @@ def sample_arguments(graph: UnitGraph, **changes: Any) -> dict[str, Any]:
         "warnings": ("no class names were given",),
     }
     return arguments | changes
+
+
+def document_of(**arguments: Any) -> dict[str, Any]:
+    """The tree of ``report.json`` for arguments of ``Report``."""
+    return Report(**arguments).document()
 
 
 def sample_curves(graph: UnitGraph) -> dict[str, NDArray[np.float64]]:
