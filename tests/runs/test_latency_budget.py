@@ -12,6 +12,7 @@ import torch
 import fairdeploy
 from fairdeploy.errors import BudgetError, DeviceLostError, MeasurementError
 from fairdeploy.records import LatencyComparison
+from fairdeploy.runs import problem
 from fairdeploy.runs import shrink as pipeline
 from fairdeploy.runs.shrink import ShrinkResult
 from fairdeploy.runs.stages import groups as scored_groups
@@ -162,7 +163,7 @@ def test_coarse_multiple_gives_way_where_the_budget_needs_it(
     project: Path, tmp_path: Path, device: SizedDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     coarse = Multiple(64, "measured", None, 64)
-    monkeypatch.setattr(pipeline, "resolve_multiple", lambda *_, **__: coarse)
+    monkeypatch.setattr(problem, "resolve_multiple", lambda *_, **__: coarse)
     monkeypatch.setattr(scored_groups, "MIN_STRICT_BLOCKS", 1)
     result = run(project, tmp_path / "out", "latency=60%", round_to=None)
     assert row(result, "latency")["met"]

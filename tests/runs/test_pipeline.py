@@ -342,7 +342,7 @@ def test_a_file_that_differs_from_torch_is_written_told_of_and_exits_with_4(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     strict = replace(load_profile("cpu"), parity_limit=1e-12)
-    monkeypatch.setattr("fairdeploy.runs.shrink.load_profile", lambda _: strict)
+    monkeypatch.setattr("fairdeploy.runs.run.load_profile", lambda _: strict)
     output = tmp_path / "out"
     words = ["shrink", str(project / "model.pt"), "-b", "60%", "--no-latency", "--quiet"]
     assert cli.run([*words, "-o", str(output)]) == 4
