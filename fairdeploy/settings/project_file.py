@@ -31,13 +31,16 @@ from fairdeploy.records.method import ATTENTION_OPTIONS, AttentionOption, choice
 from fairdeploy.records.metrics import COUNTED
 from fairdeploy.settings.toml import (
     Reader,
+    Schema,
     by_glob,
+    described,
     numbers,
     positive_number,
     read_text,
     read_toml_table,
     read_values,
     share,
+    table_schema,
     text,
     text_or_texts,
     texts,
@@ -236,8 +239,20 @@ def _one_of(choices: tuple[_Choice, ...]) -> Callable[[object], _Choice]:
             raise ValueError(f"one of {', '.join(choices)}")
         return option
 
-    return read
+    return described(read, enum=list(choices))
 
+
+_SIZE = {"type": "integer", "minimum": 1}
+_ABOVE_0 = {"type": "number", "exclusiveMinimum": 0}
+described(
+    _input_size,
+    anyOf=[_SIZE, {"type": "array", "items": _SIZE, "minItems": 1, "maxItems": 3}],
+)
+described(_positive_numbers, anyOf=[_ABOVE_0, {"type": "array", "items": _ABOVE_0, "minItems": 1}])
+described(
+    _drop, anyOf=[{"type": "string"}, {"type": "number", "minimum": 0, "exclusiveMaximum": 1}]
+)
+described(_rate, **_ABOVE_0, maximum=_LARGEST_RATE)
 
 _READERS: dict[str, Reader] = {
     "arch": text,
@@ -286,6 +301,11 @@ _READERS: dict[str, Reader] = {
     "batch_size": whole_number(2),
     "ema": truth,
 }
+
+
+def project_schema() -> Schema:
+    """JSON Schema of ``fairdeploy.toml``."""
+    return table_schema(PROJECT_FILE_NAME, _READERS)
 
 
 def _located(value: str | None, folder: Path) -> str | None:
