@@ -244,10 +244,8 @@ def _one_of(choices: tuple[_Choice, ...]) -> Callable[[object], _Choice]:
 
 _SIZE = {"type": "integer", "minimum": 1}
 _ABOVE_0 = {"type": "number", "exclusiveMinimum": 0}
-described(
-    _input_size,
-    anyOf=[_SIZE, {"type": "array", "items": _SIZE, "minItems": 1, "maxItems": 3}],
-)
+_SIZES = tuple({"type": "array", "items": _SIZE, "minItems": n, "maxItems": n} for n in (1, 3))
+described(_input_size, anyOf=[_SIZE, *_SIZES])
 described(_positive_numbers, anyOf=[_ABOVE_0, {"type": "array", "items": _ABOVE_0, "minItems": 1}])
 described(
     _drop, anyOf=[{"type": "string"}, {"type": "number", "minimum": 0, "exclusiveMaximum": 1}]
