@@ -21,8 +21,6 @@ from fairdeploy.graph.residual_branches import branch_groups
 from fairdeploy.graph.unit_graph import (
     KEPT,
     Branch,
-    Contracted,
-    Coupled,
     Group,
     Member,
     UnitGraph,
@@ -110,17 +108,14 @@ def unit_graph_from_capture(
         pairs=np.array(list(pairs), dtype=np.int64).reshape(-1, 2),
         tensor_units=layer.tensor_units,
         value_units=layer.value_units,
-        contractions=tuple(
-            Contracted(point.node.name, point.argument.name, point.dim)
-            for point in walk.contractions
-        ),
+        contractions=tuple(walk.contractions),
         cost_terms=build_cost_terms(
             walk, layer.groups, owner, list(pairs), layer.tensor_units, layer.value_units,
             batch=captured.inputs.batch, branches=branches,
         ),
         attention=attention,
         allow_norm_coupled=allow_norm_coupled,
-        coupled_norms=tuple(Coupled(norm.node.name, norm.dims) for norm in walk.coupled_norms),
+        coupled_norms=tuple(walk.coupled_norms),
         has_dynamic_batch=captured.has_dynamic_batch,
         inputs=captured.inputs,
         outputs=captured.outputs,

@@ -18,7 +18,8 @@ from fairdeploy.graph.operators import gives_back, operator_of
 from fairdeploy.graph.residual_branches import is_check
 from fairdeploy.graph.unit_graph import KEPT, Branch, UnitGraph, UnitIds
 from fairdeploy.graph.walk.label_grids import rows_of
-from fairdeploy.surgery.graph_rewrite import rewrite_constants
+from fairdeploy.graph.walk.rewriter import Rewriter
+from fairdeploy.graph.walk.rules import rewrite_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,11 @@ def remove_units(graph: UnitGraph, removed: NDArray[np.bool_]) -> ShrunkNetwork:
         assert tensor is not None
         sliced[name] = slice_tensor(tensor, tuple(stays.mask(units) for units in dims))
     module = with_tensors(graph.module, sliced)
-    rewrite_constants(graph, module, stays.count)
+    rewriter = Rewriter(graph, module, stays.count)
+    for original, node in zip(graph.module.graph.nodes, list(module.graph.nodes), strict=True):
+        rewrite = rewrite_of(node) if node.op == "call_function" else None
+        if rewrite is not None:
+            rewrite(rewriter, original, node)
     cut_branches(module, graph.branches_gone(removed))
     module.graph.lint()
     module.recompile()

@@ -5,6 +5,8 @@ Removing an index from both sides of the sum takes exactly its contribution with
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from torch import fx
 
@@ -14,11 +16,13 @@ from fairdeploy.graph.call_facts import (
     number_at_capture,
     result_shape,
 )
+from fairdeploy.graph.operators import op_name, operator_of
 from fairdeploy.graph.walk.label_grids import depends_on, is_grid
 from fairdeploy.graph.walk.labels import Labels
 from fairdeploy.graph.walk.propagation import KERNEL, READS_FIXED, Dims, Propagation, Value
+from fairdeploy.graph.walk.rewriter import Rewriter
 from fairdeploy.graph.walk.rules.elementwise import broadcast
-from fairdeploy.graph.walk.rules.registry import rule
+from fairdeploy.graph.walk.rules.registry import rewrite, rule
 
 SOFTMAX = "softmax mixes this dimension"
 
@@ -303,3 +307,51 @@ def _grouped_transposed(
 def goes_by_whole_groups(groups: int, num_inputs: int, num_outputs: int) -> bool:
     """Whether whole groups give more units than positions within groups do."""
     return groups > num_inputs + num_outputs or num_inputs == 1
+
+
+# ---- rewrites ------------------------------------------------------------------------------------
+
+
+@rewrite("conv1d", "conv2d", "conv3d", "convolution")
+def rewrite_convolution(rewriter: Rewriter, original: fx.Node, node: fx.Node) -> None:
+    """Keep as many groups as there are inputs for."""
+    index = operator_of(node).groups
+    assert index is not None
+    groups = argument(node, index, "groups", 1)
+    if groups == 1:
+        return
+    if op_name(node) == "convolution" and original.args[6]:
+        rewrite_transposed(rewriter, original, node)
+        return
+    data, weight = rewriter.units(original.args[0]), rewriter.units(original.args[1])
+    inputs = rewriter.kept(original.args[0], len(data) - len(weight) + 1)
+    new = inputs // rewriter.kept(original.args[1], 1)
+    before = argument(original, index, "groups", 1)
+    if isinstance(before, fx.Node):  # it counts with the batch
+        new = rewriter.scaled(node, groups, before, new)
+    rewriter.set_argument(node, index, "groups", new)
+
+
+@rewrite("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+def rewrite_transposed(rewriter: Rewriter, original: fx.Node, node: fx.Node) -> None:
+    """Keep the groups that have inputs left."""
+    index = operator_of(node).groups
+    assert index is not None
+    groups = argument(node, index, "groups", 1)
+    assert isinstance(groups, int)
+    size = rewriter.length(original.args[1], 0) // groups
+    left = sum(
+        rewriter.kept_between(original.args[1], 0, start, start + size) > 0
+        for start in range(0, groups * size, size)
+    )
+    if left != groups:
+        rewriter.set_argument(node, index, "groups", left)
+
+
+@rewrite("scaled_dot_product_attention")
+def rewrite_attention(rewriter: Rewriter, original: fx.Node, node: fx.Node) -> None:
+    """Keep the scale, which would follow the number of channels."""
+    query = rewriter.units(original.args[0])
+    if argument(node, 6, "scale") is None and rewriter.changes(original.args[0], len(query) - 1):
+        width = rewriter.length(original.args[0], len(query) - 1)
+        node.update_kwarg("scale", 1.0 / math.sqrt(width))

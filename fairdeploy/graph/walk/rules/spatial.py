@@ -8,7 +8,8 @@ from torch import fx
 from fairdeploy.graph.call_facts import argument, result_shape
 from fairdeploy.graph.walk.labels import FIXED
 from fairdeploy.graph.walk.propagation import Propagation, Value
-from fairdeploy.graph.walk.rules.registry import rule
+from fairdeploy.graph.walk.rewriter import Rewriter
+from fairdeploy.graph.walk.rules.registry import rewrite, rule
 
 
 def _keep_channels(walk: Propagation, node: fx.Node, shape: tuple[int, ...], space: int) -> Value:
@@ -130,3 +131,19 @@ def channel_shuffle(walk: Propagation, node: fx.Node) -> Value:
     walk.tie_rows(blocks)
     dims[1] = np.ascontiguousarray(blocks.T).reshape(-1)
     return tuple(dims)
+
+
+@rewrite("pad", "constant_pad_nd")
+def rewrite_pad(rewriter: Rewriter, original: fx.Node, node: fx.Node) -> None:
+    """Pad channels by as many as stay of the padding."""
+    amounts = original.args[1]
+    assert isinstance(amounts, (list, tuple))
+    new = list(amounts)
+    for pair in range(len(amounts) // 2):
+        dim = len(rewriter.units(original)) - 1 - pair
+        before = amounts[2 * pair]
+        if rewriter.changes(original, dim) and isinstance(before, int):
+            inside = before + rewriter.length(original.args[0], dim)
+            new[2 * pair] = rewriter.kept_between(original, dim, 0, before)
+            new[2 * pair + 1] = rewriter.kept_between(original, dim, inside)
+    node.update_arg(1, new)
