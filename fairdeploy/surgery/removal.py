@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from fairdeploy.errors import UsageError
-from fairdeploy.graph.call_facts import fetch_tensor
+from fairdeploy.graph.call_facts import delete_tensor, fetch_tensor
 from fairdeploy.graph.capture.capture import quiet_export
 from fairdeploy.graph.operators import gives_back, operator_of
 from fairdeploy.graph.residual_branches import is_check
@@ -149,7 +149,7 @@ def cut_branches(module: fx.GraphModule, branches: Iterable[Branch]) -> None:
             module.graph.erase_node(node)
     for name in tensors:
         if fetch_tensor(module, name) is not None:
-            _delete(module, name)
+            delete_tensor(module, name)
 
 
 def _pass_on(node: fx.Node, value: fx.Node) -> None:
@@ -172,11 +172,6 @@ def _repeats(user: fx.Node, source: fx.Node) -> bool:
         and user.args[1:] == source.args[1:]
         and user.kwargs == source.kwargs
     )
-
-
-def _delete(module: nn.Module, name: str) -> None:
-    owner, _, leaf = name.rpartition(".")
-    delattr(module.get_submodule(owner), leaf)
 
 
 def full_size(graph: UnitGraph, shrunk: fx.GraphModule, removed: NDArray[np.bool_]) -> UnitGraph:

@@ -37,8 +37,6 @@ def linear(walk: Propagation, node: fx.Node) -> Value:
     walk.tie(walk.flat(data[-1], last), weight[1], READS_FIXED)
     walk.contract(node, node.args[0], len(data) - 1)
     walk.contract(node, node.args[1], 1)
-    if len(weight[0]) == 1 and bias is None:
-        return (*data[:-1], weight[0])
     if bias is not None:
         walk.tie(weight[0], walk.dims(bias)[0])
     return (*data[:-1], weight[0])
@@ -49,9 +47,9 @@ def _free_of(walk: Propagation, labels: Labels, dim: int, axis: int) -> Labels:
     return walk.flat(labels, dim) if depends_on(labels, dim, axis) else labels
 
 
-@rule("addmm")
-def addmm(walk: Propagation, node: fx.Node) -> Value:
-    """``bias + first [N, K] @ second [K, M]``."""
+@rule("addmm", "baddbmm")
+def add_to_product(walk: Propagation, node: fx.Node) -> Value:
+    """``added + first [..., N, K] @ second [..., K, M]``."""
     product = _matrix_product(walk, node, node.args[1], node.args[2])
     return broadcast(walk, [walk.dims(node.args[0]), product], result_shape(node))
 
@@ -60,13 +58,6 @@ def addmm(walk: Propagation, node: fx.Node) -> Value:
 def matmul(walk: Propagation, node: fx.Node) -> Value:
     """Matrix products; leading dimensions broadcast."""
     return _matrix_product(walk, node, node.args[0], node.args[1])
-
-
-@rule("baddbmm")
-def baddbmm(walk: Propagation, node: fx.Node) -> Value:
-    """``added + first @ second`` in batches."""
-    product = _matrix_product(walk, node, node.args[1], node.args[2])
-    return broadcast(walk, [walk.dims(node.args[0]), product], result_shape(node))
 
 
 def _matrix_product(walk: Propagation, node: fx.Node, first: object, second: object) -> Dims:
@@ -154,12 +145,9 @@ def attention(walk: Propagation, node: fx.Node) -> Value:
 
 def _exchanged(dims: Dims) -> Dims:
     """Labels with the last two dimensions exchanged."""
-    return (
-        *(labels if labels.ndim == 1 else labels.swapaxes(-1, -2) for labels in dims[:-2]),
-        *(
-            labels if labels.ndim == 1 else labels.swapaxes(-1, -2)
-            for labels in (dims[-1], dims[-2])
-        ),
+    return tuple(
+        labels if labels.ndim == 1 else labels.swapaxes(-1, -2)
+        for labels in (*dims[:-2], dims[-1], dims[-2])
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from torch import fx
 
@@ -20,17 +19,13 @@ from fairdeploy.graph.walk.rewriter import Rewriter
 from fairdeploy.graph.walk.rules.registry import rewrite, rule
 
 
-def _tie_channel_vectors(walk: Propagation, node: fx.Node, dims: Dims, count: int) -> None:
-    for vector in node.args[1 : 1 + count]:
-        if walk.is_tensor(vector):
-            walk.tie(dims[1], walk.dims(vector)[0])
-
-
 @rule("batch_norm", "instance_norm", "_native_batch_norm_legit_no_training")
 def batch_norm(walk: Propagation, node: fx.Node) -> Value:
     """Weight, bias, mean and variance go with their channel."""
     dims = walk.dims(node.args[0])
-    _tie_channel_vectors(walk, node, dims, 4)
+    for vector in node.args[1:5]:
+        if walk.is_tensor(vector):
+            walk.tie(dims[1], walk.dims(vector)[0])
     if argument(node, 5, "training", False):
         for index, labels in enumerate(dims):
             if index != 1:
@@ -82,8 +77,7 @@ def group_norm(walk: Propagation, node: fx.Node) -> Value:
             return _coupled(walk, node, dims, (1,), vectors)
         return _frozen(walk, dims, (1,), vectors, "a group norm of one group")
     blocks = dims[1].reshape(groups, -1)
-    for column in blocks.T[1:]:
-        walk.tie(np.ascontiguousarray(blocks[:, 0]), np.ascontiguousarray(column))
+    walk.tie_rows(blocks.T)
     for (labels,) in vectors:
         walk.tie(dims[1], labels)
     return dims

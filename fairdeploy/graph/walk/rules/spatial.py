@@ -99,8 +99,7 @@ def col2im(walk: Propagation, node: fx.Node) -> Value:
     dims = walk.dims(node.args[0])
     shape = result_shape(node)
     offsets = dims[1].reshape(shape[1], -1)
-    for column in offsets.T[1:]:
-        walk.tie(np.ascontiguousarray(offsets[:, 0]), np.ascontiguousarray(column))
+    walk.tie_rows(offsets.T)
     return (dims[0], np.ascontiguousarray(offsets[:, 0]), *map(walk.fixed, shape[2:]))
 
 
@@ -113,9 +112,8 @@ def pixel_shuffle(walk: Propagation, node: fx.Node) -> Value:
     space = tuple(walk.fixed(length) for length in shape[channel + 1 :])
     if len(dims[channel]) > shape[channel]:
         places = dims[channel].reshape(shape[channel], -1)
+        walk.tie_rows(places.T)
         first = np.ascontiguousarray(places[:, 0])
-        for column in places.T[1:]:
-            walk.tie(first, np.ascontiguousarray(column))
     else:
         first = np.repeat(dims[channel], shape[channel] // len(dims[channel]))
     return (*dims[:channel], first, *space)
