@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Before torch and numpy start their threads: the tests' networks are too small to gain from them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -50,6 +52,37 @@ def _own_projects() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fairdeploy.settings.run.refuse_foreign_code", lambda path, used: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_operator_table() -> Iterator[None]:
+    """Let torch read its 500 ONNX functions once a process, not once an export.
+
+    Each export gets a table of its own: it may register more operators.
+    """
+    export, tables = torch.onnx.export, {}
+
+    def exported(*arguments: Any, **options: Any) -> Any:
+        # imported by torch's export too, but only now
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        read = ONNXRegistry.from_torchlib
+
+        def from_torchlib(*opset: Any, **named: Any) -> ONNXRegistry:
+            key = (opset, tuple(named.items()))
+            if key not in tables:
+                tables[key] = read(*opset, **named)
+            table = copy.copy(tables[key])
+            table.functions = {name: [*found] for name, found in table.functions.items()}
+            return table
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(from_torchlib))
+            return export(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.onnx, "export", exported)
         yield
 
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from fairdeploy.records.accuracy import STEPS
 from fairdeploy.records.image_preparation import fit_in_words, pixels_in_words
 from fairdeploy.records.metrics import COUNTED, METRICS
-from fairdeploy.reporting.accuracy_rows import STEPS
 from fairdeploy.reporting.chain import agreement_titles, verdict
-from fairdeploy.reporting.page.markup import not_shown
 from fairdeploy.reporting.quantities import (
-    NO_CLAIM,
     amount,
+    as_fast,
     budget_verdict,
     count,
     error_text,
     factor,
     milliseconds,
+    not_shown,
     percent,
     share_of,
     size,
@@ -122,9 +122,8 @@ def _latency_lines(latency: Document | None) -> Iterator[str]:
     if latency is None:
         yield "Not measured."
         return
-    claim = f"{factor(latency['speedup'])} as fast as the original"
     yield (
-        f"{NO_CLAIM if latency['is_too_busy'] else claim} (95 % interval "
+        f"{as_fast(latency, ' as the original')} (95 % interval "
         f"{factor(latency['speedup_low'])} to {factor(latency['speedup_high'])}): "
         f"{milliseconds(latency['original_ms'])}, now {milliseconds(latency['shrunk_ms'])} a call, "
         f"batch {latency['batch']}, target {latency['target']}"

@@ -1,4 +1,7 @@
-"""Numbers as people read them. None, which stands for a value that is not a number, is a dash."""
+"""Numbers and facts as people read them; None, a value that is not a number, is a dash.
+
+Page, card and terminal only arrange what is said here.
+"""
 
 from __future__ import annotations
 
@@ -81,9 +84,23 @@ def factor(value: float | None) -> str:
     return MISSING if value is None else f"{value:.2f}{TIMES}"
 
 
-def as_fast(latency: Mapping[str, Any]) -> str:
+def as_fast(latency: Mapping[str, Any], than: str = "") -> str:
     """``1.42x as fast``, or that the race allows no claim; from a row of any of our documents."""
-    return NO_CLAIM if latency["is_too_busy"] else f"{factor(latency['speedup'])} as fast"
+    return NO_CLAIM if latency["is_too_busy"] else f"{factor(latency['speedup'])} as fast{than}"
+
+
+def decided_by(method: Mapping[str, Any]) -> str:
+    """Which signals and which rule decided."""
+    protects = "protects too" if method["protect"] == "none" else f"{method['protect']} protects"
+    return f"{method['signal']} removes, {protects}, {method['allocation']} shares out"
+
+
+def not_shown(problem: Exception) -> str:
+    """What stands in the place of a part of a page that failed."""
+    return (
+        f"This part cannot be shown ({type(problem).__name__}: {problem}); its numbers are in the "
+        "JSON file beside this one. Please report this."
+    )
 
 
 def budget_verdict(row: Mapping[str, Any]) -> str:
@@ -121,6 +138,11 @@ def seconds(value: float | None) -> str:
     return f"{whole}{_SPACE}s" if whole < 120 else f"{whole // 60}{_SPACE}min {whole % 60}{_SPACE}s"
 
 
+def signed(value: float) -> str:
+    """``+0.12``: two digits of any number with its sign."""
+    return f"{value:+.2g}".replace("-", _MINUS)
+
+
 def plural(number: int, noun: str) -> str:
     """``1 group``, ``3 groups``."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
@@ -146,15 +168,13 @@ def _interval(row: Mapping[str, Any]) -> str:
     return f", interval {points(row['low'])} to {points(row['high'])}"
 
 
-def change_text(row: Mapping[str, Any]) -> str:
-    """``fell by 2.30 points``: a paired difference of accuracies in a word and with its sign."""
+def change_text(row: Mapping[str, Any], *, with_interval: bool = True) -> str:
+    """``fell: -2.30 points``: a paired difference of accuracies in a word and with its sign."""
     value = row["value"]
     word = "fell" if value < 0 else "rose" if value > 0 else "stayed"
     chance = "" if row["low"] > 0 or row["high"] < 0 or not value else ", which may be chance"
-    return (
-        f"{word}: {100 * value:+.2f} points ({100 * row['low']:+.2f} to {100 * row['high']:+.2f})"
-        f"{chance}"
-    )
+    interval = f" ({100 * row['low']:+.2f} to {100 * row['high']:+.2f})" if with_interval else ""
+    return f"{word}: {100 * value:+.2f} points{interval}{chance}"
 
 
 def needed_text(gate: Mapping[str, Any]) -> str:
@@ -171,6 +191,23 @@ def needed_text(gate: Mapping[str, Any]) -> str:
             f"accuracy {change_text(open_one['difference'])}"
         )
     return text
+
+
+ORIGINS = {
+    "profile": "as the target's profile says",
+    "--round-to": "as asked with --round-to",
+    "not measured": "the default: it was not measured on this target",
+    "budget": "since with the coarser ones that the target likes the budget is out of reach",
+}
+
+
+def multiple_text(row: Mapping[str, Any]) -> str:
+    """``multiples of 16, measured on the target by this run``."""
+    if row["source"] == "measured":
+        when = "by an earlier run" if row["is_cached"] else "by this run"
+        return f"multiples of {row['number']}, measured on the target {when}"
+    counts = "any count" if row["number"] == 1 else f"multiples of {row['number']}"
+    return f"{counts}, {ORIGINS[row['source']]}"
 
 
 _MEASURES: Mapping[str, tuple[str, Callable[[float], str]]] = {

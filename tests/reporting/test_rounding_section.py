@@ -17,9 +17,8 @@ from fairdeploy.records import (
     RunRecord,
     WidthTime,
 )
-from fairdeploy.reporting.page.html_report import render_html
-from fairdeploy.reporting.run_record import build_document
-from tests.reporting.sample_run import sample_arguments, sample_curves, sample_graph
+from fairdeploy.reporting.page.report import render_html
+from tests.reporting.sample_run import document_of, sample_arguments, sample_curves, sample_graph
 
 CHOICE = MultipleChoice(
     16,
@@ -51,7 +50,7 @@ def graph() -> UnitGraph:
 
 
 def section(graph: UnitGraph, rounded: Rounding | None) -> str:
-    document: dict[str, Any] = build_document(**sample_arguments(graph, rounding=rounded))
+    document: dict[str, Any] = document_of(**sample_arguments(graph, rounding=rounded))
     page = render_html(RunRecord(document, sample_curves(graph), None))
     found = re.search(r"<section><h2>Channel multiples</h2>.*?</section>", page, re.DOTALL)
     return found[0] if found else ""
@@ -61,7 +60,7 @@ def test_the_page_tells_price_gain_sweep_and_changed_groups(graph: UnitGraph) ->
     text = section(graph, ROUNDED)
     assert "Multiples of 16, measured on the target by this run in 9.0\N{NO-BREAK SPACE}s." in text
     # 1.21 / 1.1
-    assert "the sweep&#x27;s network takes 1.10× as long for the same work." in text
+    assert "the sweep's network takes 1.10× as long for the same work." in text
     assert '<td>parameters</td><td class="num">900</td><td class="num">950</td>' in text
     assert '<td>R-mass removed</td><td class="num">0.25</td><td class="num">0.125</td>' in text
     assert "Groups whose counts rounding changed: 1 of 2" in text
@@ -73,7 +72,7 @@ def test_the_page_tells_price_gain_sweep_and_changed_groups(graph: UnitGraph) ->
 @pytest.mark.parametrize(
     ("rounded", "origin"),
     [
-        (replace(ROUNDED, source="profile", choice=None), "as the target&#x27;s profile says."),
+        (replace(ROUNDED, source="profile", choice=None), "as the target&#39;s profile says."),
         (replace(ROUNDED, source="--round-to", choice=None), "as asked with --round-to."),
         (replace(ROUNDED, source="not measured", choice=None), "the default: it was not measured"),
         (replace(ROUNDED, choice=replace(CHOICE, is_cached=True)), "by an earlier run in 9.0"),
@@ -92,11 +91,11 @@ def test_the_page_says_so_when_rounding_changed_nothing(graph: UnitGraph) -> Non
 
 def test_a_run_with_any_counts_has_no_such_section(graph: UnitGraph) -> None:
     assert section(graph, None) == ""
-    assert build_document(**sample_arguments(graph))["rounding"] is None
+    assert document_of(**sample_arguments(graph))["rounding"] is None
 
 
 def test_the_json_holds_the_whole_sweep(graph: UnitGraph) -> None:
-    row = build_document(**sample_arguments(graph, rounding=ROUNDED))["rounding"]
+    row = document_of(**sample_arguments(graph, rounding=ROUNDED))["rounding"]
     assert row["choice"]["rows"][1] == {"channels": 33, "ms": 0.5}
     assert row["choice"]["costs"][0] == {
         "multiple": 1,

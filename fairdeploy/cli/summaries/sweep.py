@@ -17,8 +17,7 @@ from rich.text import Text
 from fairdeploy.cli.summaries.shrink import method_lines, not_judged_lines, short
 from fairdeploy.cli.summaries.tables import lines_of, shown, two_columns
 from fairdeploy.records.metrics import METRICS
-from fairdeploy.reporting.multiples import multiple_text
-from fairdeploy.reporting.quantities import change_text, repaired
+from fairdeploy.reporting.quantities import change_text, multiple_text, repaired
 
 Document = Mapping[str, Any]
 

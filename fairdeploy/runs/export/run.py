@@ -18,9 +18,9 @@ from fairdeploy.errors import OutputError
 from fairdeploy.files import require_room_for, write_whole
 from fairdeploy.records import VariantCheck
 from fairdeploy.reporting.chain import chain_of, merged_variants, variant_document
+from fairdeploy.reporting.document import json_text
 from fairdeploy.reporting.json_tree import json_tree
-from fairdeploy.reporting.page.chain_section import with_chain
-from fairdeploy.reporting.run_record import json_text
+from fairdeploy.reporting.page.report import with_chain
 from fairdeploy.runs.export.images import ExportImages, load_export_images
 from fairdeploy.runs.export.requests import Request, needs_images, requests_of, skipped
 from fairdeploy.runs.export.variants import VariantMaker
@@ -32,7 +32,7 @@ from fairdeploy.runs.folder.artifact_folder import (
     complete_folder,
     open_folder,
 )
-from fairdeploy.runs.progress import Progress, SilentProgress, Stopwatch
+from fairdeploy.runs.progress import Progress, Stopwatch
 from fairdeploy.settings.options import ExportOptions
 from fairdeploy.settings.run import DEFAULT_TARGET
 from fairdeploy.settings.target_profiles import load_profile
@@ -60,7 +60,7 @@ def export(options: ExportOptions, progress: Progress | None = None) -> ExportRe
     require_room_for(folder.path, "make space there")
     exporters = load_exporters()
     requests = requests_of(options, exporters)
-    watch = Stopwatch(progress or SilentProgress())
+    watch = Stopwatch(progress)
     for text in skipped(options, exporters):
         watch.warn(text)
     profile = load_profile(options.target or DEFAULT_TARGET)
