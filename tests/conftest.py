@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Before torch and numpy start their threads: the tests' networks are too small to gain from them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -13,6 +15,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+from tests.torch_files import TorchRunner, write_torch_file
 
 if "ONEDNN_MAX_CPU_ISA" in os.environ:  # see kernels.py
     # OpenVINO has a oneDNN of its own, but asks the processor itself which kernels there are: under
@@ -28,6 +32,25 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.load_profile("fairdeploy")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_operator_registry() -> Iterator[None]:
+    """Build torch's table of ONNX operators once a process: half a second of every export."""
+    from torch.onnx._internal.exporter import _registration
+
+    kind = _registration.ONNXRegistry
+    build = functools.cache(kind.from_torchlib)
+
+    def copied(**options: Any) -> Any:
+        built, made = build(**options), kind()
+        made._opset_version = built._opset_version
+        made.functions = {name: list(found) for name, found in built.functions.items()}
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kind, "from_torchlib", staticmethod(copied))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -50,6 +73,21 @@ def _own_projects() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fairdeploy.settings.run.refuse_foreign_code", lambda path, used: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def quick_files() -> Iterator[None]:
+    """Let the ONNX exporter write torch's own network: for runs whose file is not what is tested.
+
+    Most of such a run is torch's export. What ONNX files hold is tested in ``exporters``,
+    ``contracts``, ``conformance`` and in the runs that do not ask for this.
+    """
+    from fairdeploy_onnx import OnnxExporter
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OnnxExporter, "export", write_torch_file)
+        patch.setattr(OnnxExporter, "open", lambda self, path, profile: TorchRunner(path))
         yield
 
 
