@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fairdeploy.deployment.output_columns import MIN_CLASSES, compare_columns
+from fairdeploy.deployment.output_columns import compare_columns
 from fairdeploy.errors import ExportError
+from fairdeploy.tasks.classification import Classification
 from fairdeploy_onnx.float_tail import float_tail, leave_in_float
 from fairdeploy_onnx.model_files import (
     MAIN_OUTPUT_KEY,
@@ -263,9 +264,8 @@ def _joined(pieces: Sequence[NDArray[Any]]) -> NDArray[Any]:
 
 def _has_classes(scores: NDArray[Any], told: str | None) -> bool:
     """Whether the largest score is the answer: the classes have names, or there are many."""
-    if scores.ndim != _MATRIX or scores.shape[1] < _MATRIX:
-        return False
-    return scores.shape[1] >= MIN_CLASSES or bool(told and json.loads(told))
+    has_names = bool(told and json.loads(told))
+    return Classification(is_known=has_names or None).has_classes(scores.shape)
 
 
 def _rank_of_output(model: Any, place: int) -> int:

@@ -19,8 +19,6 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
 
-MIN_CLASSES = 10
-"""From so many scores on they are taken for classes where nothing tells."""
 MAP_IMAGES = 64
 """Maps are large, and one says as much as many scores."""
 _MATRIX = 2

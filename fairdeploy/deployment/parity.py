@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fairdeploy.deployment.exporter_api import Runner
-from fairdeploy.deployment.output_columns import MIN_CLASSES, compare_columns
+from fairdeploy.deployment.output_columns import compare_columns
 from fairdeploy.errors import DataError, ParityError
-from fairdeploy.records import AccuracyEstimate, ParityResult
+from fairdeploy.records import ParityResult
+from fairdeploy.tasks.base import Task
 
 Inputs = tuple[Tensor, ...]
 """One tensor per input of the network."""
@@ -21,10 +22,7 @@ Reference = Callable[..., object]
 
 CALLS_PER_BATCH_SIZE = 4
 _MAX_COLUMN_ERROR = 0.1
-_MATRIX = 2
 _TINY = 1e-30
-_Z_95 = 1.959963984540054
-"""The normal distribution's 97.5 % quantile."""
 
 
 def check_parity(
@@ -38,7 +36,7 @@ def check_parity(
     max_column_error: float = _MAX_COLUMN_ERROR,
     image_size: str = "",
     main_output: int = 0,
-    has_classes: bool = False,
+    task: Task | None = None,
 ) -> tuple[ParityResult, ...]:
     """Compare a file with the torch network at each batch size, on several batches of each.
 
@@ -53,7 +51,7 @@ def check_parity(
         max_column_error: Largest allowed error of any column, as a share of its own spread.
         image_size: Told in the results where sizes vary.
         main_output: Place of the output with the scores.
-        has_classes: Whether the largest score is known to be the answer, however few there are.
+        task: What the main output is for; None: nobody knows.
 
     Raises:
         DataError: There are no images.
@@ -61,7 +59,6 @@ def check_parity(
     tensors = all_inputs(inputs)
     if len(tensors[0]) == 0:
         raise DataError("parity needs at least 1 image, got 0")
-    least = _MATRIX if has_classes else MIN_CLASSES
     results = []
     for batch in batches:
         ours, theirs = (_outputs_at(network, tensors, batch) for network in (runner, reference))
@@ -69,7 +66,7 @@ def check_parity(
         results.append(
             ParityResult(
                 artifact, batch, _relative_error(ours, theirs), limit,
-                _top1_agreement(ours, theirs, main_output, least), image_size,
+                _agreement(ours, theirs, main_output, task), image_size,
                 columns.error, max_column_error, columns.column,
             )
         )  # fmt: skip
@@ -164,36 +161,6 @@ def _joined(pieces: tuple[NDArray[np.generic], ...]) -> NDArray[np.generic]:
     return np.concatenate(pieces)
 
 
-def accuracy_from_predictions(logits: Tensor, labels: Tensor) -> AccuracyEstimate:
-    """Share of right answers with its 95 % Wilson score interval.
-
-    Args:
-        logits: Scores per class, [N, classes].
-        labels: Right classes, int64 [N].
-
-    Raises:
-        DataError: The shapes do not fit.
-    """
-    if logits.dim() != _MATRIX or len(logits) != len(labels) or len(labels) == 0:
-        raise DataError(
-            f"accuracy needs logits [N, classes] and labels [N], got {list(logits.shape)} and "
-            f"{list(labels.shape)}"
-        )
-    num_right = int((logits.argmax(1) == labels).sum())
-    return wilson_interval(num_right, len(labels))
-
-
-def wilson_interval(num_right: int, num_images: int) -> AccuracyEstimate:
-    """The 95 % score interval of a share (Wilson 1927); honest near 0 and 1 too."""
-    share = num_right / num_images
-    spread = _Z_95**2 / num_images
-    centre = (share + spread / 2) / (1 + spread)
-    half = (spread * share * (1 - share) + spread**2 / 4) ** 0.5 / (1 + spread)
-    # Rounding may put the bound of 0 or of 1 right answers a hair inside.
-    low, high = min(max(0.0, centre - half), share), max(min(1.0, centre + half), share)
-    return AccuracyEstimate(share, low, high, num_images)
-
-
 def _outputs_at(network: Reference | Runner, inputs: Inputs, batch: int) -> Outputs:
     """All outputs on several batches."""
     chunks = (repeated(inputs, call * batch, batch) for call in range(CALLS_PER_BATCH_SIZE))
@@ -234,12 +201,9 @@ def _relative_error(ours: Outputs, theirs: Outputs) -> float:
     return worst
 
 
-def _top1_agreement(ours: Outputs, theirs: Outputs, main: int, least: int) -> float:
-    """Share of images whose largest score is the same class; NaN if there are no classes."""
-    if not ours or len(theirs) <= main or theirs[main].ndim != _MATRIX:
+def _agreement(ours: Outputs, theirs: Outputs, main: int, task: Task | None) -> float:
+    """Of the main output; NaN where that says nothing."""
+    if task is None or len(theirs) <= main:
         return float("nan")
-    if theirs[main].shape[1] < least:
-        return float("nan")
-    if len(ours) <= main or ours[main].shape != theirs[main].shape:
-        return 0.0
-    return float((ours[main].argmax(1) == theirs[main].argmax(1)).mean())
+    found = task.agreement(ours[main] if len(ours) > main else np.empty(0), theirs[main])
+    return float("nan") if found is None else found

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fairdeploy.deployment.exporter_api import Runner
-from fairdeploy.deployment.output_columns import (
-    MIN_CLASSES,
-    Array,
-    ColumnVerdict,
-    compare_columns,
-)
-from fairdeploy.deployment.parity import accuracy_from_predictions, predict, predict_all
+from fairdeploy.deployment.output_columns import Array, ColumnVerdict, compare_columns
+from fairdeploy.deployment.parity import predict, predict_all
 from fairdeploy.records import AccuracyEstimate, Artifact, Tolerance, VariantCheck
+from fairdeploy.tasks.base import Task
 
 BATCH = 32
 _FEW_IMAGES = 64
-_MATRIX = 2
 _TINY = 1e-30
 
 
@@ -39,24 +34,20 @@ class Examples:
     main_output: int
     batch: int | None
     """The only number of images that files take at a time; None: any."""
-    is_judged: bool = True
-    """False: labels showed that the outputs say nothing about the classes."""
-
-    @property
-    def has_classes(self) -> bool:
-        """Whether the largest score is the answer: labels say so, or there are many scores."""
-        if not self.is_judged or self.expected.dim() != _MATRIX or self.expected.shape[1] < _MATRIX:
-            return False
-        if self.labels is None:
-            return self.expected.shape[1] >= MIN_CLASSES
-        return self.labels.dim() == 1 and not self.labels.is_floating_point()
+    task: Task = field(default_factory=Task)
+    """What the main output is for."""
 
     @property
     def accuracy(self) -> AccuracyEstimate | None:
-        """Of the torch network; None without labels of classes."""
-        if self.labels is None or not self.has_classes:
+        """Of the torch network; None without labels."""
+        return self.quality(self.expected)
+
+    def quality(self, answer: Tensor) -> AccuracyEstimate | None:
+        """Of a file's main output; None without labels, and for another shape."""
+        is_alike = answer.shape == self.expected.shape
+        if self.labels is None or not self.task.has_targets or not is_alike:
             return None
-        return accuracy_from_predictions(self.expected, self.labels)
+        return self.task.quality(self.task.kept(answer), self.labels)
 
     def columns(self, runner: Runner, got: Tensor) -> ColumnVerdict:
         """How far the columns of all outputs are off in a file whose main output is ``got``."""
@@ -106,10 +97,7 @@ def check_variant(
         ExportError: The file fails to run.
     """
     got = _predicted(runner, examples.inputs, examples.main_output, examples.batch)
-    before, after = examples.accuracy, None
-    if before is not None and got.shape == examples.expected.shape:
-        assert examples.labels is not None
-        after = accuracy_from_predictions(got, examples.labels)
+    before, after = examples.accuracy, examples.quality(got)
     columns = examples.columns(runner, got)
     return VariantCheck(
         artifact=artifact,
@@ -118,7 +106,7 @@ def check_variant(
         column_error=columns.error,
         worst_column=columns.column,
         column_problems=columns.problems,
-        top1_agreement=_agreement(examples.expected, got) if examples.has_classes else None,
+        top1_agreement=examples.task.agreement(got, examples.expected),
         accuracy=after,
         accuracy_drop=before.value - after.value if before and after else None,
         max_drop=max_drop,
@@ -153,12 +141,6 @@ def _predicted(
             network, inputs, batch or BATCH, is_batch_fixed=batch is not None,
             main_output=main_output,
         )  # fmt: skip
-
-
-def _agreement(expected: Tensor, got: Tensor) -> float:
-    if expected.shape != got.shape:
-        return 0.0
-    return float((expected.argmax(1) == got.argmax(1)).double().mean())
 
 
 # ---- how far a file may be from the torch network, by precision ----------------------------------

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fairdeploy.errors import DataError, UsageError
 from fairdeploy.inputs.array_file import open_array_file
@@ -28,7 +26,6 @@ SYNTHETIC_WARNING = (
 )
 # Images lie in memory as float32: this many bytes of them at most, where no number is given.
 _MAX_TEST_BYTES = 2**30
-_PREDICTION_BATCH = 64
 
 
 def load_data(
@@ -96,57 +93,6 @@ def load_data(
     return read_choice(spec, data, choice)
 
 
-def with_predicted_labels(
-    splits: DataSplits,
-    predict: Callable[..., Tensor],
-    inputs_of: Callable[[ImageSet], tuple[Tensor, ...]] = lambda images: (images.images,),
-) -> DataSplits:
-    """Label unlabelled calibration images with the class that the model itself predicts.
-
-    Args:
-        splits: Returned unchanged if its calibration images have labels.
-        predict: One tensor per input to class scores [N, classes].
-        inputs_of: One tensor per input of the model for a set of images.
-
-    Raises:
-        DataError: The model's output is not one score per class and image.
-    """
-    calibration = splits.calibration
-    if calibration.labels is not None:
-        return splits
-    scores = _predict_scores(inputs_of(calibration), predict)
-    labels = scores.argmax(dim=1)
-    warnings = splits.warnings
-    if bool((labels == labels[0]).all()):
-        # Which class scores highest *for this image* still tells the images apart.
-        labels = (scores - scores.mean(dim=0)).argmax(dim=1)
-        warnings += ("the same output is highest for all images; relative scores are used",)
-    labelled = replace(calibration, labels=labels, label_source="predicted")
-    return replace(splits, calibration=labelled, warnings=warnings)
-
-
-def check_labels_fit(splits: DataSplits, num_outputs: int) -> None:
-    """Check the labels against the length of the model's output.
-
-    Raises:
-        DataError: A label or a class name has no output of its own.
-    """
-    if splits.class_names is not None and len(splits.class_names) > num_outputs:
-        raise DataError(
-            f"the data has {len(splits.class_names)} classes, the model {num_outputs} outputs; "
-            "give the data that it was trained for"
-        )
-    for what, images in splits.image_sets().items():
-        if images.labels is None or not len(images):
-            continue
-        highest = int(images.labels.max())
-        if highest >= num_outputs:
-            raise DataError(
-                f"a {what} image has the label {highest}, but the model has {num_outputs} outputs; "
-                "give the data that it was trained for"
-            )
-
-
 def _synthetic(preprocessing: Preprocessing, count: int, seed: int) -> DataSplits:
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(count, *preprocessing.shape, generator=generator)
@@ -182,16 +128,3 @@ def _open(
     raise DataError(
         f"no data at '{spec}'; give an image folder, an .npz file or package.module:factory"
     )
-
-
-def _predict_scores(inputs: tuple[Tensor, ...], predict: Callable[..., Tensor]) -> Tensor:
-    count = len(inputs[0])
-    batches = zip(*(torch.split(tensor, _PREDICTION_BATCH) for tensor in inputs), strict=True)
-    with torch.no_grad():
-        scores = torch.cat([predict(*batch) for batch in batches])
-    if scores.ndim != 2 or len(scores) != count or scores.shape[1] < 2:
-        raise DataError(
-            f"the model's output has shape {list(scores.shape)} for {count} images, not one "
-            "score per class; give labelled data"
-        )
-    return scores

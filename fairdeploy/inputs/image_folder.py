@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from fairdeploy.files import require_regular
 from fairdeploy.inputs.image_pool import Fetched, ImagePool, Indices, PooledData, with_white
 from fairdeploy.records import ClassOrder, Preprocessing
 from fairdeploy.records.image_preparation import decoded, deep_pixels, prepared
+from fairdeploy.records.inputs import natural_key
 
 _SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
@@ -95,12 +95,6 @@ def _sub_folders(folder: Path, order: ClassOrder = "natural") -> list[Path]:
     children = (child for child in folder.iterdir() if child.is_dir())
     by = natural_key if order == "natural" else str
     return sorted((c for c in children if not c.name.startswith(".")), key=lambda c: by(c.name))
-
-
-def natural_key(name: str) -> tuple[object, ...]:
-    """Sorts ``2`` before ``10`` and does not mind case, as timm does; the name breaks ties."""
-    parts = re.split(r"(\d+)", name.lower())
-    return tuple(int(part) if part.isdecimal() else part for part in parts), name
 
 
 def _list_images(folder: Path, class_names: Sequence[str] | None, order: ClassOrder) -> _Listing:

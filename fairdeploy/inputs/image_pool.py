@@ -11,10 +11,7 @@ from torch import Tensor
 
 from fairdeploy.errors import DataError
 from fairdeploy.records import Preprocessing
-from fairdeploy.records.image_preparation import DEEP_WHITE
-
-# Of 8, 10, 12, 14 and 16 bits.
-WHITES = (255, 1023, 4095, 16383, DEEP_WHITE)
+from fairdeploy.records.inputs import WHITES
 
 Indices = NDArray[np.int64]
 

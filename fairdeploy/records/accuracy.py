@@ -38,6 +38,16 @@ def paired_interval(
 
 
 @dataclass(frozen=True, slots=True)
+class AccuracyEstimate:
+    """A figure that judges a network, its share of right answers first, with a 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    num_images: int
+
+
+@dataclass(frozen=True, slots=True)
 class PairedDifference:
     """Accuracy minus the original's, with the 95 % interval of paired samples."""
 
@@ -128,6 +138,55 @@ class ClassChange:
     num_right_after: int
     num_lost: int
     num_gained: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskWords:
+    """What a task is called, and what is judged by it."""
+
+    name: str
+    quality: str
+    """The figure that networks are judged by."""
+    unit: str
+    """``%`` for shares; empty for plain numbers."""
+    is_higher_better: bool
+    agreement: str = ""
+    """How often two networks answer alike, as a title; empty where that is not asked."""
+    agreement_means: str = ""
+    """One sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputLikeness:
+    """How one output of a network differs from the original's on the same images."""
+
+    output: str
+    error: AccuracyEstimate
+    """Root mean square of the difference, as a share of that of the original's output about its
+    mean image: 0 is equal, 1 is as bad as giving the same for every image."""
+    cosine: AccuracyEstimate | None
+    """Of the angle between both about that mean, on average; None where an image has one value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Likeness:
+    """How much a network gives what the original gives, on images that nothing was fitted to."""
+
+    outputs: tuple[OutputLikeness, ...]
+    """Those of floating point, with one item for each image."""
+    agreement: AccuracyEstimate | None
+    """Share of images with the same answer; None where the main output holds no such thing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """The network after each step, held to the original where nothing else can judge it."""
+
+    images: str
+    """``test``, or ``selection`` where there are no others: they also chose which weights stay."""
+    num_images: int
+    main_output: str
+    by_step: dict[str, Likeness]
 
 
 @dataclass(frozen=True, slots=True)

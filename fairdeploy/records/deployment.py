@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from fairdeploy.records.accuracy import AccuracyEstimate
 from fairdeploy.records.allocation import TimedPlan
-from fairdeploy.records.surgery import AccuracyEstimate
 
 if TYPE_CHECKING:
     import numpy as np

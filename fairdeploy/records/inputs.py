@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
@@ -29,6 +30,14 @@ ClassOrder = Literal["natural", "text"]
 CLASS_ORDERS: tuple[ClassOrder, ...] = ("natural", "text")
 ChannelOrder = Literal["rgb", "bgr"]
 CHANNEL_ORDERS: tuple[ChannelOrder, ...] = ("rgb", "bgr")
+WHITES = (255, 1023, 4095, 16383, 65535)
+"""Values of white in images of 8, 10, 12, 14 and 16 bits."""
+
+
+def natural_key(name: str) -> tuple[object, ...]:
+    """Sorts ``2`` before ``10`` and does not mind case, as timm does; the name breaks ties."""
+    parts = re.split(r"(\d+)", name.lower())
+    return tuple(int(part) if part.isdecimal() else part for part in parts), name
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +112,10 @@ class ImageSet:
     def __len__(self) -> int:
         return int(self.images.shape[0])
 
+    def unlabelled(self) -> ImageSet:
+        """The images alone."""
+        return replace(self, labels=None, label_source="none")
+
     def part(self, chosen: Tensor) -> ImageSet:
         """Some of them, by place or by a mask [N]."""
         return replace(
@@ -132,6 +145,17 @@ class DataSplits:
     """With what the images themselves told of it; None: as it was given."""
     not_judged: NotJudged | None = None
     """Why nothing can be said about accuracy, where labels and answers do not belong together."""
+
+    def unlabelled(self) -> DataSplits:
+        """The same images without their labels."""
+        training, selection, test = self.training, self.selection, self.test
+        return replace(
+            self,
+            calibration=self.calibration.unlabelled(),
+            test=None if test is None else test.unlabelled(),
+            selection=None if selection is None else selection.unlabelled(),
+            training=None if training is None else replace(training, has_labels=False),
+        )
 
     def image_sets(self) -> dict[str, ImageSet]:
         """The sets that were read, by what they are for."""

@@ -1,4 +1,4 @@
-"""The proof, accuracy, and what repair did."""
+"""The proof, and what repair did."""
 
 from __future__ import annotations
 
@@ -30,16 +30,6 @@ class ProofResult:
     def passed(self) -> bool:
         """Whether the error is a number and within the limit."""
         return self.max_relative_error <= self.limit
-
-
-@dataclass(frozen=True, slots=True)
-class AccuracyEstimate:
-    """Share of right answers with its 95 % Wilson interval."""
-
-    value: float
-    low: float
-    high: float
-    num_images: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from fairdeploy.records.accuracy import PairedDifference
+from fairdeploy.records.accuracy import AccuracyEstimate, PairedDifference
 from fairdeploy.records.allocation import Allocation, Budget, TimedPlan
 from fairdeploy.records.metrics import MetricName
-from fairdeploy.records.surgery import AccuracyEstimate, ProofResult
+from fairdeploy.records.surgery import ProofResult
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ class SweepPoint:
     """After repair, on the test images."""
     latency: TimedPlan | None = None
     """Raced against the original."""
-    classes: tuple[int, ...] | None = None
+    answers: Tensor | None = None
     """What it answers, by test image; None where accuracy was not measured."""
     seconds: float = 0.0
     """That it took to make and measure."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fairdeploy.records.accuracy import AccuracyEstimate
 from fairdeploy.records.deployment import Artifact
 from fairdeploy.records.inputs import Preprocessing
-from fairdeploy.records.surgery import AccuracyEstimate
 
 
 @dataclass(frozen=True, slots=True)

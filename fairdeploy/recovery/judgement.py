@@ -22,7 +22,6 @@ from torch import Tensor, fx
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import DataSplits, ImageSet, Measure, Verdict, paired_interval
 from fairdeploy.recovery.training.best_weights import BestWeights
-from fairdeploy.recovery.training.imitation import are_scores
 from fairdeploy.recovery.training.network_blocks import input_names, main_output, stretch
 from fairdeploy.recovery.training.processes import on_device
 
@@ -30,9 +29,6 @@ BATCH = 64
 HELD_OUT_EVERY = 4
 """Of the calibration images, where there are hardly any others to choose with."""
 
-_MANY_SCORES = 10
-_FEWEST_VARIED = 3
-_MOST_OF_ONE = 0.9
 _TINY = 1e-30
 
 Result = TypeVar("Result")
@@ -60,7 +56,7 @@ class Judge:
         selection: ImageSet,
         device: torch.device | None = None,
         *,
-        has_classes: bool = False,
+        are_targets_known: bool = False,
     ) -> None:
         """Find out what is wanted of each image.
 
@@ -68,25 +64,31 @@ class Judge:
             graph: Of the original.
             selection: The images.
             device: Where the original is asked.
-            has_classes: Whether it is known that the largest score is the answer. Several numbers
-                may be that, or quantities of which one is always the largest; without labels
-                the original's answers tell.
+            are_targets_known: Whether it is known that the original's answers stand for targets
+                where there are none. Several numbers may be scores, or quantities of which one is
+                always the largest; unless it is known the answers tell.
         """
         self._graph, self._selection = graph, selection
         self._device = device or torch.device("cpu")
+        self._batch = BATCH if graph.has_dynamic_batch else graph.inputs.batch
         module = on_device(graph.module, self._device)
         main = main_output(module, graph.outputs.main).name
         self._original = stretch(module, input_names(module), [main])
+        self._task = graph.outputs.task
         self.measure: Measure = "error"
         self._wanted = selection.labels
-        first = next(self._parts(self._original, self._device))
-        if not are_scores(first):
+        if not self._task.has_targets:
             return
         if selection.labels is not None and selection.label_source == "given":
             self.measure = "accuracy"
             return
-        self._wanted = self._classes(self._original, self._device)
-        if has_classes or _are_classes(self._wanted, first.shape[1]):
+        own = []
+        for part in self._parts(self._original, self._device):
+            targets = self._task.own_targets(part)
+            assert targets is not None
+            own.append(targets)
+        self._wanted = torch.cat(own)
+        if are_targets_known or self._task.are_telling(self._wanted, part.shape[1]):
             self.measure = "agreement"
 
     @property
@@ -102,10 +104,10 @@ class Judge:
         if self.measure == "error":
             return Answers(-self._errors(asked, device))
         assert self._wanted is not None
-        return Answers((self._classes(asked, device) == self._wanted).double())
-
-    def _classes(self, network: fx.GraphModule, device: torch.device) -> Tensor:
-        return torch.cat([part.argmax(dim=1) for part in self._parts(network, device)])
+        parts = self._parts(asked, device)
+        wanted = torch.split(self._wanted, self._batch)
+        marks = [self._task.marks(*pair) for pair in zip(parts, wanted, strict=True)]
+        return Answers(torch.cat(marks))
 
     def _errors(self, network: fx.GraphModule, device: torch.device) -> Tensor:
         """By image; the original is asked again, since maps of all images may be too large."""
@@ -124,8 +126,7 @@ class Judge:
     def _parts(self, network: fx.GraphModule, device: torch.device) -> Iterator[Tensor]:
         """The main output for all images, in batches."""
         tensors = self._graph.inputs.arranged(self._selection)
-        is_fixed = not self._graph.has_dynamic_batch
-        batch = self._graph.inputs.batch if is_fixed else BATCH
+        is_fixed, batch = not self._graph.has_dynamic_batch, self._batch
         count = len(self._selection)
         for start in range(0, count, batch):
             used = min(batch, count - start)
@@ -190,13 +191,6 @@ class Contest:
             num_images=self._judge.num_images,
             is_taken=after is not self._before,
         )
-
-
-def _are_classes(answers: Tensor, num_scores: int) -> bool:
-    """Whether scores look like those of classes: there are many, or none is nearly always first."""
-    commonest = float(answers.bincount().max()) / len(answers)
-    is_varied = num_scores >= _FEWEST_VARIED and commonest <= _MOST_OF_ONE
-    return num_scores >= _MANY_SCORES or is_varied
 
 
 def _rows(values: Tensor) -> Tensor:

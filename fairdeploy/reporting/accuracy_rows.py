@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -21,6 +21,7 @@ from fairdeploy.records import (
     TuningSummary,
     Verdict,
 )
+from fairdeploy.reporting.quantities import percent
 
 STEPS = {
     "original": "original",
@@ -147,3 +148,27 @@ def purposes(data: DataSplits) -> list[dict[str, Any]]:
 
 def _purpose(what: str, images: ImageSet) -> dict[str, Any]:
     return {"purpose": what, "num_images": len(images), "label_source": images.label_source}
+
+
+def fidelity_rows(document: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Titles and rows of a table: how far the main output is from the original's, by step."""
+    found = document.get("fidelity")
+    if not found:
+        return (), []
+    rows, titles = [], ("step", "error", "cosine", document["task"]["agreement"])
+    for step, row in found["by_step"].items():
+        main = {one["output"]: one for one in row["outputs"]}.get(found["main_output"], {})
+        cells = (
+            _interval(main.get("error"), percent),
+            _interval(main.get("cosine"), lambda value: f"{value:.3f}"),
+            _interval(row["agreement"], percent),
+        )
+        rows.append((STEPS.get(step, step), *cells))
+    used = [place for place in range(len(titles)) if any(row[place] for row in rows)]
+    return tuple(titles[i] for i in used), [tuple(row[i] for i in used) for row in rows]
+
+
+def _interval(row: Mapping[str, Any] | None, shown: Callable[[float], str]) -> str:
+    if not row:
+        return ""
+    return f"{shown(row['value'])} ({shown(row['low'])} to {shown(row['high'])})"

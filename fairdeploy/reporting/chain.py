@@ -46,9 +46,10 @@ def merged_variants(document: Document, rows: list[dict[str, Any]]) -> list[dict
     return [row for row in _variants(document) if row["artifact"]["path"] not in new] + rows
 
 
-def has_top1(rows: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether any row compares classes; where none does, top-1 is not spoken of."""
-    return any(row["top1_agreement"] is not None for row in rows)
+def agreement_titles(document: Document, rows: Iterable[Document]) -> tuple[str, ...]:
+    """What the task calls agreement, if any row compares answers; else nothing."""
+    words = document.get("task") or {"agreement": "same answer"}
+    return (words["agreement"],) if any(row["top1_agreement"] is not None for row in rows) else ()
 
 
 def verdict(chain: Document) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from fairdeploy.records.image_preparation import fit_in_words, pixels_in_words
 from fairdeploy.records.metrics import COUNTED, METRICS
 from fairdeploy.reporting.accuracy_rows import STEPS
-from fairdeploy.reporting.chain import has_top1, verdict
+from fairdeploy.reporting.chain import agreement_titles, verdict
 from fairdeploy.reporting.page.markup import not_shown
 from fairdeploy.reporting.quantities import (
     NO_CLAIM,
@@ -67,10 +67,10 @@ def _speed(document: Document) -> Iterator[str]:
 def _files(document: Document) -> Iterator[str]:
     yield "## Files"
     rows = document["chain"]["rows"]
-    top1 = ("same top-1",) if has_top1(rows) else ()
+    agreement = agreement_titles(document, rows)
     yield _table(
-        ("file", "precision", "size", "error", *top1, "accuracy", ""),
-        (_chain_cells(row, has_classes=bool(top1)) for row in rows),
+        ("file", "precision", "size", "error", *agreement, "accuracy", ""),
+        (_chain_cells(row, has_agreement=bool(agreement)) for row in rows),
     )
     yield f"The chain from the original to every file: {verdict(document['chain'])}."
 
@@ -138,14 +138,14 @@ def _latency_lines(latency: Document | None) -> Iterator[str]:
         yield "the machine was busy: the ratio holds better than the milliseconds"
 
 
-def _chain_cells(row: Document, *, has_classes: bool) -> tuple[str, ...]:
+def _chain_cells(row: Document, *, has_agreement: bool) -> tuple[str, ...]:
     passed = {True: "holds", False: "**failed**", None: "not run"}[row["passed"]]
     return (
         f"`{row['file']}`" if row["format"] else row["file"],
         row["precision"] or "",
         size(row["size_bytes"]),
         error_text(row["error"]),
-        *((percent(row["top1_agreement"]),) if has_classes else ()),
+        *((percent(row["top1_agreement"]),) if has_agreement else ()),
         percent(row["accuracy"]),
         f"{passed}{': ' + row['note'] if row['note'] else ''}",
     )

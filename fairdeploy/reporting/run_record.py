@@ -42,6 +42,7 @@ from fairdeploy.records import (
     TargetProfile,
     TimedPlan,
 )
+from fairdeploy.records.accuracy import Fidelity
 from fairdeploy.records.metrics import COUNTED, METRICS
 from fairdeploy.reporting.accuracy_rows import (
     accuracy_row,
@@ -90,6 +91,7 @@ def build_document(
     file_metadata: Mapping[str, str] | None = None,
     method: PruningMethod | None = None,
     changes: AnswerChanges | None = None,
+    fidelity: Fidelity | None = None,
     gate: DropGate | None = None,
 ) -> dict[str, Any]:
     """Put a whole run into the tree of ``report.json``, version 1.
@@ -112,6 +114,7 @@ def build_document(
         file_metadata: What every exported file carries inside.
         method: Which signals and which rule decided; None: the defaults.
         changes: How answers on the test images differ from the original's.
+        fidelity: How much the network gives what the original gives, where nothing is judged.
         gate: Whether the result keeps to ``--max-drop``, where that was given.
 
     Returns:
@@ -121,6 +124,7 @@ def build_document(
     document = {
         "schema_version": SCHEMA_VERSION,
         **heading_rows(command, seed),
+        "task": asdict(graph.outputs.task.words),
         "model": model_row(model, graph)
         | {
             "original": costs_row(original_costs),
@@ -147,10 +151,11 @@ def build_document(
         "proof": asdict(proof) | {"passed": proof.passed},
         **mending_rows(mending),
         "artifacts": [asdict(artifact) for artifact in artifacts],
-        "parity": [_parity_row(result, data) for result in parity],
+        "parity": [asdict(result) | {"passed": result.passed} for result in parity],
         "accuracy": accuracy_row(accuracy),
         "not_judged": not_judged_row(data),
         "changes": changes_row(changes, data.class_names if data else None),
+        "fidelity": asdict(fidelity) if fidelity else None,
         "max_drop": gate_row(gate),
         "latency": _latency(latency),
         "operators": operator_rows(operators),
@@ -194,13 +199,6 @@ def budget_row(
         "got": got,
         "met": got <= allowed,
     }
-
-
-def _parity_row(result: ParityResult, data: DataSplits | None) -> dict[str, Any]:
-    """Where the outputs are found to be no classes, the largest of them means nothing."""
-    row = asdict(result) | {"passed": result.passed}
-    is_no_classifier = data is not None and data.not_judged is not None
-    return row | {"top1_agreement": None} if is_no_classifier else row
 
 
 def _timed(latency: LatencyComparison | None, search: LatencySearch | None) -> TimedPlan | None:

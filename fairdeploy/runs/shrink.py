@@ -23,7 +23,7 @@ from fairdeploy.deployment.parity import require_parity
 from fairdeploy.deployment.precision import exporter_for
 from fairdeploy.errors import noted
 from fairdeploy.files import appearing_folder, cache_folder, check_output_folder, kept_if_it_fails
-from fairdeploy.inputs.original_check import require_judged
+from fairdeploy.inputs.answers import require_judged
 from fairdeploy.records import AccuracyByStage, GroupScores, LoadedModel, RunRecord, UnitScores
 from fairdeploy.recovery.training.best_weights import load_state
 from fairdeploy.recovery.training.processes import launched_rank
@@ -159,7 +159,7 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
         shrunk, proof, own_class_problem = remove(model, graph, removed, settings, watch)
         if started is not None:
             load_state(shrunk, started)
-        evaluation = Evaluation(graph, data.test, watch)
+        evaluation = Evaluation(graph, data.test, watch, data)
         evaluation.add("original", graph.module)
         evaluation.add("pruned", shrunk)
         mending = mend(
@@ -216,6 +216,7 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
             parity=deployed.parity,
             accuracy=AccuracyByStage(**evaluation.estimates),
             changes=evaluation.changes(),
+            fidelity=evaluation.fidelity,
             gate=gate,
             latency=deployed.latency,
             operators=deployed.operators,

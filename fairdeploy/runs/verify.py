@@ -7,7 +7,7 @@ file must name the plan that lies beside it, and must give what ``model.pt2`` gi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from fairdeploy.runs.folder.file_metadata import PLAN_KEY
 from fairdeploy.runs.folder.manifest import Discrepancy, discrepancies, read_manifest
 from fairdeploy.runs.folder.reload import PLAN_FILE
 from fairdeploy.settings.target_profiles import load_profile
+from fairdeploy.tasks.classification import Classification
 
 _TARGET = "cpu"
 _EXAMPLES = 8
@@ -96,6 +97,13 @@ def _plan_problems(folder: ArtifactFolder) -> Iterator[Discrepancy]:
         yield Discrepancy(PLAN_FILE, "is not the plan that the other files were made with")
 
 
+def _are_classes_known(document: Mapping[str, Any]) -> bool | None:
+    """Whether labels told that the outputs are scores of classes, or that they are not."""
+    if document.get("not_judged"):
+        return False
+    return (document["data"] or {}).get("label_source") == "given" or None
+
+
 def _parity(folder: ArtifactFolder) -> tuple[ParityResult, ...]:
     if not (folder.path / ONNX_FILE).is_file():
         return ()
@@ -111,7 +119,7 @@ def _parity(folder: ArtifactFolder) -> tuple[ParityResult, ...]:
             runner, network, ONNX_FILE, tensors,
             batches=(told,) if told else (1, 3),
             limit=tolerance.max_relative_error, max_column_error=tolerance.max_column_error,
-            has_classes=(folder.document["data"] or {}).get("label_source") == "given",
+            task=Classification(is_known=_are_classes_known(folder.document)),
             main_output=folder.told.main_output,
         )  # fmt: skip
     finally:

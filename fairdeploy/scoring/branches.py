@@ -22,12 +22,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, fx
 from torch.fx.node import Argument, Target
 
-from fairdeploy.graph.capture.model_outputs import class_scores
 from fairdeploy.graph.near_ties import settled
 from fairdeploy.graph.residual_branches import is_check
 from fairdeploy.graph.stored_tensors import fetch_tensor
@@ -155,7 +153,7 @@ class _Batch:
         self._whole = self.run([])
 
     def run(self, gone: list[Branch]) -> Tensor:
-        """Log-probabilities without branches; what leads on from each sum is kept."""
+        """Answers without branches; what leads on from each sum is kept."""
         waiting = {branch.total: branch for branch in self._graph.branches if branch not in gone}
         self._starts = {}
 
@@ -171,14 +169,10 @@ class _Batch:
         start = dict(self._starts[branch.total])
         start[self._nodes[branch.total]] = start[self._nodes[branch.shortcut]]
         answers = self._answers(run.run(initial_env=start))
-        if answers.shape[1] == 1:
-            return float((answers - self._whole).square().sum())
-        return float(F.kl_div(answers, self._whole, reduction="sum", log_target=True))
+        return float(self._graph.outputs.task.divergence(answers, self._whole))
 
     def _answers(self, output: object) -> Tensor:
-        """Log-probabilities of classes; where there is only one number, that number."""
-        logits = class_scores(self._graph.outputs.main_tensor(output))[: self.used].double()
-        return logits.log_softmax(1) if logits.shape[1] > 1 else logits
+        return self._graph.outputs.main_tensor(output)[: self.used].double()
 
 
 class _Run(fx.Interpreter):

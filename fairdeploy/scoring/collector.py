@@ -14,18 +14,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.fx.node import Argument, Target
 
-from fairdeploy.errors import DataError
 from fairdeploy.graph.capture.functionalize import op_name
-from fairdeploy.graph.capture.model_outputs import class_scores
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import ImageSet
 from fairdeploy.scoring.activations import PointReader
 from fairdeploy.scoring.folding import FoldedLayer
 from fairdeploy.scoring.reconstruction import GradientProducts
+from fairdeploy.tasks.base import pooled
 
 _VIEWS = {
     "view", "reshape", "flatten", "unflatten", "permute", "transpose", "expand", "slice", "select",
@@ -153,15 +151,14 @@ class _Pass(fx.Interpreter):
         size = max(fixed_batch, used)
         self._where = (start, size, used)
         prepared = (_prepared(tensor, size, self._device) for tensor in inputs)
-        logits = class_scores(self._outputs.main_tensor(self.run(*prepared)))[:used]
-        targets = logits.detach().argmax(1) if labels is None else labels.to(logits.device)
-        _check_labels(targets, logits.shape[1])
-        # One number has no classes: then a unit matters if that number would change without it.
-        is_one = logits.shape[1] == 1
-        loss = logits.sum() if is_one else F.cross_entropy(logits, targets, reduction="sum")
+        answer = self._outputs.main_tensor(self.run(*prepared))[:used]
+        task, values = self._outputs.task, pooled(answer.detach())
+        targets = task.own_targets(values) if labels is None else labels.to(answer.device)
+        loss = task.loss(answer, targets)
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
-        return targets.cpu(), logits.detach().amax(1).float().cpu()
+        told = torch.zeros(used) if targets is None else targets
+        return told.cpu(), values.amax(1).float().cpu()
 
     def get_attr(self, target: Target, args: Arguments, kwargs: dict[str, Any]) -> object:
         """The parameter's leaf copy, or the buffer's clone."""
@@ -206,12 +203,3 @@ def _channels_last(images: Tensor) -> Tensor:
     if images.dim() != 4:
         return images
     return images.contiguous(memory_format=torch.channels_last)
-
-
-def _check_labels(labels: Tensor, num_outputs: int) -> None:
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= num_outputs:
-        raise DataError(
-            f"label {low if low < 0 else high} does not fit the model's {num_outputs} outputs; "
-            f"labels must be 0 to {num_outputs - 1}: use the data that the model was trained for"
-        )

@@ -29,6 +29,7 @@ DOCUMENT: Mapping[str, Any] = {
         {"metric": "latency", "asked": "latency=60%", "allowed": 2.4, "original": 4.0, "got": 2.0,
          "met": True, "share": 0.5, "share_low": 0.48, "share_high": 0.53},
     ],
+    "task": {"agreement": "same top-1"},
     "model": {
         "original": {"params": 1000, "macs": 5000, "size_bytes": 4_000_000},
         "shrunk": {"params": 399, "macs": 2000, "size_bytes": 1_600_000},

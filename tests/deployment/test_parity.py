@@ -11,14 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from fairdeploy.deployment.parity import (
-    accuracy_from_predictions,
     check_parity,
     predict,
     require_parity,
-    wilson_interval,
 )
 from fairdeploy.errors import DataError, ParityError
 from fairdeploy.records import ParityResult
+from fairdeploy.tasks.classification import Classification
 from tests.deployment.fakes import FunctionRunner
 
 IMAGES = torch.randn(7, 3, 2, 2, generator=torch.Generator().manual_seed(0))
@@ -35,7 +34,12 @@ def numpy_logits(images: np.ndarray) -> np.ndarray:
 
 def test_parity_is_exact_for_the_same_function() -> None:
     results = check_parity(
-        FunctionRunner(numpy_logits), logits, "m.onnx", IMAGES, limit=1e-4, has_classes=True
+        FunctionRunner(numpy_logits),
+        logits,
+        "m.onnx",
+        IMAGES,
+        limit=1e-4,
+        task=Classification(is_known=True),
     )
     assert [(result.batch, result.artifact) for result in results] == [(1, "m.onnx"), (3, "m.onnx")]
     assert [result.max_relative_error for result in results] == [0.0, 0.0]
@@ -127,7 +131,7 @@ def test_top1_agreement_counts_the_images_whose_class_stays() -> None:
 
     (result,) = check_parity(
         FunctionRunner(flipped_for_the_first), logits, "m", IMAGES, batches=(4,), limit=1e-4,
-        has_classes=True,
+        task=Classification(is_known=True),
     )  # fmt: skip
     assert result.top1_agreement == 0.75
 
@@ -185,27 +189,3 @@ def test_predict_records_no_gradients() -> None:
 def test_predict_refuses_an_empty_set_of_images() -> None:
     with pytest.raises(DataError, match="no images"):
         predict(logits, IMAGES[:0], 4)
-
-
-def test_wilson_interval_has_the_textbook_values() -> None:
-    # Newcombe 1998, table I: 81 of 263 gives 0.2553 to 0.3662; 0 of 20 gives 0 to 0.1611.
-    middle, none = wilson_interval(81, 263), wilson_interval(0, 20)
-    assert middle.low == pytest.approx(0.2553, abs=5e-5)
-    assert middle.high == pytest.approx(0.3662, abs=5e-5)
-    assert (none.value, none.low) == (0.0, 0.0)
-    assert none.high == pytest.approx(0.1611, abs=5e-5)
-    assert wilson_interval(20, 20).high == 1.0
-
-
-def test_accuracy_counts_right_answers() -> None:
-    estimate = accuracy_from_predictions(
-        torch.tensor([[2.0, 1.0], [0.0, 1.0], [3.0, 1.0], [0.0, 1.0]]), torch.tensor([0, 1, 1, 1])
-    )
-    assert (estimate.value, estimate.num_images) == (0.75, 4)
-    assert estimate.low < 0.75 < estimate.high
-
-
-@pytest.mark.parametrize("shape", [(4, 3, 2), (3, 2), (4,)])
-def test_accuracy_refuses_outputs_that_are_not_one_row_per_label(shape: tuple[int, ...]) -> None:
-    with pytest.raises(DataError, match=r"accuracy needs logits \[N, classes\]"):
-        accuracy_from_predictions(torch.zeros(shape), torch.zeros(4, dtype=torch.int64))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from fairdeploy.deployment.variant_checks import (
     unchecked,
 )
 from fairdeploy.records import Artifact, Tolerance
+from fairdeploy.tasks.classification import Classification
 from tests.deployment.fakes import FunctionRunner
 
 ARTIFACT = Artifact("m.bin", "onnx", "int8", "ab", 3)
@@ -23,7 +26,8 @@ LABELS = torch.tensor([0, 1, 1, 1])
 
 def examples() -> Examples:
     """The scores themselves are the images; the network is the identity."""
-    return make_examples(lambda x: x, (SCORES,), LABELS, main_output=0, batch=None)
+    found = make_examples(lambda x: x, (SCORES,), LABELS, main_output=0, batch=None)
+    return replace(found, task=Classification(is_known=True))
 
 
 def runner(change: object) -> FunctionRunner:

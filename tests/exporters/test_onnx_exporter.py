@@ -16,6 +16,7 @@ from fairdeploy.deployment.parity import check_parity, require_parity
 from fairdeploy.errors import ExportError
 from fairdeploy.records import TensorNames
 from fairdeploy.records.input_specs import VaryingSize
+from fairdeploy.tasks.classification import Classification
 from fairdeploy_onnx import OnnxExporter
 from fairdeploy_onnx import exporter as onnx_exporter
 from tests.deployment.fakes import PROFILE, profile
@@ -40,7 +41,13 @@ def axes(value: onnx.ValueInfoProto) -> list[str | int]:
 def test_the_file_equals_torch_at_batch_one_and_three(written: Path) -> None:
     runner = OnnxExporter().open(written, PROFILE)
     results = check_parity(
-        runner, captured(), "model.onnx", IMAGES, batches=(1, 3), limit=1e-5, has_classes=True
+        runner,
+        captured(),
+        "model.onnx",
+        IMAGES,
+        batches=(1, 3),
+        limit=1e-5,
+        task=Classification(is_known=True),
     )
     require_parity(results)
     assert [result.top1_agreement for result in results] == [1.0, 1.0]

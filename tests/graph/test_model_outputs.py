@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fairdeploy.errors import ModelError, UsageError
 from fairdeploy.graph.capture.capture import capture
-from fairdeploy.graph.capture.model_outputs import class_scores
+from fairdeploy.tasks.base import pooled
 
 EXAMPLE = (torch.randn(2, 3, generator=torch.Generator().manual_seed(0)),)
 Pair = namedtuple("Pair", ["left", "right"])
@@ -106,7 +106,7 @@ def test_network_without_scores_is_refused() -> None:
         capture(Returns(lambda y: y.argmax(1)), EXAMPLE)
 
 
-def test_scores_of_a_map_are_its_means() -> None:
-    scores = torch.arange(24.0).reshape(2, 3, 2, 2)
-    assert class_scores(scores).tolist() == [[1.5, 5.5, 9.5], [13.5, 17.5, 21.5]]
-    assert class_scores(torch.ones(4)).shape == (4, 1)
+def test_pooled_maps_are_their_means() -> None:
+    maps = torch.arange(24.0).reshape(2, 3, 2, 2)
+    assert pooled(maps).tolist() == [[1.5, 5.5, 9.5], [13.5, 17.5, 21.5]]
+    assert pooled(torch.ones(4)).shape == (4, 1)

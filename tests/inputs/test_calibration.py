@@ -9,13 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from fairdeploy.errors import DataError, UsageError
-from fairdeploy.inputs.calibration import check_labels_fit, load_data, with_predicted_labels
+from fairdeploy.inputs.calibration import load_data
 from fairdeploy.inputs.image_pool import Fetched, ImagePool
 from fairdeploy.inputs.sampling import Wishes, choose_balanced, split_one_pool
-from fairdeploy.records import DataSplits, ImageSet
 from tests.inputs.tiny_inputs import TINY, grey_values, write_class_folders, write_image
 
 
@@ -119,53 +117,6 @@ def test_no_data_gives_seeded_noise_and_a_loud_warning() -> None:
     assert splits.sha256 == again.sha256
     assert splits.test is None
     assert splits.warnings[0].startswith("NO DATA GIVEN")
-
-
-def splits_of(images: Tensor, labels: Tensor | None = None) -> DataSplits:
-    """Splits with these calibration images only."""
-    source = "none" if labels is None else "given"
-    return DataSplits(ImageSet(images, labels, source), None, None, "x", "0")  # type: ignore[arg-type]
-
-
-def test_predicted_labels_are_the_models_own_classes() -> None:
-    images = torch.rand(130, 3, 1, 1)
-    labelled = with_predicted_labels(splits_of(images), lambda batch: batch.flatten(1))
-    assert labelled.calibration.label_source == "predicted"
-    assert labelled.calibration.labels is not None
-    assert labelled.calibration.labels.tolist() == images.flatten(1).argmax(1).tolist()
-
-
-def test_predicted_labels_differ_even_if_one_class_always_wins() -> None:
-    images = torch.rand(40, 3, 1, 1)
-    offset = torch.tensor([100.0, 0.0, 0.0])
-    labelled = with_predicted_labels(splits_of(images), lambda batch: batch.flatten(1) + offset)
-    assert labelled.calibration.labels is not None
-    assert set(labelled.calibration.labels.tolist()) == {0, 1, 2}
-    assert "the same output is highest for all images" in labelled.warnings[0]
-
-
-def test_given_labels_are_kept() -> None:
-    splits = splits_of(torch.rand(2, 3, 1, 1), torch.tensor([1, 0]))
-    assert with_predicted_labels(splits, lambda batch: batch.flatten(1)) is splits
-
-
-def test_output_that_is_not_one_score_per_class_is_refused() -> None:
-    with pytest.raises(DataError, match=r"shape \[2, 3, 1, 1\] for 2 images"):
-        with_predicted_labels(splits_of(torch.rand(2, 3, 1, 1)), lambda batch: batch)
-
-
-def test_labels_beyond_the_models_outputs_are_refused() -> None:
-    splits = splits_of(torch.rand(3, 3, 1, 1), torch.tensor([0, 11, 1]))
-    check_labels_fit(splits, 12)
-    with pytest.raises(DataError, match=r"has the label 11, but the model has 10 outputs"):
-        check_labels_fit(splits, 10)
-
-
-def test_more_class_folders_than_outputs_are_refused(tmp_path: Path) -> None:
-    write_class_folders(tmp_path, {"ant": 2, "bee": 2, "cow": 2})
-    splits = load_data(str(tmp_path), TINY, num_calibration=2, max_test=0)
-    with pytest.raises(DataError, match="the data has 3 classes, the model 2 outputs"):
-        check_labels_fit(splits, 2)
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def test_numbers_of_which_one_is_always_the_largest_are_no_classes_unless_it_is_
     network = shrink(small_residual(), 0.3)  # the same one of five for all noise
     unlabelled = ImageSet(noise(40), None, "none")
     assert Judge(network.graph, unlabelled).measure == "error"
-    assert Judge(network.graph, unlabelled, has_classes=True).measure == "agreement"
+    assert Judge(network.graph, unlabelled, are_targets_known=True).measure == "agreement"
     labelled = ImageSet(noise(40), torch.arange(40) % 5, "given")
     assert Judge(network.graph, labelled).measure == "accuracy"
 

@@ -15,7 +15,9 @@ def test_top_1_is_a_column_only_where_something_has_classes(share: float | None)
         "limit": 1e-4, "top1_agreement": share, "accuracy": None, "passed": True, "note": "",
     }  # fmt: skip
     shown = StringIO()
-    Console(file=shown, width=200).print(chain_table({"rows": [row]}))
+    Console(file=shown, width=200).print(
+        chain_table({"task": {"agreement": "same top-1"}, "chain": {"rows": [row]}})
+    )
     assert ("same top-1" in shown.getvalue()) == (share is not None)
     assert ("50.0%" in shown.getvalue()) == (share is not None)
     assert "holds" in shown.getvalue()

@@ -145,3 +145,30 @@ def test_targets_that_are_no_classes_are_named(
     np.savez(folder / "targets.npz", images=images, labels=labels)
     with pytest.raises(DataError, match=message):
         load_data(str(folder / "targets.npz"), TINY, num_calibration=10, max_test=10)
+
+
+@pytest.mark.parametrize("kind", ["matrix", "map"])
+def test_networks_without_classes_are_held_to_what_the_original_gives(
+    folder: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = shrunk(folder, f"Number,kind={kind}")
+    assert document["task"]["name"] == "imitation"
+    found = document["fidelity"]
+    assert (found["images"], found["num_images"]) == ("selection", 30)
+    assert list(found["by_step"]) == ["pruned", "recovered", "exported"]
+    before, after = (found["by_step"][step]["outputs"][0] for step in ("pruned", "exported"))
+    assert after["error"]["low"] <= after["error"]["value"] <= after["error"]["high"]
+    assert after["error"]["value"] < before["error"]["value"]
+    assert found["by_step"]["exported"]["agreement"] is None
+    assert "error against the original" in (folder / "out" / "report.html").read_text()
+
+
+def test_scores_over_time_are_taken_for_no_classes(folder: Path) -> None:
+    (folder / "nets.py").write_text(NETWORKS.replace("permute(2, 0, 1)", "permute(0, 2, 1)"))
+    document = shrunk(folder, "TimeFirst", "labelled.npz")
+    assert document["task"]["name"] == "imitation"
+    assert document["data"]["label_source"] == "none"
+    assert [value for value in document["accuracy"].values() if isinstance(value, dict)] == []
+    assert [row["top1_agreement"] for row in document["parity"]] == [None, None]
+    assert document["fidelity"]["images"] == "test"
+    assert any("accuracy is not measured" in text for text in document["warnings"])

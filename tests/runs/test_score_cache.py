@@ -94,7 +94,7 @@ class Project:
             patch.setattr("fairdeploy.runs.stages.loading.score_units", counted)
             # These labels are noise, which would be found out and dropped.
             patch.setattr(
-                "fairdeploy.runs.stages.loading.check_original", lambda data, *_, **__: data
+                "fairdeploy.tasks.classification.check_original", lambda data, *_, **__: data
             )
             settings = resolve_shrink(
                 ShrinkOptions(model="net.pt", budgets=("60%",), output=Path("out"), **self.options)

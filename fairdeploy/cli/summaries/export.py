@@ -14,7 +14,7 @@ from rich.text import Text
 
 from fairdeploy.cli.summaries.shrink import short
 from fairdeploy.cli.summaries.tables import two_columns
-from fairdeploy.reporting.chain import has_top1, verdict
+from fairdeploy.reporting.chain import agreement_titles, verdict
 
 Document = Mapping[str, Any]
 _WORDS = {True: "[green]holds[/]", False: "[bold red]FAILED[/]", None: "[dim]not run[/]"}
@@ -30,26 +30,27 @@ def export_summary(document: Document, folder: Path) -> RenderableType:
         ("report", f"[bold]{escape(str(folder / 'report.html'))}[/]"),
         ("check", f"fairdeploy verify {escape(shlex.quote(str(folder)))}"),
     ]
-    return Group(Text(), chain_table(chain), Text(), two_columns(facts))
+    return Group(Text(), chain_table(document), Text(), two_columns(facts))
 
 
-def chain_table(chain: Document) -> Table:
+def chain_table(document: Document) -> Table:
     """Every comparison from the original to the last file."""
+    rows = document["chain"]["rows"]
+    agreement = agreement_titles(document, rows)
     table = Table(box=None, pad_edge=False)
     table.add_column("step", no_wrap=True)
     table.add_column("file", overflow="fold")
-    top1 = ("same top-1",) if has_top1(chain["rows"]) else ()
-    for title in ("size", "error", "limit", *top1, "accuracy"):
+    for title in ("size", "error", "limit", *agreement, "accuracy"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("")
-    for row in chain["rows"]:
+    for row in rows:
         table.add_row(
             row["step"],
             f"[bold]{escape(row['file'])}[/]",
             _or_dash(row["size_bytes"], lambda value: f"{short(value)}B"),
             _error(row),
             _or_dash(row["limit"], lambda value: f"{value:.0e}"),
-            *(_or_dash(row["top1_agreement"], lambda value: f"{value:.1%}") for _ in top1),
+            *(_or_dash(row["top1_agreement"], lambda value: f"{value:.1%}") for _ in agreement),
             _or_dash(row["accuracy"], lambda value: f"{value:.2%}"),
             _WORDS[row["passed"]] + (f" [dim]{escape(row['note'])}[/]" if row["note"] else ""),
         )

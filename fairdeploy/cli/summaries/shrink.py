@@ -17,8 +17,8 @@ from rich.text import Text
 
 from fairdeploy.cli.summaries.tables import lines_of, shown, two_columns
 from fairdeploy.records.metrics import COUNTED, METRICS
-from fairdeploy.reporting.accuracy_rows import STEPS
-from fairdeploy.reporting.chain import verdict
+from fairdeploy.reporting.accuracy_rows import STEPS, fidelity_rows
+from fairdeploy.reporting.chain import agreement_titles, verdict
 from fairdeploy.reporting.page.run_section import decided_by
 from fairdeploy.reporting.quantities import (
     NO_CLAIM,
@@ -50,6 +50,7 @@ def shrink_summary(document: Document, folder: Path) -> RenderableType:
                 lambda: _chain_lines(document.get("chain")),
                 lambda: not_judged_lines(document),
                 lambda: _accuracy_lines(document["accuracy"]),
+                lambda: _fidelity_lines(document),
                 lambda: training_lines(document),
                 lambda: latency_lines(document["latency"]),
                 lambda: why_not_faster_lines(document["latency"], document.get("why_not_faster")),
@@ -174,7 +175,10 @@ def _check_lines(document: Document) -> Iterator[tuple[str, str]]:
             "parity",
             f"{escape(row['artifact'])} at batch {row['batch']}"
             f"{', ' + row['image_size'] if row.get('image_size') else ''}: {_error(row)}"
-            + _same_top1(row["top1_agreement"]),
+            + "".join(
+                f", {row['top1_agreement']:.1%} {title}"
+                for title in agreement_titles(document, [row])
+            ),
         )
 
 
@@ -183,11 +187,6 @@ def _chain_lines(chain: Document | None) -> Iterator[tuple[str, str]]:
     if chain is not None:
         color = "green" if chain["passed"] else "bold red"
         yield "chain", f"[{color}]{escape(verdict(chain))}[/]"
-
-
-def _same_top1(share: float | None) -> str:
-    """Nothing where the output is a map."""
-    return "" if share is None else f", {share:.1%} same top-1"
 
 
 def _error(row: Document) -> str:
@@ -206,6 +205,14 @@ def _accuracy_lines(accuracy: Document) -> Iterator[tuple[str, str]]:
     ]
     if steps:
         yield "accuracy", f"{', '.join(steps)} on {accuracy['num_images']:,} test images"
+
+
+def _fidelity_lines(document: Document) -> Iterator[tuple[str, str]]:
+    """How far the main output is from the original's, where accuracy is not measured."""
+    titles, rows = fidelity_rows(document)
+    for place, (step, *cells) in enumerate(rows):
+        told = ", ".join(f"{name} {cell}" for name, cell in zip(titles[1:], cells, strict=True))
+        yield "" if place else "fidelity", f"{step}: {told}"
 
 
 def not_judged_lines(document: Document) -> Iterator[tuple[str, str]]:

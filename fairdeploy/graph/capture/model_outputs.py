@@ -13,9 +13,10 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from fairdeploy.errors import ModelError, UsageError
+from fairdeploy.tasks import task_of
+from fairdeploy.tasks.base import Task
 
 _PLAIN = (dict, OrderedDict, list, tuple)
-_MATRIX = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +25,10 @@ class ModelOutputs:
 
     names: tuple[str, ...]
     """Keys and places on the way to each; ``output`` for a network that returns one tensor."""
-    main: int = 0
+    main: int
     """Place of the one that is scored and tested."""
+    task: Task
+    """What that one is for."""
 
     def main_tensor(self, output: object) -> Tensor:
         """The tensor that is scored and tested."""
@@ -35,13 +38,6 @@ class ModelOutputs:
 def output_tensors(output: object) -> list[Tensor]:
     """Every tensor in a nest, in order."""
     return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
-
-
-def class_scores(tensor: Tensor) -> Tensor:
-    """Scores [N, classes]: maps are averaged over space, a single score gets a dimension."""
-    if tensor.dim() == 1:
-        return tensor[:, None]
-    return tensor.flatten(_MATRIX).mean(_MATRIX) if tensor.dim() > _MATRIX else tensor
 
 
 def read_outputs(module: fx.GraphModule, wanted: str | None) -> ModelOutputs:
@@ -69,14 +65,13 @@ def read_outputs(module: fx.GraphModule, wanted: str | None) -> ModelOutputs:
     ]
     if not scored:
         raise ModelError("the model returns no tensor of floating-point scores; give one that does")
-    if wanted is None:
-        return ModelOutputs(names, scored[0])
     choices = [names[place] for place in scored]
-    if wanted not in choices:
+    if wanted is not None and wanted not in choices:
         raise UsageError(
             f"the model has no floating-point output '{wanted}'; use one of {', '.join(choices)}"
         )
-    return ModelOutputs(names, names.index(wanted))
+    main = scored[0] if wanted is None else names.index(wanted)
+    return ModelOutputs(names, main, task_of(tuple(found[main][1].shape)))
 
 
 def plain_output_spec(spec: pytree.TreeSpec) -> pytree.TreeSpec:

@@ -28,7 +28,6 @@ from fairdeploy.recovery.judgement import Contest, Judge
 from fairdeploy.recovery.least_squares.fitted_weights import own_tensors
 from fairdeploy.recovery.least_squares.sweep import Inputs, all_inputs
 from fairdeploy.recovery.training.best_weights import trainable
-from fairdeploy.recovery.training.imitation import answer_error, value_error
 from fairdeploy.recovery.training.network_blocks import (
     Cut,
     find_cuts,
@@ -39,6 +38,7 @@ from fairdeploy.recovery.training.network_blocks import (
 from fairdeploy.recovery.training.processes import PlainRuntime, moved, on_device
 from fairdeploy.recovery.training.schedule import has_batchnorm, rate_factor, set_rate, with_decay
 from fairdeploy.recovery.training.unlabelled_images import ENOUGH_IMAGES, UnlabelledImages
+from fairdeploy.tasks.base import value_error
 
 Progress = Callable[[int, int], None]
 
@@ -140,6 +140,7 @@ class _Distilling:
         device: torch.device,
     ) -> None:
         self._shrunk, self._images, self._device = shrunk, images, device
+        self._task = graph.outputs.task
         self._cuts = find_cuts(graph, shrunk, removed)
         main = main_output(shrunk, graph.outputs.main).name
         names = input_names(shrunk)
@@ -237,7 +238,7 @@ class _Distilling:
         with torch.no_grad():
             *wanted, answer = self._original(*inputs)
         *found, own_answer = self._whole(*inputs)
-        loss = answer_error(own_answer, answer, TEMPERATURE)
+        loss = self._task.imitation_loss(own_answer, answer, TEMPERATURE)
         errors = [
             value_error(value, cut.kept_part(goal), cut.batch_dim)
             for cut, value, goal in zip(self._cuts, found, wanted, strict=True)

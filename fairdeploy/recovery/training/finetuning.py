@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
-from torch.nn import functional
 
 from fairdeploy.errors import DataError, UsageError
 from fairdeploy.graph.capture.train_mode import switchable
@@ -30,10 +29,8 @@ from fairdeploy.records.training import TuningOptions
 from fairdeploy.recovery.judgement import Contest, Judge
 from fairdeploy.recovery.least_squares.fitted_weights import own_tensors
 from fairdeploy.recovery.least_squares.sweep import Inputs
-from fairdeploy.recovery.training.augmentation import shifted_and_flipped
 from fairdeploy.recovery.training.best_weights import trainable
 from fairdeploy.recovery.training.checkpoints import Checkpoints, TrainingState
-from fairdeploy.recovery.training.imitation import answer_error, value_error
 from fairdeploy.recovery.training.moving_average import MovingAverage
 from fairdeploy.recovery.training.network_blocks import (
     Cut,
@@ -44,6 +41,7 @@ from fairdeploy.recovery.training.network_blocks import (
 )
 from fairdeploy.recovery.training.processes import Runtime, moved, on_device, open_runtime
 from fairdeploy.recovery.training.schedule import has_batchnorm, rate_factor, set_rate, with_decay
+from fairdeploy.tasks.base import Task, value_error
 
 Progress = Callable[[int, int, float], None]
 
@@ -173,6 +171,7 @@ class _Tuning:
         graph, shrunk = pupil.graph, pupil.shrunk
         self._graph, self._shrunk, self._options = graph, shrunk, options
         self._runtime, self._parameters, self._checkpoints = runtime, parameters, checkpoints
+        self._task = graph.outputs.task
         self._cuts: tuple[Cut, ...] = ()
         if options.distill_features:
             self._cuts = find_cuts(graph, shrunk, pupil.removed)
@@ -259,7 +258,8 @@ class _Tuning:
             with torch.no_grad():
                 *goals, wanted = self._original(*inputs)
             share = 1.0 - LABEL_SHARE if labels is not None else 1.0
-            loss = loss + share * answer_error(answer.float(), wanted.float(), TEMPERATURE)
+            error = self._task.imitation_loss(answer.float(), wanted.float(), TEMPERATURE)
+            loss = loss + share * error
             errors = [
                 value_error(value.float(), cut.kept_part(goal).float(), cut.batch_dim)
                 for cut, value, goal in zip(self._cuts, inner, goals, strict=True)
@@ -267,7 +267,7 @@ class _Tuning:
             loss = loss + sum(errors, torch.zeros_like(loss)) / max(len(errors), 1)
         if labels is not None:
             share = LABEL_SHARE if self._original is not None else 1.0
-            loss = loss + share * functional.cross_entropy(answer.float(), labels)
+            loss = loss + share * self._task.loss(answer.float(), labels) / len(labels)
         return loss
 
     def _teacher(self, targets: list[str]) -> fx.GraphModule | None:
@@ -286,18 +286,21 @@ class _Tuning:
 
 
 def _judge(graph: UnitGraph, selection: ImageSet, device: torch.device) -> Judge:
-    judge = Judge(graph, selection, device, has_classes=True)
-    if judge.measure == "error":
-        raise no_scores()
-    return judge
+    require_targets(graph.outputs.task)
+    return Judge(graph, selection, device, are_targets_known=True)
 
 
-def no_scores() -> UsageError:
-    """The error for networks without classes, which this training cannot judge."""
-    return UsageError(
-        "--finetune needs a network with one score per class, which this one does not give; "
-        "use --recover distil"
-    )
+def require_targets(task: Task) -> None:
+    """Refuse networks of whose answers this training cannot judge.
+
+    Raises:
+        UsageError: Nobody knows what the answers are for.
+    """
+    if not task.has_targets:
+        raise UsageError(
+            "--finetune needs a network with one score per class, which this one does not give; "
+            "use --recover distil"
+        )
 
 
 # ---- the batches of a training, round by round, in a seeded order and shared out to processes ----
@@ -352,8 +355,8 @@ class TrainingBatches:
     def _arranged(self, images: ImageSet, moves: torch.Generator) -> tuple[Inputs, Tensor | None]:
         tensors = list(self._graph.inputs.arranged(images))
         place = self._graph.inputs.image
-        tensors[place] = shifted_and_flipped(tensors[place], moves)
         labels = images.labels if self._with_labels else None
+        tensors[place], labels = self._graph.outputs.task.augmented(tensors[place], labels, moves)
         if not self._graph.has_dynamic_batch:
             # Copies may have been left out, and the network takes just this many.
             again = torch.arange(self._graph.inputs.batch) % len(images)

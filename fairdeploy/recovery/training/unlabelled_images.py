@@ -15,7 +15,7 @@ from torch import Tensor
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import TrainingImages
 from fairdeploy.recovery.least_squares.sweep import Inputs
-from fairdeploy.recovery.training.augmentation import blended, shifted_and_flipped
+from fairdeploy.tasks.augmentation import blended, shifted_and_flipped
 
 BLENDED_SHARE = 0.5
 ENOUGH_IMAGES = 4_096

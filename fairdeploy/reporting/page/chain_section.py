@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fairdeploy.reporting.chain import has_top1, verdict
+from fairdeploy.reporting.chain import agreement_titles, verdict
 from fairdeploy.reporting.page.markup import Html, join, pill, section, table, tag
 from fairdeploy.reporting.quantities import error_text, percent, size
 
@@ -17,7 +17,7 @@ _ABSENT = "–"
 def chain(document: Mapping[str, Any]) -> Html:
     """Every comparison from the original to the last file, with one verdict."""
     told = document["chain"]
-    top1 = ("same top-1",) if has_top1(told["rows"]) else ()
+    agreement = agreement_titles(document, told["rows"])
     rows = (
         (
             row["step"],
@@ -25,13 +25,13 @@ def chain(document: Mapping[str, Any]) -> Html:
             row["precision"] or _ABSENT,
             _ABSENT if row["size_bytes"] is None else size(row["size_bytes"]),
             _error(row),
-            *(_share(row["top1_agreement"]) for _ in top1),
+            *(_share(row["top1_agreement"]) for _ in agreement),
             _share(row["accuracy"]),
             _passed(row["passed"]),
         )
         for row in told["rows"]
     )  # fmt: skip
-    headers = ("step", "file", "precision", "size", "error", *top1, "accuracy", "")
+    headers = ("step", "file", "precision", "size", "error", *agreement, "accuracy", "")
     body = section(
         "The chain",
         tag("p", pill(verdict(told), is_good=told["passed"])),

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from fairdeploy.records import DeviceRecord, LatencyComparison, LatencyStats
-from fairdeploy.reporting.accuracy_rows import STEPS
-from fairdeploy.reporting.chain import has_top1
+from fairdeploy.reporting.accuracy_rows import STEPS, fidelity_rows
+from fairdeploy.reporting.chain import agreement_titles
 from fairdeploy.reporting.page.charts import axis_labels, interval_bar, latency_histogram
 from fairdeploy.reporting.page.markup import NOTHING, Html, join, pill, section, table, tag
 from fairdeploy.reporting.quantities import (
@@ -37,6 +37,7 @@ def accuracy(document: Row) -> Html:
         return section(
             "Accuracy",
             _not_judged(found) if found else NOTHING,
+            _fidelity(document),
             _recovery_line(document["recovery"]),
             lead=f"Not judged: {found['reason']}."
             if found
@@ -59,6 +60,20 @@ def accuracy(document: Row) -> Html:
         lead=f"Share of right answers on {document['accuracy']['num_images']:,} test images that "
         "were used for nothing else; the bar is the 95 % Wilson interval.",
     )
+
+
+def _fidelity(document: Row) -> Html:
+    """How much the network gives what the original gives."""
+    titles, rows = fidelity_rows(document)
+    if not rows:
+        return NOTHING
+    told = document["fidelity"]
+    text = (
+        f"How far output '{told['main_output']}' is from the original's on {told['num_images']:,} "
+        f"{told['images']} images: the root mean square of the difference, as a share of that of "
+        "the original's output about its mean, with the 95 % interval of images drawn again."
+    )
+    return join([tag("p", text), table(titles, rows)])
 
 
 def _not_judged(found: Row) -> Html:
@@ -102,20 +117,17 @@ def latency(comparison: LatencyComparison | None) -> Html:
     )
 
 
-_TOP1 = " Top-1 is the share of images on which file and torch choose the same class."
-
-
 def artifacts(document: Row) -> Html:
     """The written files with their hashes, and how closely each exported one follows torch."""
-    files = document["artifacts"]
+    files, agreement = document["artifacts"], agreement_titles(document, document["parity"])
     if not files:
         return section("Files", lead="Nothing was exported.")
     return section(
         "Files",
         *map(_artifact, files),
-        _parity_table(document["parity"]),
+        _parity_table(document["parity"], agreement),
         lead="With SHA-256, to check what arrives on the device."
-        + (_TOP1 if has_top1(document["parity"]) else ""),
+        + "".join(f" {document['task']['agreement_means']}" for _ in agreement),
     )
 
 
@@ -227,10 +239,9 @@ def _device_facts(device: DeviceRecord | None) -> str:
     return f" Measured on {', '.join(parts)}."
 
 
-def _parity_table(parity: Sequence[Row]) -> Html:
+def _parity_table(parity: Sequence[Row], agreement: tuple[str, ...]) -> Html:
     if not parity:
         return NOTHING
-    top1 = ("top-1",) if has_top1(parity) else ()
     rows = (
         (
             join((row["artifact"], " ", _parity_pill(passed=row["passed"]))),
@@ -241,11 +252,11 @@ def _parity_table(parity: Sequence[Row]) -> Html:
                     tag("span", f"limit {error_text(row['limit'])}", class_="under"),
                 )
             ),
-            *(percent(row["top1_agreement"], 0) for _ in top1),
+            *(percent(row["top1_agreement"], 0) for _ in agreement),
         )
         for row in parity
     )
-    headers = ("agreement with torch", "batch", "error", *top1)
+    headers = ("agreement with torch", "batch", "error", *agreement)
     return tag("div", table(headers, rows), class_="after")
 
 

@@ -27,6 +27,7 @@ from fairdeploy.runs.progress import Stopwatch
 from fairdeploy.settings.options import ExportOptions
 from fairdeploy.settings.project_file import refuse_foreign_code
 from fairdeploy.settings.run import DEFAULT_TEST_IMAGES
+from fairdeploy.tasks import task_of
 
 DEFAULT_CALIBRATION = 384
 CALIBRATION_BATCH = 8
@@ -130,7 +131,8 @@ def load_export_images(
         network, inputs.arranged(judging), labels,
         main_output=told.main_output, batch=told.fixed_batch,
     )  # fmt: skip
-    examples = replace(examples, is_judged=is_judged)
+    are_classes = (labels is not None or None) if is_judged else False
+    examples = replace(examples, task=task_of(tuple(examples.expected.shape), are_classes))
     what = "noise" if source is None else "images"
     note = f"{len(calibration)} {what} to calibrate, {len(judging)} to judge"
     return ExportImages(

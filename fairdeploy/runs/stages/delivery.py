@@ -38,6 +38,7 @@ from fairdeploy.reporting.quantities import NO_CLAIM
 from fairdeploy.runs.progress import Stopwatch
 from fairdeploy.runs.stages.evaluation import Evaluation
 from fairdeploy.surgery.plan import Plan
+from fairdeploy.tasks.base import Task
 
 NETWORK_FILE = "model"
 """Name of the deployed network; the exporter's suffix follows."""
@@ -91,8 +92,9 @@ def deliver(
         stage.note(f"{artifact.size_bytes / 1e6:.1f} MB")
     with watch.stage("parity"):
         runner = exporter.open(file, profile)
-        parity = _parity(runner, file.name, graph, shrunk, inputs, profile,
-                         has_classes=data.calibration.label_source == "given")  # fmt: skip
+        parity = _parity(
+            runner, file.name, graph, shrunk, inputs, profile, graph.outputs.task.informed(data)
+        )
     evaluation.add("exported", runner)
     runner.close()
     if not with_latency:
@@ -149,8 +151,7 @@ def _parity(
     shrunk: fx.GraphModule,
     inputs: tuple[Tensor, ...],
     profile: TargetProfile,
-    *,
-    has_classes: bool,
+    task: Task,
 ) -> tuple[ParityResult, ...]:
     """On the calibration images, and on random inputs of another size where sizes vary."""
     batches = (1, 3) if graph.has_dynamic_batch else (graph.inputs.batch,)
@@ -158,7 +159,7 @@ def _parity(
         check_parity, runner, shrunk, artifact,
         batches=batches, limit=profile.parity_limit,
         max_column_error=tolerance_of(profile.precision, profile.parity_limit).max_column_error,
-        main_output=graph.outputs.main, has_classes=has_classes,
+        main_output=graph.outputs.main, task=task,
     )  # fmt: skip
     results = compare(inputs, image_size=sizes_text(graph.inputs.sizes))
     other = graph.inputs.other_sizes()

@@ -1,4 +1,7 @@
-"""Accuracy after each step, on the same images, for torch networks and files alike."""
+"""Quality after each step, on the same images, for torch networks and files alike.
+
+Where there are no labelled test images it is how much the network gives what the original gives.
+"""
 
 from __future__ import annotations
 
@@ -6,52 +9,132 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fairdeploy.deployment.exporter_api import Runner
-from fairdeploy.deployment.paired_accuracy import class_changes, paired_difference
-from fairdeploy.deployment.parity import accuracy_from_predictions, predict
+from fairdeploy.deployment.parity import predict, predict_all
 from fairdeploy.graph.unit_graph import UnitGraph
-from fairdeploy.records import AccuracyEstimate, AnswerChanges, ImageSet, PairedDifference
+from fairdeploy.records import (
+    AccuracyEstimate,
+    AnswerChanges,
+    DataSplits,
+    ImageSet,
+    PairedDifference,
+)
+from fairdeploy.records.accuracy import Fidelity
 from fairdeploy.runs.progress import Stopwatch
+from fairdeploy.tasks.imitation import likeness
 
 BATCH = 64
+MAX_IMITATED = 256
+MAX_IMITATED_BYTES = 2**28
+"""Of what the original gives, which is held in memory."""
 ORIGINAL = "original"
 EXPORTED = "exported"
 
 
-class Evaluation:
-    """Collects accuracy estimates by step name; without a labelled test set it does nothing."""
+class _Imitated:
+    """What the original gives for a few images, and how much others give that."""
 
-    def __init__(self, graph: UnitGraph, test: ImageSet | None, watch: Stopwatch) -> None:
+    def __init__(self, graph: UnitGraph, data: DataSplits, images: ImageSet, name: str) -> None:
+        self._graph, self._task = graph, graph.outputs.task.informed(data)
+        self._batch = BATCH if graph.has_dynamic_batch else graph.inputs.batch
+        tensors = graph.inputs.arranged(images)
+        first = tuple(tensor[: self._batch] for tensor in tensors)
+        size = sum(array.nbytes for array in self._outputs(graph.module, first)) // len(first[0])
+        count = min(len(images), MAX_IMITATED, max(2, MAX_IMITATED_BYTES // max(size, 1)))
+        places = torch.linspace(0, len(images) - 1, count).round().long()
+        self._inputs = tuple(tensor[places] for tensor in tensors)
+        self._wanted = self._outputs(graph.module, self._inputs)
+        self.found = Fidelity(name, count, graph.outputs.names[graph.outputs.main], {})
+
+    @classmethod
+    def of(cls, graph: UnitGraph, data: DataSplits) -> _Imitated | None:
+        """On images that nothing was fitted to; None where there are hardly any."""
+        for name, images in (("test", data.test), ("selection", data.selection)):
+            if images is not None and len(images) > 1 and not images.is_synthetic:
+                return cls(graph, data, images, name)
+        return None
+
+    def add(self, step: str, network: Callable[..., object] | Runner) -> float:
+        """Compare a network; the error of its main output."""
+        outputs, told = self._graph.outputs, self.found
+        found = self._outputs(network, self._inputs)
+        told.by_step[step] = alike = likeness(
+            found, self._wanted, outputs.names, outputs.main, self._task, told.num_images
+        )
+        errors = {row.output: row.error.value for row in alike.outputs}
+        return errors.get(told.main_output, float("nan"))
+
+    def _outputs(
+        self, network: Callable[..., object] | Runner, inputs: tuple[Tensor, ...]
+    ) -> tuple[NDArray[np.generic], ...]:
+        is_fixed = not self._graph.has_dynamic_batch
+        return predict_all(network, inputs, self._batch, is_batch_fixed=is_fixed)
+
+
+class Evaluation:
+    """Collects accuracy estimates by step name; without a labelled test set there are none."""
+
+    def __init__(
+        self,
+        graph: UnitGraph,
+        test: ImageSet | None,
+        watch: Stopwatch,
+        data: DataSplits | None = None,
+    ) -> None:
+        """Measure nothing yet.
+
+        Args:
+            graph: Of the original.
+            test: What is tested on.
+            watch: Shows the stages.
+            data: Where there are no labels networks are held to the original on its test images,
+                or on those for selection; None: they are not.
+        """
         self._test = test
+        self._imitated = None
+        if data is not None and (test is None or test.labels is None):
+            self._imitated = _Imitated.of(graph, data)
         self._graph = graph
         self._watch = watch
-        self._classes: dict[str, NDArray[np.int64]] = {}
+        self._task = graph.outputs.task
+        self._answers: dict[str, Tensor] = {}
         self.estimates: dict[str, AccuracyEstimate] = {}
 
     def add(self, step: str, network: Callable[..., object] | Runner) -> None:
         """Measure ``network`` on the test images."""
         if self._test is None or self._test.labels is None:
+            if self._imitated is not None and step != ORIGINAL:
+                with self._watch.stage(f"fidelity ({step})") as stage:
+                    stage.note(f"error {self._imitated.add(step, network):.3g}")
             return
         with self._watch.stage(f"accuracy ({step})") as stage:
-            logits = predict(
+            answer = predict(
                 network,
                 self._graph.inputs.arranged(self._test),
                 BATCH if self._graph.has_dynamic_batch else self._graph.inputs.batch,
                 is_batch_fixed=not self._graph.has_dynamic_batch,
                 main_output=self._graph.outputs.main,
             )
-            estimate = accuracy_from_predictions(logits, self._test.labels)
+            answers = self._task.kept(answer)
+            estimate = self._task.quality(answers, self._test.labels)
             stage.note(f"{estimate.value:.2%}")
         self.estimates[step] = estimate
-        self._classes[step] = logits.argmax(1).numpy()
+        self._answers[step] = answers
+
+    @property
+    def fidelity(self) -> Fidelity | None:
+        """How much each step gives what the original gives; None where accuracy is measured."""
+        return self._imitated.found if self._imitated and self._imitated.found.by_step else None
 
     def difference(self, step: str) -> PairedDifference | None:
         """The step's accuracy minus the original's; None where either was not measured."""
-        if step not in self._classes or ORIGINAL not in self._classes:
+        if step not in self._answers or ORIGINAL not in self._answers:
             return None
-        return paired_difference(self._classes[ORIGINAL], self._classes[step], self._labels())
+        return self._compared(ORIGINAL, step)
 
     def final_difference(self) -> PairedDifference | None:
         """That of the exported file, or of the step that was measured last."""
@@ -59,32 +142,29 @@ class Evaluation:
 
     def changes(self) -> AnswerChanges | None:
         """How the answers changed with each step; None if nothing was compared."""
-        steps = [step for step in self._classes if step != ORIGINAL]
-        if ORIGINAL not in self._classes or not steps:
+        steps = [step for step in self._answers if step != ORIGINAL]
+        if ORIGINAL not in self._answers or not steps:
             return None
-        original, last = self._classes[ORIGINAL], self._classes[self._final()]
-        labels, found = self._labels(), self._classes
+        original, last = self._answers[ORIGINAL], self._answers[self._final()]
         return AnswerChanges(
-            {step: paired_difference(original, found[step], labels) for step in steps},
-            {
-                step: paired_difference(found[before], found[step], labels)
-                for before, step in pairwise([ORIGINAL, *steps])
-            },
-            class_changes(original, last, labels),
+            {step: self._compared(ORIGINAL, step) for step in steps},
+            {step: self._compared(before, step) for before, step in pairwise([ORIGINAL, *steps])},
+            self._task.changes(original, last, self._targets()),
         )
 
-    def classes(self, step: str) -> tuple[int, ...] | None:
+    def answers(self, step: str) -> Tensor | None:
         """What the step answers, by test image; None where it was not measured."""
-        found = self._classes.get(step)
-        return None if found is None else tuple(found.tolist())
+        return self._answers.get(step)
+
+    def _compared(self, before: str, after: str) -> PairedDifference:
+        return self._task.difference(self._answers[before], self._answers[after], self._targets())
 
     def _final(self) -> str:
-        if EXPORTED in self._classes:
+        if EXPORTED in self._answers:
             return EXPORTED
-        return next(reversed(self._classes), "")
+        return next(reversed(self._answers), "")
 
-    def _labels(self) -> NDArray[np.int64]:
+    def _targets(self) -> Tensor:
         assert self._test is not None
         assert self._test.labels is not None
-        labels: NDArray[np.int64] = self._test.labels.numpy()
-        return labels
+        return self._test.labels

@@ -23,19 +23,16 @@ from fairdeploy.allocation.search import check_reachable, search
 from fairdeploy.deployment.parity import predict, repeated
 from fairdeploy.files import cache_folder
 from fairdeploy.graph.capture.model_inputs import model_inputs
-from fairdeploy.graph.capture.model_outputs import class_scores
 from fairdeploy.graph.graph_text import graph_tensors, graph_text
 from fairdeploy.graph.residual_branches import blocks_hint
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import build_unit_graph
-from fairdeploy.inputs.calibration import check_labels_fit, load_data, with_predicted_labels
+from fairdeploy.inputs.answers import checked_output, norm_distance
+from fairdeploy.inputs.calibration import load_data
 from fairdeploy.inputs.fingerprint import sha256_of_images, sha256_of_tensors
 from fairdeploy.inputs.model_loading import adopt_module, load_model
-from fairdeploy.inputs.original_check import check_original
 from fairdeploy.inputs.other_inputs import with_noise_for_others
-from fairdeploy.inputs.preparation_trials import NUM_TRIED, Original, norm_distance
 from fairdeploy.inputs.splits import with_rest_selected, with_spare_selection
-from fairdeploy.inputs.unclassified import checked_output, refuse_classes
 from fairdeploy.records import (
     KNOBS,
     Allocation,
@@ -53,8 +50,7 @@ from fairdeploy.recovery.batchnorm import reestimate_batchnorm
 from fairdeploy.recovery.judgement import Judge, kept_if_better
 from fairdeploy.recovery.least_squares.fit import fit_least_squares
 from fairdeploy.recovery.least_squares.fitted_weights import own_tensors
-from fairdeploy.recovery.training.finetuning import no_scores
-from fairdeploy.recovery.training.imitation import are_scores
+from fairdeploy.recovery.training.finetuning import require_targets
 from fairdeploy.reporting.accuracy_rows import verdict_row
 from fairdeploy.reporting.quantities import verdict_text
 from fairdeploy.runs.progress import Stopwatch
@@ -64,6 +60,7 @@ from fairdeploy.scoring.unit_scores import score_units
 from fairdeploy.settings.options import RecoveryMethod
 from fairdeploy.settings.run import DEFAULT_RECOVERY, ModelSettings, RunSettings
 from fairdeploy.surgery.plan import Plan
+from fairdeploy.tasks.base import NUM_ASKED, Original, pooled
 
 SCORES_KEPT = "the scores are kept, the same command does not score again"
 """What is said to who interrupts a run after that."""
@@ -158,16 +155,19 @@ def load_images(
             # Distillation alone: whatever labels there are, nothing learns from them.
             data = replace(data, training=replace(data.training, has_labels=False))
         data = with_noise_for_others(data, graph.inputs, settings.model.seed)
-        main = graph.outputs.main_tensor(graph.module(*graph.example_inputs))
-        if settings.tuning is not None and not are_scores(main):
-            raise no_scores()
-        if class_scores(checked_output(main, graph.inputs.batch)).shape[1] == 1:
-            refuse_classes(data, settings.method)
-        else:
-            data = _classified(data, main, settings, model, graph)
-        if main.dim() != 2 and data.test is not None:
-            text = "the model gives a map, not one score per class; accuracy is not measured"
-            data = replace(data, test=None, warnings=(*data.warnings, text))
+        task = graph.outputs.task
+        if settings.tuning is not None:
+            require_targets(task)
+        original = _original(data, settings, model, graph)
+        data = task.checked(
+            data,
+            original,
+            names_are_given=settings.class_names is not None or not _is_folder(settings),
+        )
+        task.check_method(settings.method)
+        if settings.selects_with_rest:
+            data = with_rest_selected(data, settings.num_selection, _marks(graph, original))
+        data = task.with_own_targets(data, original)
         num_test = len(data.test) if data.test is not None else 0
         stage.note(f"{len(data.calibration)} to calibrate, {num_test} to test")
     for text in data.warnings:
@@ -176,7 +176,7 @@ def load_images(
 
 
 def _original(
-    data: DataSplits, num_outputs: int, settings: RunSettings, model: LoadedModel, graph: UnitGraph
+    data: DataSplits, settings: RunSettings, model: LoadedModel, graph: UnitGraph
 ) -> Original:
     """What the check of the labels asks the network, and how it gets a few images otherwise."""
 
@@ -184,7 +184,7 @@ def _original(
         again = load_data(
             settings.data,
             preprocessing,
-            num_calibration=NUM_TRIED,
+            num_calibration=NUM_ASKED,
             max_test=0,
             seed=settings.model.seed,
             class_names=settings.class_names,
@@ -195,18 +195,19 @@ def _original(
         return with_noise_for_others(again, graph.inputs, settings.model.seed).calibration
 
     def distance(images: ImageSet) -> float | None:
-        count = NUM_TRIED if graph.has_dynamic_batch else graph.inputs.batch
+        count = NUM_ASKED if graph.has_dynamic_batch else graph.inputs.batch
         some = repeated(graph.inputs.arranged(images), 0, count)
         return norm_distance(model.module, lambda: graph.inputs.call(model.module, some))
 
-    by_class = scores_by_class(graph)
+    answers = pooled_answers(graph)
+    main = graph.outputs.main_tensor(graph.module(*graph.example_inputs))
     is_file = settings.loaders is None and _exists(settings)
     return Original(
-        lambda images: by_class(*graph.inputs.arranged(images)),
+        lambda images: answers(*graph.inputs.arranged(images)),
         distance,
         reread if is_file else None,
         data.preprocessing or model.preprocessing,
-        num_outputs,
+        pooled(checked_output(main, graph.inputs.batch)).shape[1],
     )
 
 
@@ -219,46 +220,28 @@ def _is_folder(settings: RunSettings) -> bool:
     return is_named and Path(settings.data or "").is_dir()
 
 
-def _right(graph: UnitGraph) -> Callable[[ImageSet], Tensor]:
-    """For each labelled image whether the original is right."""
-    scores = scores_by_class(graph)
+def _marks(graph: UnitGraph, original: Original) -> Callable[[ImageSet], Tensor]:
+    """How good the original's answer to each labelled image is."""
 
-    def right(images: ImageSet) -> Tensor:
+    def marks(images: ImageSet) -> Tensor:
         assert images.labels is not None
-        return scores(*graph.inputs.arranged(images)).argmax(dim=1).eq(images.labels)
+        return graph.outputs.task.marks(original.answers(images), images.labels)
 
-    return right
-
-
-def _classified(
-    data: DataSplits, main: Tensor, settings: RunSettings, model: LoadedModel, graph: UnitGraph
-) -> DataSplits:
-    """With labels that fit the classes: checked, judged with the original, or predicted."""
-    num_outputs = class_scores(main).shape[1]
-    check_labels_fit(data, num_outputs)
-    if main.dim() == 2:
-        data = check_original(
-            data,
-            _original(data, num_outputs, settings, model, graph),
-            names_are_given=settings.class_names is not None or not _is_folder(settings),
-        )
-    if settings.selects_with_rest:
-        data = with_rest_selected(data, settings.num_selection, _right(graph))
-    return with_predicted_labels(data, scores_by_class(graph), graph.inputs.arranged)
+    return marks
 
 
-def scores_by_class(graph: UnitGraph) -> Callable[..., Tensor]:
-    """The network as a function of one tensor per input to scores [N, classes], any N."""
+def pooled_answers(graph: UnitGraph) -> Callable[..., Tensor]:
+    """The network as a function of one tensor per input to pooled answers, of any N images."""
 
     def reduced(*inputs: Tensor) -> Tensor:
-        return class_scores(graph.outputs.main_tensor(graph.module(*inputs)))
+        return pooled(graph.outputs.main_tensor(graph.module(*inputs)))
 
-    def scores(*inputs: Tensor) -> Tensor:
+    def answers(*inputs: Tensor) -> Tensor:
         is_fixed = not graph.has_dynamic_batch
-        batch = graph.inputs.batch if is_fixed else min(NUM_TRIED, len(inputs[0]))
+        batch = graph.inputs.batch if is_fixed else min(NUM_ASKED, len(inputs[0]))
         return predict(reduced, inputs, batch, is_batch_fixed=is_fixed)
 
-    return scores
+    return answers
 
 
 def score(
@@ -299,6 +282,7 @@ def _scores_key(graph: UnitGraph, data: DataSplits, settings: RunSettings) -> st
         graph=graph_text(graph.module), units=json.dumps(units), attention=graph.attention,
         norms=graph.allow_norm_coupled, branches=" ".join(b.name for b in graph.branches),
         inputs=" ".join(map(str, graph.inputs.specs)), output=graph.outputs.main,
+        task=graph.outputs.task.words.name,
         batch=graph.inputs.batch if graph.inputs.is_batch_fixed else 0,
         signal=settings.method.signal, protect=settings.method.protect,
         seed=settings.model.seed, device=graph.device.type,

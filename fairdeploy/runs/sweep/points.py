@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import fx
+from torch import Tensor, fx
 
 from fairdeploy.errors import DeviceLostError
 from fairdeploy.graph.unit_graph import UnitGraph
@@ -68,9 +68,9 @@ class PointMeter:
 
     def original(self, costs: dict[str, float]) -> SweepPoint:
         """The network as it is."""
-        accuracy, classes = self._tested(self._graph.module, self._watch, "original")
+        accuracy, answers = self._tested(self._graph.module, self._watch, "original")
         return SweepPoint(
-            "original", None, costs, r_mass_share=0.0, accuracy=accuracy, classes=classes
+            "original", None, costs, r_mass_share=0.0, accuracy=accuracy, answers=answers
         )
 
     def measure(self, plan: PlannedPoint, title: str) -> SweepPoint:
@@ -90,7 +90,7 @@ class PointMeter:
         with steps.stage("remove and prove"):
             shrunk, proof = remove_and_prove(self._graph, removed, self._settings.model.seed)
         mend(self._graph, shrunk, removed, self._data, self._settings, steps)
-        accuracy, classes = self._tested(shrunk, steps, plan.name)
+        accuracy, answers = self._tested(shrunk, steps, plan.name)
         latency = self._latency(removed, steps)
         return SweepPoint(
             plan.name,
@@ -100,7 +100,7 @@ class PointMeter:
             proof,
             accuracy,
             latency,
-            classes,
+            answers,
             time.perf_counter() - started,
         )
 
@@ -118,11 +118,11 @@ class PointMeter:
 
     def _tested(
         self, network: fx.GraphModule, watch: Stopwatch, step: str
-    ) -> tuple[AccuracyEstimate | None, tuple[int, ...] | None]:
+    ) -> tuple[AccuracyEstimate | None, Tensor | None]:
         """Accuracy and answers; None where there are no labelled test images."""
         evaluation = Evaluation(self._graph, self._data.test, watch)
         evaluation.add(step, network)
-        return evaluation.estimates.get(step), evaluation.classes(step)
+        return evaluation.estimates.get(step), evaluation.answers(step)
 
 
 def _in_short(point: SweepPoint) -> str:

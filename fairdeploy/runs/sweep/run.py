@@ -21,12 +21,11 @@ from fairdeploy.allocation.trade_off import find_trade_off
 from fairdeploy.deployment.devices.local_device import LocalDevice
 from fairdeploy.deployment.exporter_api import Exporter
 from fairdeploy.deployment.latency.measure import require_this_machine
-from fairdeploy.deployment.paired_accuracy import paired_difference
 from fairdeploy.deployment.precision import exporter_for
 from fairdeploy.errors import OutputError, noted
 from fairdeploy.files import appearing_folder, cache_folder, check_output_folder, kept_if_it_fails
 from fairdeploy.graph.unit_graph import UnitGraph
-from fairdeploy.inputs.original_check import require_judged
+from fairdeploy.inputs.answers import require_judged
 from fairdeploy.records import (
     GroupScores,
     LoadedModel,
@@ -72,6 +71,7 @@ from fairdeploy.runs.sweep.points import PointMeter
 from fairdeploy.settings.options import SweepOptions
 from fairdeploy.settings.run import SweepSettings, resolve_sweep
 from fairdeploy.settings.target_profiles import load_profile, profile_toml
+from fairdeploy.tasks.base import Task
 
 PLANS_FOLDER = "plans"
 
@@ -141,8 +141,9 @@ def sweep(options: SweepOptions, progress: Progress | None = None) -> SweepResul
         first = meter.original(costs.cost(group_sizes(graph)))
         points = (first, *_measure(planned, meter, watch))
         labels = None if data.test is None else data.test.labels
-        differences = _differences(points, first, labels)
-        trade_off = _trade_off(points, labels, settings)
+        task = graph.outputs.task
+        differences = _differences(task, points, first, labels)
+        trade_off = _trade_off(task, points, labels, settings)
         result = Sweep(settings.metric, smallest, points, trade_off, differences, notes)
         document = build_sweep_document(
             result,
@@ -196,7 +197,7 @@ def _measure(
 
 
 def _trade_off(
-    points: Sequence[SweepPoint], labels: Tensor | None, settings: SweepSettings
+    task: Task, points: Sequence[SweepPoint], labels: Tensor | None, settings: SweepSettings
 ) -> TradeOff:
     """By accuracy; by R-mass where there are no labelled test images."""
     costs = [point.costs[settings.metric] for point in points]
@@ -207,20 +208,20 @@ def _trade_off(
     best = points[int(np.argmax(values))]
     qualities = [
         Quality(value, max(values) + difference.low, max(values) + difference.high)
-        for value, difference in zip(values, _differences(points, best, labels), strict=True)
+        for value, difference in zip(values, _differences(task, points, best, labels), strict=True)
         if difference is not None
     ]
     return find_trade_off(costs, qualities)
 
 
 def _differences(
-    points: Sequence[SweepPoint], reference: SweepPoint, labels: Tensor | None
+    task: Task, points: Sequence[SweepPoint], reference: SweepPoint, labels: Tensor | None
 ) -> tuple[PairedDifference | None, ...]:
     """By point: accuracy minus that of ``reference``, on the same test images."""
     return tuple(
         None
-        if labels is None or point.classes is None or reference.classes is None
-        else paired_difference(np.array(reference.classes), np.array(point.classes), labels.numpy())
+        if labels is None or point.answers is None or reference.answers is None
+        else task.difference(reference.answers, point.answers, labels)
         for point in points
     )
 

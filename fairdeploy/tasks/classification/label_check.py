@@ -15,17 +15,16 @@ import torch
 from torch import Tensor
 
 from fairdeploy.errors import DataError
-from fairdeploy.inputs.preparation_trials import (
-    NUM_TRIED,
+from fairdeploy.records import DataSplits, ImageSet, NotJudged
+from fairdeploy.tasks.base import NUM_ASKED, Original
+from fairdeploy.tasks.classification.preparation_trials import (
     Numbering,
-    Original,
     Tried,
     matched_numbering,
     sorted_numberings,
     try_normalisations,
     try_preparations,
 )
-from fairdeploy.records import DataSplits, ImageSet, NotJudged
 
 _LOOKS = (128, 512)
 _DOUBT = 0.025
@@ -101,7 +100,7 @@ def check_original(data: DataSplits, original: Original, *, names_are_given: boo
         names_are_given: Whether the user gave the order of the classes.
     """
     images = _judged_on(data)
-    if not images or original.num_outputs < 2:
+    if not images:
         return data
     answers = _answers(images, original, _LOOKS[0])
     names = None if names_are_given else data.class_names
@@ -120,7 +119,7 @@ def _with_hint(data: DataSplits, images: ImageSet, original: Original) -> DataSp
 
     It is looked for where what reaches the first batch norm is not what it was trained on.
     """
-    off = original.norm_distance(_spread(images, NUM_TRIED))
+    off = original.norm_distance(_spread(images, NUM_ASKED))
     if original.reread is None or off is None or off <= _NORM_IS_OFF:
         return data
     tried = try_normalisations(original)
@@ -135,21 +134,26 @@ def _with_hint(data: DataSplits, images: ImageSet, original: Original) -> DataSp
     return replace(data, warnings=(*data.warnings, hint))
 
 
-def require_judged(data: DataSplits, *, max_drop: float | None, learns_labels: bool) -> None:
-    """Refuse what would decide or learn by labels that say nothing.
+def check_labels_fit(splits: DataSplits, num_outputs: int) -> None:
+    """Check the labels against the length of the model's output.
 
     Raises:
-        DataError: ``--max-drop`` or ``--finetune`` without ``--distill`` is asked for.
+        DataError: A label or a class name has no output of its own.
     """
-    if data.not_judged is None or not (max_drop is not None or learns_labels):
-        return
-    option, way_out = ("--max-drop", "give a --budget instead") if max_drop is not None else (
-        "--finetune", "learn without labels (--distill)"
-    )  # fmt: skip
-    raise DataError(
-        f"{option} cannot go by these labels: {data.not_judged.reason}; {data.not_judged.remedy}; "
-        f"or {way_out}"
-    )
+    if splits.class_names is not None and len(splits.class_names) > num_outputs:
+        raise DataError(
+            f"the data has {len(splits.class_names)} classes, the model {num_outputs} outputs; "
+            "give the data that it was trained for"
+        )
+    for what, images in splits.image_sets().items():
+        if images.labels is None or not len(images):
+            continue
+        highest = int(images.labels.max())
+        if highest >= num_outputs:
+            raise DataError(
+                f"a {what} image has the label {highest}, but the model has {num_outputs} outputs; "
+                "give the data that it was trained for"
+            )
 
 
 def binomial_cdf(most: int, count: int, share: float) -> float:
@@ -184,7 +188,7 @@ def _has_classes(images: ImageSet) -> bool:
 def _answers(sets: Sequence[ImageSet], original: Original, count: int) -> _Answers:
     """On images evenly spread over all, whose order is that of the classes."""
     chosen = [_spread(images, count // len(sets)) for images in sets]
-    scores = torch.cat([original.scores(images).float() for images in chosen])
+    scores = torch.cat([original.answers(images).float() for images in chosen])
     labels = torch.cat([images.labels for images in chosen if images.labels is not None])
     is_share = bool((scores >= 0).all()) and torch.allclose(scores.sum(1), torch.ones(len(scores)))
     shares = scores if is_share else scores.softmax(1)
@@ -328,17 +332,8 @@ def _not_judged(answers: _Answers, reason: str, remedy: str, tried: Sequence[Tri
 
 def _without_labels(data: DataSplits, found: NotJudged) -> DataSplits:
     """The network's own answers take the place of the labels; nothing is tested."""
-
-    def unlabelled(images: ImageSet) -> ImageSet:
-        return replace(images, labels=None, label_source="none")
-
-    training = data.training
     return replace(
-        data,
-        calibration=unlabelled(data.calibration),
-        test=None,
-        selection=None if data.selection is None else unlabelled(data.selection),
-        training=None if training is None else replace(training, has_labels=False),
+        data.unlabelled(),
         not_judged=found,
         warnings=(
             *data.warnings,

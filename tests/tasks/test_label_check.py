@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from fairdeploy.errors import DataError
-from fairdeploy.inputs.original_check import binomial_cdf, check_original, require_judged
-from fairdeploy.inputs.preparation_trials import Original, norm_distance
+from fairdeploy.inputs.answers import norm_distance, require_judged
 from fairdeploy.records import DataSplits, ImageSet, NotJudged, Preprocessing
+from fairdeploy.tasks.base import Original
+from fairdeploy.tasks.classification.label_check import binomial_cdf, check_original
 from tests.inputs.tiny_inputs import TINY
 
 
@@ -81,7 +82,8 @@ def test_a_network_that_is_sure_and_wrong_is_not_judged() -> None:
     assert data.not_judged is not None
     assert "right, though it is 90% sure of its answers" in data.not_judged.reason
     assert data.not_judged.remedy.startswith("check that the labels, their order and the weights")
-    assert data.test is None
+    assert data.test is not None
+    assert data.test.labels is None
     assert data.calibration.labels is None
     assert data.warnings[-1].startswith("ACCURACY NOT JUDGED: the original has ")
 

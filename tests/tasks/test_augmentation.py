@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from fairdeploy.recovery.training.augmentation import blended, shifted_and_flipped
+from fairdeploy.tasks.augmentation import blended, shifted_and_flipped
 from tests.recovery.shrunk_networks import noise
 
 

@@ -6,18 +6,17 @@ folders, one change after the other as long as each is a gain, on a few labelled
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fairdeploy.errors import FairdeployError
-from fairdeploy.inputs.image_folder import natural_key
-from fairdeploy.inputs.image_pool import WHITES
 from fairdeploy.records import ImageSet, PreparationTrial, Preprocessing
+from fairdeploy.records.inputs import WHITES, natural_key
+from fairdeploy.tasks.base import Original
 
-NUM_TRIED = 64
 _MAX_CHANGES = 3
 _LEAST_GAIN = 0.03
 
@@ -30,19 +29,6 @@ _NORMALISATIONS = {
     ),
     1: (((0.5,), (0.5,)), ((0.1307,), (0.3081,)), ((0.0,), (1.0,)), ((0.0,), (1 / 255,))),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Original:
-    """The network as it is asked here."""
-
-    scores: Callable[[ImageSet], Tensor]
-    """Scores [N, classes]."""
-    norm_distance: Callable[[ImageSet], float | None]
-    reread: Callable[[Preprocessing], ImageSet] | None
-    """The same few images prepared otherwise; None where the user's own code prepares them."""
-    preprocessing: Preprocessing
-    num_outputs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,32 +133,6 @@ def matched_numbering(
     return Numbering(f"add --class-names {','.join(ordered)}", places)
 
 
-def norm_distance(network: nn.Module, run: Callable[[], object]) -> float | None:
-    """How far from its running mean lies what reaches the first batch norm, in its deviations.
-
-    The network is left as it was; None if it has no such norm.
-    """
-    kinds = nn.modules.batchnorm._BatchNorm
-    norms = [m for m in network.modules() if isinstance(m, kinds) and m.running_mean is not None]
-    found: list[float] = []
-
-    def look(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        mean, variance = norm.running_mean, norm.running_var
-        if found or not isinstance(mean, Tensor) or not isinstance(variance, Tensor):
-            return
-        axes = [axis for axis in range(inputs[0].dim()) if axis != 1]
-        off = (inputs[0].float().mean(axes) - mean).abs() / (variance + 1e-5).sqrt()
-        found.append(float(off.detach().mean()))
-
-    hooks = [norm.register_forward_pre_hook(look) for norm in norms]
-    try:
-        run()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found[0] if found else None
-
-
 def _tried(
     original: Original, preprocessing: Preprocessing, numberings: Sequence[Numbering]
 ) -> Iterator[Tried]:
@@ -183,7 +143,7 @@ def _tried(
         return
     if images.labels is None or not len(images):
         return
-    predicted = original.scores(images).argmax(1)
+    predicted = original.answers(images).argmax(1)
     distance = original.norm_distance(images)
     for numbering in numberings:
         labels = numbering.places[images.labels]
