@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fairdeploy.inputs.image_pool import ImagePool, Indices
+from fairdeploy.inputs.image_pool import ImagePool, Indices, is_class_number
 
 # A small labelled pool keeps at least this share for measuring accuracy.
 _MIN_TEST_SHARE = 0.2
@@ -91,7 +91,7 @@ def choose_balanced(pool: ImagePool, count: int, seed: int) -> Indices:
     """``count`` indices with the classes as equal as the pool allows; all if there are fewer."""
     generator = np.random.default_rng(seed)
     order = generator.permutation(pool.size)
-    if pool.labels is None:
+    if pool.labels is None or not is_class_number(pool.labels):
         return np.sort(order[:count])
     # Rank of each image within its class: taking the lowest ranks first goes round the classes.
     ranks = np.empty(pool.size, dtype=np.int64)
@@ -120,7 +120,8 @@ def split_one_pool(pool: ImagePool, wishes: Wishes, seed: int) -> Choice:
         tested = _none()
     else:
         # In a tiny pool the reserve must not cost calibration a class.
-        two_each = 2 * len(np.unique(pool.labels))
+        has_classes = is_class_number(pool.labels)
+        two_each = 2 * len(np.unique(pool.labels)) if has_classes else 2
         most = max(two_each, int(pool.size * (1 - _MIN_TEST_SHARE)))
         calibration = choose_balanced(pool, min(wishes.num_calibration, most), seed)
         rest = np.setdiff1d(everything, calibration)

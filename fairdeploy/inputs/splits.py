@@ -159,9 +159,11 @@ def _check_apart(spec: str, calibration: ImageSet) -> None:
 
 def _check_classes(spec: str, calibration: ImageSet) -> None:
     labels = calibration.labels
-    if labels is not None and len(labels) and bool((labels == labels[0]).all()):
+    if labels is None or not len(labels) or labels.dim() > 1:
+        return
+    if bool((labels == labels[0]).all()):
         raise DataError(
-            f"the calibration images of '{spec}' are all of class {int(labels[0])}; "
+            f"the calibration images of '{spec}' are all of class {labels[0].item():g}; "
             "at least two classes are needed"
         )
 

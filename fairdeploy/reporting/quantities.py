@@ -21,6 +21,12 @@ _REPAIRED = {
 }
 
 
+def quality_name(document: Mapping[str, Any]) -> str:
+    """What the figure that judges a document's networks is called: ``accuracy`` of classes."""
+    task = document.get("task") or {"name": "classification"}
+    return "accuracy" if task["name"] in ("classification", "imitation") else str(task["quality"])
+
+
 def repaired(recovery: str) -> str:
     """``after repair by least squares``, for a recovery method."""
     return _REPAIRED.get(recovery, f"after {recovery}")

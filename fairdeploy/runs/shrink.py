@@ -121,7 +121,7 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
             names=tensor_names(graph, bool(model.inputs)), seed=settings.model.seed, watch=watch,
         ))  # fmt: skip
         channels = planner.multiple if planner else channels
-        data = load_images(settings, model, graph, watch)
+        data, graph = load_images(settings, model, graph, watch)
         model = replace(model, preprocessing=data.preprocessing or model.preprocessing)
         require_judged(
             data,

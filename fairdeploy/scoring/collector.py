@@ -153,11 +153,11 @@ class _Pass(fx.Interpreter):
         prepared = (_prepared(tensor, size, self._device) for tensor in inputs)
         answer = self._outputs.main_tensor(self.run(*prepared))[:used]
         task, values = self._outputs.task, pooled(answer.detach())
-        targets = task.own_targets(values) if labels is None else labels.to(answer.device)
+        targets = task.own_targets(answer.detach()) if labels is None else labels.to(answer.device)
         loss = task.loss(answer, targets)
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
-        told = torch.zeros(used) if targets is None else targets
+        told = task.groups(answer.detach(), targets)
         return told.cpu(), values.amax(1).float().cpu()
 
     def get_attr(self, target: Target, args: Arguments, kwargs: dict[str, Any]) -> object:

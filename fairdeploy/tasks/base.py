@@ -55,6 +55,9 @@ class Task:
     words: ClassVar[TaskWords] = TaskWords("unknown", "", "", is_higher_better=True)
     has_targets: ClassVar[bool] = False
     """Whether answers are compared with targets at all; else with the original's answers."""
+    judges_by_marks: ClassVar[bool] = True
+    """Whether a repair is judged by ``marks`` where there are targets; else by how close its
+    answers come to the original's."""
 
     # ---- targets and images ----------------------------------------------------------------------
 
@@ -91,6 +94,17 @@ class Task:
     ) -> tuple[Tensor, Tensor | None]:
         """Images [N, C, H, W] moved and mirrored at random, and their targets with them."""
         return shifted_and_flipped(images, generator), targets
+
+    def groups(self, answer: Tensor, targets: Tensor | None) -> Tensor:
+        """What the U-Score compares: a number for each image, int64 [N].
+
+        Args:
+            answer: The original's.
+            targets: Given, or ``own_targets``.
+        """
+        if targets is None:
+            return torch.zeros(len(answer), dtype=torch.int64)
+        return targets
 
     # ---- learning --------------------------------------------------------------------------------
 

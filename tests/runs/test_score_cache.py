@@ -102,7 +102,7 @@ class Project:
             watch = Stopwatch(SilentProgress())
             model = stages.load_network(settings.model, watch)
             graph = stages.capture_network(model, settings.model, watch)
-            data = stages.load_images(settings, model, graph, watch)
+            data, graph = stages.load_images(settings, model, graph, watch)
             stages.score(graph, model, data, settings, watch)
         return bool(calls)
 

@@ -60,6 +60,7 @@ from fairdeploy.scoring.unit_scores import score_units
 from fairdeploy.settings.options import RecoveryMethod
 from fairdeploy.settings.run import DEFAULT_RECOVERY, ModelSettings, RunSettings
 from fairdeploy.surgery.plan import Plan
+from fairdeploy.tasks import task_for
 from fairdeploy.tasks.base import NUM_ASKED, Original, pooled
 
 SCORES_KEPT = "the scores are kept, the same command does not score again"
@@ -129,8 +130,14 @@ def refuse_unreachable(
 
 def load_images(
     settings: RunSettings, model: LoadedModel, graph: UnitGraph, watch: Stopwatch
-) -> DataSplits:
-    """Read calibration and test images; predict the labels that are missing."""
+) -> tuple[DataSplits, UnitGraph]:
+    """Read calibration and test images, and settle what the network's answers are for.
+
+    Labels that are missing are predicted where the task can.
+
+    Returns:
+        The images, and the graph with its task.
+    """
     with watch.stage("load images") as stage, torch.no_grad():
         data = load_data(
             settings.data,
@@ -155,6 +162,7 @@ def load_images(
             # Distillation alone: whatever labels there are, nothing learns from them.
             data = replace(data, training=replace(data.training, has_labels=False))
         data = with_noise_for_others(data, graph.inputs, settings.model.seed)
+        graph = _with_task(graph, data, settings)
         task = graph.outputs.task
         if settings.tuning is not None:
             require_targets(task)
@@ -172,7 +180,17 @@ def load_images(
         stage.note(f"{len(data.calibration)} to calibrate, {num_test} to test")
     for text in data.warnings:
         watch.warn(fitting_warning(text, settings.method))
-    return data
+    return data, graph
+
+
+def _with_task(graph: UnitGraph, data: DataSplits, settings: RunSettings) -> UnitGraph:
+    """With the task that the user names, or that labels and output belong to."""
+    count = min(NUM_ASKED, len(data.calibration)) if graph.has_dynamic_batch else graph.inputs.batch
+    some = repeated(graph.inputs.arranged(data.calibration), 0, count)
+    answer = checked_output(graph.outputs.main_tensor(graph.module(*some)), count)
+    sets = [images for images in data.image_sets().values() if images.labels is not None]
+    labels = torch.cat([s.labels for s in sets if s.labels is not None]) if sets else None
+    return graph.for_task(task_for(answer, labels, settings.task))
 
 
 def _original(

@@ -114,7 +114,7 @@ def sweep(options: SweepOptions, progress: Progress | None = None) -> SweepResul
     unscored = unscored_groups(graph, channels.number, rules)
     smallest, original = reachable_range(unscored, costs.costs)[settings.metric]
     targets = _targets(settings, smallest, original)
-    data = load_images(settings, model, graph, watch)
+    data, graph = load_images(settings, model, graph, watch)
     require_judged(
         data,
         max_drop=None,
