@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 from fairdeploy.errors import FairdeployError, OutputError
 
 try:
@@ -350,10 +352,9 @@ class CacheEntry:
 
 
 def cache_folder() -> Path:
-    """``$FAIRDEPLOY_CACHE`` or the user's cache folder; it need not exist."""
+    """``$FAIRDEPLOY_CACHE`` or ours among the system's caches of this user; it need not exist."""
     given = os.environ.get("FAIRDEPLOY_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(given) if given else Path(base) / "fairdeploy"
+    return Path(given) if given else user_cache_path("fairdeploy", appauthor=False)
 
 
 def cache_entries(folder: Path) -> tuple[CacheEntry, ...]:

@@ -12,6 +12,7 @@ import pytest
 from fairdeploy.errors import ExportError, OutputError
 from fairdeploy.files import (
     appearing_folder,
+    cache_folder,
     check_output_folder,
     kept_if_it_fails,
     sweep_up,
@@ -196,3 +197,17 @@ def test_what_is_worth_keeping_is_kept_and_said_when_the_rest_fails(
         assert caught.value.__notes__ == [note]
         assert (kept / "model.pt2").read_text() == "done"
     assert not target.exists()
+
+
+def test_caches_lie_where_the_variables_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    monkeypatch.delenv("FAIRDEPLOY_CACHE", raising=False)
+    assert cache_folder() == tmp_path / "caches" / "fairdeploy"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if sys.platform == "linux":
+        assert cache_folder() == tmp_path / ".cache" / "fairdeploy"
+    monkeypatch.setenv("FAIRDEPLOY_CACHE", str(tmp_path / "own"))
+    assert cache_folder() == tmp_path / "own"

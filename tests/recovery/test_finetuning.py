@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fairdeploy.errors import DataError, OutputError
-from fairdeploy.records import ImageSet, TrainingImages, TuningSummary
+from fairdeploy.records import DataSplits, ImageSet, TrainingImages, TuningSummary
 from fairdeploy.records.training import TuningOptions
 from fairdeploy.recovery.training.finetuning import Pupil, finetune
 from fairdeploy.recovery.training.moving_average import MovingAverage
@@ -42,7 +42,11 @@ def tune(
     given = {name: changes.pop(name) for name in names if name in changes}
     options = TuningOptions(**({"epochs": 4, "batch_size": 20, "learning_rate": 0.05} | changes))
     pupil = Pupil(pair.graph, pair.shrunk, pair.removed)
-    return finetune(pupil, training_of(images), selection, options, seed=seed, **given)
+    return finetune(pupil, splits(training_of(images), selection), options, seed=seed, **given)
+
+
+def splits(training: TrainingImages | None, selection: ImageSet | None) -> DataSplits:
+    return DataSplits(labelled(10, 3), None, None, "", "", selection=selection, training=training)
 
 
 def accuracy(pair: Pair, images: ImageSet) -> float:
@@ -240,9 +244,9 @@ def test_images_to_train_on_are_needed() -> None:
     pair = shrink(small_residual(), 0.4)
     pupil = Pupil(pair.graph, pair.shrunk, pair.removed)
     with pytest.raises(DataError, match="no images are left to train on"):
-        finetune(pupil, None, labelled(10, 2), TuningOptions(epochs=1))
+        finetune(pupil, splits(None, labelled(10, 2)), TuningOptions(epochs=1))
     with pytest.raises(DataError, match="no images are left to choose the best epoch with"):
-        finetune(pupil, training_of(labelled(10, 1)), None, TuningOptions(epochs=1))
+        finetune(pupil, splits(training_of(labelled(10, 1)), None), TuningOptions(epochs=1))
 
 
 def test_a_moving_average_follows_faster_at_first() -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, is_initialized
 
-from fairdeploy.errors import UsageError
-from fairdeploy.recovery.training.processes import PlainRuntime, open_runtime
+from fairdeploy.recovery.training.processes import accelerated, device_name
+from tests.recovery.shrunk_networks import shrink, small_residual
+from tests.recovery.test_finetuning import labelled, tune
 from tests.tiny_project import write_project
 
 SCRIPT = """
@@ -29,21 +33,33 @@ print("RANK", launched_rank(), summary.device, summary.epochs[0].score,
 """
 
 
-def test_one_process_needs_nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    assert isinstance(open_runtime(), PlainRuntime)
+@pytest.fixture(autouse=True)
+def _no_accelerator_stays() -> Iterator[None]:
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def test_several_processes_without_accelerate_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"2 processes were started, but 'accelerate' is not"):
-        open_runtime()
+def test_a_training_leaves_nothing_of_accelerate_behind() -> None:
+    for _ in range(2):
+        with accelerated() as ours:
+            assert device_name(ours) in ("cpu", "cuda")
+    assert not is_initialized()
+    theirs = Accelerator(mixed_precision="bf16", cpu=True)
+    assert theirs.mixed_precision == "bf16"
 
 
-NEEDS_ACCELERATE = pytest.mark.skipif(
-    importlib.util.find_spec("accelerate") is None, reason="needs fairdeploy[distributed]"
-)
+def test_the_callers_own_accelerator_decides_and_norms_learn_in_its_precision() -> None:
+    theirs = Accelerator(mixed_precision="bf16", cpu=True)
+    pair = shrink(small_residual(), 0.4)
+    before = {name: buffer.clone() for name, buffer in pair.shrunk.named_buffers()}
+    summary = tune(pair, labelled(100, 1), labelled(50, 2), epochs=8)
+    assert summary.best_epoch > 0
+    assert is_initialized()
+    assert theirs.mixed_precision == "bf16"
+    means = [(name, buffer) for name, buffer in pair.shrunk.named_buffers() if "mean" in name]
+    assert means
+    for name, buffer in means:
+        assert not torch.equal(buffer, before[name]), name
 
 
 def two_processes(folder: Path, *arguments: str) -> str:
@@ -60,7 +76,6 @@ def two_processes(folder: Path, *arguments: str) -> str:
 
 
 @pytest.mark.slow
-@NEEDS_ACCELERATE
 def test_two_processes_end_with_the_same_weights(tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
@@ -73,7 +88,6 @@ def test_two_processes_end_with_the_same_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@NEEDS_ACCELERATE
 def test_a_whole_run_of_two_processes_trains_together_and_writes_one_result(
     tmp_path: Path,
 ) -> None:

@@ -35,7 +35,7 @@ from fairdeploy.recovery.training.network_blocks import (
     main_output,
     stretch,
 )
-from fairdeploy.recovery.training.processes import PlainRuntime, moved, on_device
+from fairdeploy.recovery.training.processes import moved, on_device, training_device
 from fairdeploy.recovery.training.schedule import has_batchnorm, rate_factor, set_rate, with_decay
 from fairdeploy.recovery.training.unlabelled_images import ENOUGH_IMAGES, UnlabelledImages
 from fairdeploy.tasks.base import value_error
@@ -104,7 +104,7 @@ def distil(
     """
     started = time.perf_counter()
     tensors = all_inputs(images)
-    device = PlainRuntime().device
+    device = training_device()
     batch = _batch_size(graph, len(tensors[0]), device)
     if batch == 0 or len(tensors[0]) < MIN_IMAGES:
         return None

@@ -9,22 +9,29 @@ before if no round is better. A checkpoint after each round lets an interrupted 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from fairdeploy.errors import DataError, UsageError
 from fairdeploy.graph.capture.train_mode import switchable
 from fairdeploy.graph.unit_graph import UnitGraph
-from fairdeploy.records import ImageSet, TrainingImages, TunedEpoch, TuningSummary, Verdict
+from fairdeploy.records import (
+    DataSplits,
+    ImageSet,
+    TrainingImages,
+    TunedEpoch,
+    TuningSummary,
+    Verdict,
+)
 from fairdeploy.records.training import TuningOptions
 from fairdeploy.recovery.judgement import Contest, Judge
 from fairdeploy.recovery.least_squares.fitted_weights import own_tensors
@@ -39,9 +46,19 @@ from fairdeploy.recovery.training.network_blocks import (
     main_output,
     stretch,
 )
-from fairdeploy.recovery.training.processes import Runtime, moved, on_device, open_runtime
+from fairdeploy.recovery.training.processes import (
+    Trained,
+    accelerated,
+    device_name,
+    moved,
+    on_device,
+    summed,
+)
 from fairdeploy.recovery.training.schedule import has_batchnorm, rate_factor, set_rate, with_decay
 from fairdeploy.tasks.base import Task, value_error
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 Progress = Callable[[int, int, float], None]
 
@@ -55,6 +72,7 @@ LABEL_SHARE = 0.5
 """Of the loss, where there are both labels and a teacher."""
 PATIENCE = 5
 PATIENCE_SHARE = 0.5
+MAX_GRADIENT_NORM = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,69 +86,69 @@ class Pupil:
 
 def finetune(
     pupil: Pupil,
-    training: TrainingImages | None,
-    selection: ImageSet | None,
+    data: DataSplits,
     options: TuningOptions,
     *,
     seed: int = 0,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
-    runtime: Runtime | None = None,
 ) -> TuningSummary:
     """Change the parameters and norm statistics of ``pupil.shrunk`` in place by training it.
 
     Args:
         pupil: The original stays as it is.
-        training: Images that nothing else uses.
-        selection: Images to choose the best round with.
+        data: Trained on its training images; the best round is chosen with its selection images.
         options: How to train.
         seed: Of the order of the images, and how they are moved.
         checkpoint: Where to keep the state after each round, and to go on from; removed at the end.
         progress: Called with (rounds done, rounds in all, score) after each.
-        runtime: Where it runs; found out if not given.
 
     Raises:
         DataError: There are no images to train on or to choose with, or no labels and no teacher.
         UsageError: The network does not give one score per class.
     """
     started = time.perf_counter()
-    training, selection = _checked(training, selection, options)
+    training, selection = _checked(data, options)
+    require_targets(pupil.graph.outputs.task)
     own_tensors(pupil.shrunk, pupil.graph.module)
-    runtime = runtime or open_runtime()
-    uses_labels = training.has_labels and selection.labels is not None
     with ExitStack() as stack:
-        stack.enter_context(moved(pupil.shrunk, runtime.device))
-        parameters = stack.enter_context(trainable(pupil.shrunk))
-        run = _Tuning(
-            pupil, training, selection, options, seed, runtime, parameters,
-            Checkpoints(checkpoint if runtime.rank == 0 else None, checkpoint),
-            uses_labels=uses_labels,
+        accelerator = stack.enter_context(accelerated())
+        device = device_name(accelerator)
+        stack.enter_context(moved(pupil.shrunk, accelerator.device))
+        batches = TrainingBatches(
+            pupil.graph, training, options.batch_size, seed, accelerator,
+            with_labels=training.has_labels and selection.labels is not None,
         )  # fmt: skip
-        history, ended_because, resumed_from, verdict = run.run(progress)
-    best = max(history, key=lambda epoch: (epoch.score, -epoch.epoch))
+        lesson = _Lesson(pupil, options, accelerator.device)
+        parameters = stack.enter_context(trainable(pupil.shrunk))
+        judge = Judge(pupil.graph, selection, accelerator.device, are_targets_known=True)
+        run = _Tuning(pupil, options, lesson, batches, accelerator, parameters)
+        written = checkpoint if accelerator.is_main_process else None
+        history, ended_because, resumed_from, verdict = run.run(
+            judge, Checkpoints(written, checkpoint), progress
+        )
     return TuningSummary(
         epochs_asked=options.epochs,
         epochs=history,
-        best_epoch=best.epoch,
+        best_epoch=_best(history).epoch,
         measure=verdict.measure,
         num_images=training.num_images,
         num_selection=len(selection),
-        uses_labels=uses_labels,
-        teacher=_teacher_of(options),
+        uses_labels=batches.with_labels,
+        teacher=lesson.teacher,
         optimizer=run.optimizer,
         learning_rate=run.rate,
         is_averaged=options.ema,
         resumed_from=resumed_from,
-        device=runtime.name,
+        device=device,
         ended_because=ended_because,
         verdict=verdict,
         seconds=time.perf_counter() - started,
     )
 
 
-def _checked(
-    training: TrainingImages | None, selection: ImageSet | None, options: TuningOptions
-) -> tuple[TrainingImages, ImageSet]:
+def _checked(data: DataSplits, options: TuningOptions) -> tuple[TrainingImages, ImageSet]:
+    training, selection = data.training, data.selection
     if training is None or training.num_images < MIN_BATCH:
         raise DataError(
             "no images are left to train on besides those for calibration, selection and test; "
@@ -148,112 +166,52 @@ def _checked(
     return training, selection
 
 
-def _teacher_of(options: TuningOptions) -> Literal["none", "logits", "features"]:
-    if options.distill_features:
-        return "features"
-    return "logits" if options.distill else "none"
+def require_targets(task: Task) -> None:
+    """Refuse networks of whose answers this training cannot judge.
+
+    Raises:
+        UsageError: Nobody knows what the answers are for.
+    """
+    if not task.has_targets:
+        raise UsageError(
+            "--finetune needs a network with one score per class, which this one does not give; "
+            "use --recover distil"
+        )
 
 
-class _Tuning:
-    def __init__(
-        self,
-        pupil: Pupil,
-        training: TrainingImages,
-        selection: ImageSet,
-        options: TuningOptions,
-        seed: int,
-        runtime: Runtime,
-        parameters: list[torch.nn.Parameter],
-        checkpoints: Checkpoints,
-        *,
-        uses_labels: bool,
-    ) -> None:
+def _best(history: Sequence[TunedEpoch]) -> TunedEpoch:
+    """The earliest of those with the highest score."""
+    return max(history, key=lambda epoch: (epoch.score, -epoch.epoch))
+
+
+class _Lesson:
+    """What the shrunk network learns: the labels, the original's answers, its inner values."""
+
+    def __init__(self, pupil: Pupil, options: TuningOptions, device: torch.device) -> None:
         graph, shrunk = pupil.graph, pupil.shrunk
-        self._graph, self._shrunk, self._options = graph, shrunk, options
-        self._runtime, self._parameters, self._checkpoints = runtime, parameters, checkpoints
         self._task = graph.outputs.task
         self._cuts: tuple[Cut, ...] = ()
         if options.distill_features:
             self._cuts = find_cuts(graph, shrunk, pupil.removed)
         main = main_output(shrunk, graph.outputs.main).name
         targets = [*(cut.node for cut in self._cuts), main]
-        self._network = switchable(stretch(shrunk, input_names(shrunk), targets))
-        self._original = self._teacher(targets)
-        self._judge = _judge(graph, selection, runtime.device)
-        self._batches = TrainingBatches(
-            graph, training, options.batch_size, seed, runtime, with_labels=uses_labels
-        )
-        self._average = MovingAverage(shrunk) if options.ema else None
-        self.optimizer: Literal["SGD", "AdamW"] = "SGD" if has_batchnorm(shrunk) else "AdamW"
-        default = SGD_RATE if self.optimizer == "SGD" else ADAMW_RATE
-        self.rate = default if options.learning_rate is None else options.learning_rate
+        self.network = Trained(switchable(stretch(shrunk, input_names(shrunk), targets)))
+        self._original = None
+        if options.distill:
+            original = on_device(graph.module, device)
+            self._original = stretch(original, input_names(original), targets)
 
-    def run(self, progress: Progress | None) -> tuple[tuple[TunedEpoch, ...], str, int, Verdict]:
-        """All rounds; why they ended, after which one they were resumed, and what they brought."""
-        options, runtime = self._options, self._runtime
-        optimizer = self._new_optimizer()
-        network, prepared = runtime.prepared(self._network, optimizer)
-        contest = Contest(self._judge, self._shrunk, runtime.device, self._agreed)
-        history, best = [TunedEpoch(0, None, contest.value)], contest.best
-        state = self._checkpoints.load(self._shrunk, optimizer, self._average, best)
-        if state is not None:
-            history = list(state.history)
-        resumed_from = history[-1].epoch
-        patience = max(PATIENCE, round(PATIENCE_SHARE * options.epochs))
-        ended_because = "all epochs are done"
-        for epoch in range(resumed_from + 1, options.epochs + 1):
-            loss = self._train_once(network, prepared, epoch)
-            score = self._averaged_score(contest)
-            history.append(TunedEpoch(epoch, loss, score))
-            self._checkpoints.save(
-                self._shrunk, optimizer, self._average, best, TrainingState(tuple(history))
-            )
-            if progress is not None:
-                progress(epoch, options.epochs, score)
-            since_best = epoch - max(history, key=lambda one: (one.score, -one.epoch)).epoch
-            if since_best >= patience and epoch < options.epochs:
-                ended_because = f"none of the last {patience} epochs was better"
-                break
-        verdict = contest.end(max(len(history) - 1, 1))
-        self._checkpoints.remove()
-        return tuple(history), ended_because, resumed_from, verdict
+    @property
+    def teacher(self) -> Literal["none", "logits", "features"]:
+        """What of the original is imitated."""
+        if self._original is None:
+            return "none"
+        return "features" if self._cuts else "logits"
 
-    def _agreed(self, value: float) -> float:
-        """Each process has norm statistics of its own; the first one's count."""
-        return self._runtime.gathered(value if self._runtime.rank == 0 else 0.0)
-
-    def _new_optimizer(self) -> torch.optim.Optimizer:
-        if self.optimizer == "AdamW":
-            groups = with_decay(self._parameters, ADAMW_WEIGHT_DECAY)
-            return torch.optim.AdamW(groups, lr=self.rate)
-        groups = with_decay(self._parameters, WEIGHT_DECAY)
-        return torch.optim.SGD(groups, lr=self.rate, momentum=MOMENTUM, nesterov=True)
-
-    def _train_once(
-        self, network: torch.nn.Module, optimizer: torch.optim.Optimizer, epoch: int
-    ) -> float:
-        """One round over the training images; the mean loss."""
-        total, count = 0.0, 0
-        network.train()
-        first = (epoch - 1) * self._batches.steps_per_epoch
-        num_steps = self._options.epochs * self._batches.steps_per_epoch
-        for step, (inputs, labels) in enumerate(self._batches.of_epoch(epoch), start=first):
-            set_rate(optimizer, self.rate * rate_factor(step, num_steps))
-            optimizer.zero_grad(set_to_none=True)
-            with self._runtime.mixed_precision():
-                loss = self._loss(network, inputs, labels)
-            self._runtime.backward(loss)
-            self._runtime.step(optimizer, self._parameters)
-            if self._average is not None:
-                self._average.update(self._shrunk)
-            total, count = total + float(loss.detach()), count + 1
-        network.eval()
-        return self._runtime.gathered(total) / max(self._runtime.gathered(float(count)), 1.0)
-
-    def _loss(self, network: torch.nn.Module, inputs: Inputs, labels: Tensor | None) -> Tensor:
+    def loss(self, network: nn.Module, inputs: Inputs, labels: Tensor | None) -> Tensor:
+        """Of ``network`` on one batch."""
         *inner, answer = network(*inputs)
         loss = torch.zeros((), device=answer.device)
-        share = 1.0
         if self._original is not None:
             with torch.no_grad():
                 *goals, wanted = self._original(*inputs)
@@ -270,12 +228,87 @@ class _Tuning:
             loss = loss + share * self._task.loss(answer.float(), labels) / len(labels)
         return loss
 
-    def _teacher(self, targets: list[str]) -> fx.GraphModule | None:
-        """The original where it runs; None if it teaches nothing."""
-        if not self._options.distill:
-            return None
-        module = on_device(self._graph.module, self._runtime.device)
-        return stretch(module, input_names(module), targets)
+
+class _Tuning:
+    """The rounds of a training, and what chooses the best of them."""
+
+    def __init__(
+        self,
+        pupil: Pupil,
+        options: TuningOptions,
+        lesson: _Lesson,
+        batches: TrainingBatches,
+        accelerator: Accelerator,
+        parameters: list[nn.Parameter],
+    ) -> None:
+        self._shrunk, self._options, self._lesson = pupil.shrunk, options, lesson
+        self._batches, self._accelerator, self._parameters = batches, accelerator, parameters
+        self._average = MovingAverage(pupil.shrunk) if options.ema else None
+        self.optimizer: Literal["SGD", "AdamW"] = "SGD" if has_batchnorm(self._shrunk) else "AdamW"
+        default = SGD_RATE if self.optimizer == "SGD" else ADAMW_RATE
+        self.rate = default if options.learning_rate is None else options.learning_rate
+
+    def run(
+        self, judge: Judge, checkpoints: Checkpoints, progress: Progress | None
+    ) -> tuple[tuple[TunedEpoch, ...], str, int, Verdict]:
+        """All rounds; why they ended, after which one they were resumed, and what they brought."""
+        epochs = self._options.epochs
+        optimizer = self._new_optimizer()
+        network, prepared = self._accelerator.prepare(self._lesson.network, optimizer)
+        contest = Contest(judge, self._shrunk, self._accelerator.device, self._agreed)
+        best = contest.best
+        state = checkpoints.load(self._shrunk, optimizer, self._average, best)
+        history = [TunedEpoch(0, None, contest.value)] if state is None else list(state.history)
+        resumed_from = history[-1].epoch
+        patience = max(PATIENCE, round(PATIENCE_SHARE * epochs))
+        ended_because = "all epochs are done"
+        for epoch in range(resumed_from + 1, epochs + 1):
+            loss = self._train_once(network, prepared, epoch)
+            score = self._averaged_score(contest)
+            history.append(TunedEpoch(epoch, loss, score))
+            checkpoints.save(
+                self._shrunk, optimizer, self._average, best, TrainingState(tuple(history))
+            )
+            if progress is not None:
+                progress(epoch, epochs, score)
+            if epoch - _best(history).epoch >= patience and epoch < epochs:
+                ended_because = f"none of the last {patience} epochs was better"
+                break
+        verdict = contest.end(max(len(history) - 1, 1))
+        checkpoints.remove()
+        return tuple(history), ended_because, resumed_from, verdict
+
+    def _agreed(self, value: float) -> float:
+        """Each process has norm statistics of its own; the first one's count."""
+        return summed(self._accelerator, value if self._accelerator.is_main_process else 0.0)
+
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        if self.optimizer == "AdamW":
+            groups = with_decay(self._parameters, ADAMW_WEIGHT_DECAY)
+            return torch.optim.AdamW(groups, lr=self.rate)
+        groups = with_decay(self._parameters, WEIGHT_DECAY)
+        return torch.optim.SGD(groups, lr=self.rate, momentum=MOMENTUM, nesterov=True)
+
+    def _train_once(
+        self, network: nn.Module, optimizer: torch.optim.Optimizer, epoch: int
+    ) -> float:
+        """One round over the training images; the mean loss."""
+        accelerator, steps = self._accelerator, self._batches.steps_per_epoch
+        total, count = 0.0, 0
+        network.train()
+        for step, (inputs, labels) in enumerate(self._batches.of_epoch(epoch), (epoch - 1) * steps):
+            set_rate(optimizer, self.rate * rate_factor(step, self._options.epochs * steps))
+            optimizer.zero_grad(set_to_none=True)
+            with accelerator.autocast():
+                loss = self._lesson.loss(network, inputs, labels)
+            accelerator.backward(loss)
+            accelerator.clip_grad_norm_(self._parameters, MAX_GRADIENT_NORM)
+            optimizer.step()
+            if self._average is not None:
+                self._average.update(self._shrunk)
+            total, count = total + float(loss.detach()), count + 1
+        network.eval()
+        return summed(accelerator, total) / max(summed(accelerator, float(count)), 1.0)
 
     def _averaged_score(self, contest: Contest) -> float:
         """Of the network, or of its average."""
@@ -283,24 +316,6 @@ class _Tuning:
             if self._average is not None:
                 stack.enter_context(self._average.applied(self._shrunk))
             return contest.look()
-
-
-def _judge(graph: UnitGraph, selection: ImageSet, device: torch.device) -> Judge:
-    require_targets(graph.outputs.task)
-    return Judge(graph, selection, device, are_targets_known=True)
-
-
-def require_targets(task: Task) -> None:
-    """Refuse networks of whose answers this training cannot judge.
-
-    Raises:
-        UsageError: Nobody knows what the answers are for.
-    """
-    if not task.has_targets:
-        raise UsageError(
-            "--finetune needs a network with one score per class, which this one does not give; "
-            "use --recover distil"
-        )
 
 
 # ---- the batches of a training, round by round, in a seeded order and shared out to processes ----
@@ -319,15 +334,15 @@ class TrainingBatches:
         training: TrainingImages,
         batch_size: int,
         seed: int,
-        runtime: Runtime,
+        accelerator: Accelerator,
         *,
         with_labels: bool,
     ) -> None:
         self._graph, self._training, self._seed = graph, training, seed
-        self._runtime, self._with_labels = runtime, with_labels
+        self._accelerator, self.with_labels = accelerator, with_labels
         wanted = batch_size if graph.has_dynamic_batch else graph.inputs.batch
         self._size = min(wanted, training.num_images)
-        per_process = training.num_images // self._size // runtime.num_processes
+        per_process = training.num_images // self._size // accelerator.num_processes
         self.steps_per_epoch = max(per_process, 1)
 
     def of_epoch(self, epoch: int) -> Iterator[tuple[Inputs, Tensor | None]]:
@@ -336,13 +351,13 @@ class TrainingBatches:
         order = torch.randperm(
             self._training.num_images, generator=torch.Generator().manual_seed(seed)
         ).numpy()
-        runtime, size = self._runtime, self._size
-        end = self.steps_per_epoch * runtime.num_processes
+        size, rank = self._size, self._accelerator.process_index
+        num_processes = self._accelerator.num_processes
         chosen = [
             order[(number * size) % len(order) :][:size]
-            for number in range(runtime.rank, end, runtime.num_processes)
+            for number in range(rank, self.steps_per_epoch * num_processes, num_processes)
         ]
-        moves = torch.Generator().manual_seed(seed * 1_009 + runtime.rank)
+        moves = torch.Generator().manual_seed(seed * 1_009 + rank)
         with ThreadPoolExecutor(1) as reader:
             waiting = reader.submit(self._training.fetch, chosen[0])
             for following in (*chosen[1:], None):
@@ -355,14 +370,14 @@ class TrainingBatches:
     def _arranged(self, images: ImageSet, moves: torch.Generator) -> tuple[Inputs, Tensor | None]:
         tensors = list(self._graph.inputs.arranged(images))
         place = self._graph.inputs.image
-        labels = images.labels if self._with_labels else None
+        labels = images.labels if self.with_labels else None
         tensors[place], labels = self._graph.outputs.task.augmented(tensors[place], labels, moves)
         if not self._graph.has_dynamic_batch:
             # Copies may have been left out, and the network takes just this many.
             again = torch.arange(self._graph.inputs.batch) % len(images)
             tensors = [tensor[again] for tensor in tensors]
             labels = None if labels is None else labels[again]
-        device = self._runtime.device
+        device = self._accelerator.device
         return (
             tuple(tensor.to(device) for tensor in tensors),
             None if labels is None else labels.to(device),

@@ -1,170 +1,86 @@
-"""Where a training runs: this process and its device, or one of several that ``torchrun`` started.
+"""Where a training runs: this process and its device, or several that ``torchrun`` started.
 
-Several processes are joined by ``accelerate``; without it a training runs in plain torch.
+``accelerate`` runs it in either case: mixed precision, the scaling that float16 needs, gradients
+averaged over the processes.
 """
 
 from __future__ import annotations
 
 import copy
-import importlib.util
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Protocol
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, fx, nn
 
-from fairdeploy.errors import UsageError
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
-class Runtime(Protocol):
-    """Puts a network and its optimiser where they run, and runs backward there."""
+class Trained(nn.Module):
+    """Calls a captured network.
 
-    device: torch.device
-    rank: int
-    """Number of this process, from 0."""
-    num_processes: int
-
-    @property
-    def name(self) -> str:
-        """What it is, for the report: ``cpu``, ``2 x cuda``."""
-
-    def prepared(self, network: nn.Module, optimizer: Any) -> tuple[nn.Module, Any]:
-        """The same, ready to train."""
-
-    def mixed_precision(self) -> AbstractContextManager[Any]:
-        """Half precision inside the block where the device is a GPU."""
-
-    def backward(self, loss: Tensor) -> None:
-        """Compute gradients, summed up over all processes."""
-
-    def step(self, optimizer: Any, parameters: Sequence[nn.Parameter]) -> None:
-        """Change the parameters; gradients longer than 1 are shortened."""
-
-    def gathered(self, total: float) -> float:
-        """The sum over all processes."""
-
-
-class PlainRuntime:
-    """One process in plain torch: on the first GPU if there is one, in half precision there."""
-
-    rank = 0
-    num_processes = 1
-
-    def __init__(self) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._half = torch.bfloat16 if _has_bfloat16(self.device) else torch.float16
-        needs_scaling = self.device.type == "cuda" and self._half == torch.float16
-        self._scaler = torch.amp.GradScaler(self.device.type, enabled=needs_scaling)
-
-    @property
-    def name(self) -> str:
-        """``cpu`` or ``cuda``."""
-        return self.device.type
-
-    def prepared(self, network: nn.Module, optimizer: Any) -> tuple[nn.Module, Any]:
-        """The same."""
-        return network, optimizer
-
-    def mixed_precision(self) -> AbstractContextManager[Any]:
-        """Half precision on a GPU."""
-        if self.device.type != "cuda":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=self._half)
-
-    def backward(self, loss: Tensor) -> None:
-        """Compute gradients."""
-        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-
-    def step(self, optimizer: Any, parameters: Sequence[nn.Parameter]) -> None:
-        """Change the parameters."""
-        self._scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
-        self._scaler.step(optimizer)
-        self._scaler.update()
-
-    def gathered(self, total: float) -> float:
-        """The total itself."""
-        return total
-
-
-class AcceleratedRuntime:
-    """One of several processes, joined by ``accelerate``."""
-
-    def __init__(self) -> None:
-        import accelerate
-
-        half = "bf16" if _has_bfloat16(torch.device("cuda")) else "fp16"
-        has_gpu = torch.cuda.is_available()
-        self._accelerator = accelerate.Accelerator(
-            mixed_precision=half if has_gpu else "no", cpu=not has_gpu
-        )
-        self.device = self._accelerator.device
-        self.rank = int(self._accelerator.process_index)
-        self.num_processes = int(self._accelerator.num_processes)
-
-    @property
-    def name(self) -> str:
-        """``2 x cuda``."""
-        return f"{self.num_processes} x {self.device.type}"
-
-    def prepared(self, network: nn.Module, optimizer: Any) -> tuple[nn.Module, Any]:
-        """The network wrapped so that gradients are averaged over the processes."""
-        wrapped, prepared = self._accelerator.prepare(network, optimizer)
-        return wrapped, prepared
-
-    def mixed_precision(self) -> AbstractContextManager[Any]:
-        """What the accelerator was told."""
-        context: AbstractContextManager[Any] = self._accelerator.autocast()
-        return context
-
-    def backward(self, loss: Tensor) -> None:
-        """Compute gradients and average them."""
-        self._accelerator.backward(loss)
-
-    def step(self, optimizer: Any, parameters: Sequence[nn.Parameter]) -> None:
-        """Change the parameters."""
-        self._accelerator.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
-        optimizer.step()
-
-    def gathered(self, total: float) -> float:
-        """The sum over all processes."""
-        value = torch.tensor(total, dtype=torch.float64, device=self.device)
-        return float(self._accelerator.reduce(value, reduction="sum"))
-
-
-MAX_GRADIENT_NORM = 5.0
-
-
-def open_runtime() -> Runtime:
-    """This process alone, or together with those that ``torchrun`` started.
-
-    Raises:
-        UsageError: There are several processes, but ``accelerate`` is not installed.
+    ``accelerate`` holds on to the ``forward`` of what it prepares, and a captured network has
+    another one in training mode.
     """
-    if num_launched() == 1:
-        return PlainRuntime()
-    if importlib.util.find_spec("accelerate") is None:
-        raise UsageError(
-            f"{num_launched()} processes were started, but 'accelerate' is not installed; "
-            "pip install 'fairdeploy[distributed]', or start one process"
-        )
-    return AcceleratedRuntime()
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """What the network gives."""
+        values: tuple[Tensor, ...] = self.network(*inputs)
+        return values
 
 
-def num_launched() -> int:
-    """How many processes ``torchrun`` started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+@contextmanager
+def accelerated() -> Iterator[Accelerator]:
+    """What trains inside the block: on a GPU if there is one, in half precision there.
+
+    A caller's own ``Accelerator`` decides instead if there is one; of ours nothing stays.
+    """
+    # Here, since it takes a third of a second.
+    import accelerate
+    from accelerate.state import AcceleratorState, is_initialized
+
+    if is_initialized():
+        yield accelerate.Accelerator()
+        return
+    has_gpu = torch.cuda.is_available()
+    half = "bf16" if has_gpu and torch.cuda.is_bf16_supported() else "fp16"
+    ours = accelerate.Accelerator(mixed_precision=half if has_gpu else "no", cpu=not has_gpu)
+    try:
+        yield ours
+    finally:
+        ours.free_memory()
+        if ours.num_processes == 1:
+            # Else the caller could make none of another precision after us.
+            AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def device_name(accelerator: Accelerator) -> str:
+    """``cpu``, ``2 x cuda``."""
+    count, kind = accelerator.num_processes, accelerator.device.type
+    return f"{count} x {kind}" if count > 1 else str(kind)
+
+
+def summed(accelerator: Accelerator, value: float) -> float:
+    """The sum over all processes."""
+    total = torch.tensor(value, dtype=torch.float64, device=accelerator.device)
+    return float(accelerator.reduce(total, reduction="sum"))
+
+
+def training_device() -> torch.device:
+    """The first GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def launched_rank() -> int:
-    """Number of this process among them."""
+    """Number of this process among those that ``torchrun`` started; 0 without it."""
     return int(os.environ.get("RANK", "0"))
-
-
-def _has_bfloat16(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
 
 
 @contextmanager

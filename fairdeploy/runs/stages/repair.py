@@ -21,7 +21,7 @@ from fairdeploy.records.training import TuningOptions
 from fairdeploy.recovery.judgement import Judge, held_apart
 from fairdeploy.recovery.training.distillation import distil
 from fairdeploy.recovery.training.finetuning import Pupil, finetune
-from fairdeploy.recovery.training.processes import PlainRuntime
+from fairdeploy.recovery.training.processes import training_device
 from fairdeploy.reporting.accuracy_rows import verdict_row
 from fairdeploy.reporting.quantities import verdict_text
 from fairdeploy.runs.progress import Stopwatch
@@ -62,7 +62,7 @@ def _judge(graph: UnitGraph, data: DataSplits) -> Judge | None:
     """Of images that nothing is fitted to, if there are such; none where all are noise."""
     if data.calibration.is_synthetic:
         return None
-    return Judge(graph, data.selection or data.calibration, PlainRuntime().device)
+    return Judge(graph, data.selection or data.calibration, training_device())
 
 
 def _distil(
@@ -102,7 +102,7 @@ def _finetune(
     kept = "the training is kept, the same command goes on after its last whole epoch"
     with watch.stage("train") as stage, noted(kept, KeyboardInterrupt):
         summary = finetune(
-            Pupil(graph, shrunk, removed), data.training, data.selection, options,
+            Pupil(graph, shrunk, removed), data, options,
             seed=settings.model.seed,
             checkpoint=_checkpoint(graph, shrunk, data, settings, options),
             progress=lambda done, total, score: stage.note(
