@@ -26,6 +26,8 @@ class Fetched:
     images: Tensor
     indices: Indices
     warnings: tuple[str, ...] = ()
+    labels: Tensor | None = None
+    """Where they are read with the images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,13 @@ class ImagePool:
     fetch: Callable[[Indices], Fetched]
     others: Mapping[str, Tensor] = field(default_factory=dict)
     """What the model's other inputs take with each image, by name, [size, ...]."""
+    reads_labels: bool = False
+    """Whether labels are read with the images."""
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether there are labels."""
+        return self.labels is not None or self.reads_labels
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,6 +160,10 @@ class Task:
         """
         raise NotImplementedError
 
+    def baseline(self, targets: Tensor) -> float | None:
+        """The quality of always giving the same answer; None where it is checked otherwise."""
+        return None
+
     def difference(self, before: Tensor, after: Tensor, targets: Tensor) -> PairedDifference:
         """The quality of ``after`` minus that of ``before`` on the same images."""
         raise NotImplementedError

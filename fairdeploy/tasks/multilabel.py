@@ -89,6 +89,10 @@ class Multilabel(Resampled):
             counted += says
         return found / counted.clamp_min(1)
 
+    def baseline(self, targets: Tensor) -> float:
+        """Of any fixed order of the images: how often a label comes up."""
+        return float((targets.reshape(len(targets), -1) > 0).double().mean())
+
     def agreeing(self, ours: Any, theirs: Any) -> NDArray[np.bool_] | None:
         """Images with the same labels."""
         if tuple(ours.shape) != tuple(theirs.shape):

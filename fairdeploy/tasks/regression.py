@@ -83,6 +83,10 @@ class Regression(Resampled):
         kept = torch.where(differs, explained, torch.zeros_like(explained))
         return kept.sum(1) / differs.sum(1).clamp_min(1)
 
+    def baseline(self, targets: Tensor) -> float:
+        """Of the mean: nothing is explained."""
+        return 0.0
+
     def _errors(self, answer: Tensor, wanted: Tensor) -> Tensor:
         scales = torch.tensor(self.scales, dtype=answer.dtype, device=answer.device)
         return ((_columns(answer) - _columns(wanted).to(answer)) / scales) ** 2

@@ -138,6 +138,12 @@ class Segmentation(Resampled):
         """None: pixels of a class are no images."""
         return ()
 
+    def baseline(self, targets: Tensor) -> float:
+        """Of the commonest class everywhere."""
+        judged = targets[~self._is_void(targets)].long()
+        counts = torch.bincount(judged.flatten(), minlength=self.num_classes).double()
+        return float(counts.max() / counts.sum().clamp_min(1) / max(int((counts > 0).sum()), 1))
+
     def agreeing(self, ours: Any, theirs: Any) -> NDArray[np.bool_] | None:
         """Images that have nearly all pixels alike."""
         if tuple(ours.shape) != tuple(theirs.shape):
