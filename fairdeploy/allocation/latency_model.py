@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairdeploy.allocation.cost import CostModel
-from fairdeploy.graph.node_work import NodeWork
+from fairdeploy.graph.cost_terms import NodeWork
 from fairdeploy.graph.unit_graph import CostTerm
 
 # Below this share of lost work a node's two times differ by noise alone.

@@ -19,16 +19,11 @@ from fnmatch import fnmatchcase
 from torch import fx
 
 from fairdeploy.errors import UsageError
-from fairdeploy.graph.capture.functionalize import op_name
-from fairdeploy.graph.module_paths import module_path
+from fairdeploy.graph.call_facts import module_path
+from fairdeploy.graph.operators import kind_of, multiplies, op_name
 from fairdeploy.graph.unit_graph import Group, UnitGraph
 from fairdeploy.graph.walk.label_grids import length_of
 
-_LAYER_OPS = {
-    "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
-    "convolution", "linear", "addmm", "mm", "matmul", "bmm", "einsum", "lstm", "gru",
-}  # fmt: skip
-_TRANSPOSING_OPS = {"t", "transpose", "permute", "numpy_T", "detach", "alias"}
 _NEAR_NAMES = 3
 _NEAR_ENOUGH = 0.5
 
@@ -52,7 +47,7 @@ class Layers:
         weights = {
             name
             for node in graph.module.graph.nodes
-            if node.op == "call_function" and op_name(node) in _LAYER_OPS
+            if node.op == "call_function" and multiplies(op_name(node))
             for name in _parameters_of(node)
         }
         self._matrices = {n for n in weights & set(graph.tensor_units) if _rank(graph, n) > 1}
@@ -120,7 +115,7 @@ def _parameters_of(node: fx.Node) -> Iterable[str]:
         source = sources.pop()
         if source.op == "get_attr":
             yield str(source.target)
-        elif source.op == "call_function" and op_name(source) in _TRANSPOSING_OPS:
+        elif kind_of(source) in {"transpose", "permute", "same"}:
             sources.extend(source.all_input_nodes)
 
 

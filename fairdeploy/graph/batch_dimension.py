@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from fairdeploy.graph.stored_tensors import fetch_tensor
+from fairdeploy.graph.call_facts import fetch_tensor
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.walk.label_grids import is_grid, rows_of
 from fairdeploy.graph.walk.labels import Labels

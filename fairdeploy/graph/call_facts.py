@@ -1,21 +1,12 @@
-"""What a call in the graph says of itself: its arguments, and the shape of its result."""
+"""What a call in the graph says of itself: arguments, shape of its result, module, tensors."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 
 class UnlabelledError(Exception):
     """A rule asked for the labels of something that has none: its operator counts as unknown."""
-
-
-def op_name(node: fx.Node) -> str:
-    """The ATen operator's name without overload (``add`` for ``aten.add.Tensor``)."""
-    target = node.target
-    if isinstance(target, torch._ops.OpOverload):
-        return target._schema.name.split("::")[-1]
-    return getattr(target, "__name__", str(target))
 
 
 def argument(node: fx.Node, index: int, name: str, default: object = None) -> object:
@@ -78,3 +69,33 @@ def result_shape(node: fx.Node) -> tuple[int, ...]:
     if not isinstance(value, Tensor):
         raise UnlabelledError(f"the shape of {node} is not known")
     return hint_shape(value)
+
+
+def module_path(node: fx.Node) -> str:
+    """Dotted path of the user's module that issued the call; empty for the root."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return str(list(stack.values())[-1][0]) if stack else ""
+
+
+def module_paths(module: fx.GraphModule) -> dict[str, str]:
+    """The path for each call of ``UnitGraph.module``, by the node's name."""
+    return {node.name: module_path(node) for node in module.graph.nodes if is_call(node)}
+
+
+def is_call(node: fx.Node) -> bool:
+    """Whether the node computes something, rather than being an input, a tensor or the output."""
+    return node.op in ("call_function", "call_method", "call_module")
+
+
+def fetch_tensor(module: nn.Module, name: str) -> Tensor | None:
+    """The parameter, buffer or constant of this dotted name, as ``get_attr`` nodes give it."""
+    value: object = module
+    for part in name.split("."):
+        value = getattr(value, part, None)
+    return value if isinstance(value, Tensor) else None
+
+
+def fetches_of(module: fx.GraphModule, tensor: Tensor) -> list[fx.Node]:
+    """The ``get_attr`` nodes that fetch a tensor, under whatever name."""
+    nodes = (node for node in module.graph.nodes if node.op == "get_attr")
+    return [node for node in nodes if fetch_tensor(module, str(node.target)) is tensor]

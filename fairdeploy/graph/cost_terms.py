@@ -8,20 +8,30 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from torch import fx
 
-from fairdeploy.graph.call_facts import has_size_from_data, op_name
-from fairdeploy.graph.stored_tensors import fetch_tensor
-from fairdeploy.graph.unit_graph import KEPT, Branch, CostDim, CostTerm, Group, UnitIds
+from fairdeploy.graph.call_facts import fetch_tensor, has_size_from_data
+from fairdeploy.graph.operators import kind_of, op_name
+from fairdeploy.graph.unit_graph import (
+    KEPT,
+    Branch,
+    CostDim,
+    CostTerm,
+    Group,
+    UnitGraph,
+    UnitIds,
+    group_of_unit,
+)
 from fairdeploy.graph.walk.label_grids import rows_of
 from fairdeploy.graph.walk.labels import Labels
 from fairdeploy.graph.walk.propagation import Propagation
 from fairdeploy.graph.walk.rules.einsum import einsum_letters
-from fairdeploy.graph.walk.rules.recurrent import RECURRENT_OPS, recurrent_call
+from fairdeploy.graph.walk.rules.recurrent import recurrent_call
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +200,7 @@ def mac_products(
         return [(1.0, [*scores, query[-1]]), (1.0, [*scores, value[-1]])]
     if name == "einsum":
         return _einsum_macs(node, units)
-    if name in RECURRENT_OPS:
+    if kind_of(node) in {"recurrent", "cell"}:
         return _recurrent_macs(node, units)
     return []
 
@@ -201,7 +211,7 @@ def _recurrent_macs(node: fx.Node, units: LengthsOf) -> list[tuple[float, list[L
     if call is not None:
         steps = units(call.data)[:-1]
         return [(1.0, [*steps, *units(matrix)]) for matrix in call.matrices]
-    if not op_name(node).endswith("_cell"):
+    if kind_of(node) != "cell":
         return []
     return [(1.0, [*units(node.args[0])[:-1], *units(matrix)]) for matrix in node.args[2:4]]
 
@@ -219,3 +229,63 @@ def _einsum_macs(node: fx.Node, units: LengthsOf) -> list[tuple[float, list[Leng
             if letters.get(letter, _SINGLE) == _SINGLE:
                 letters[letter] = length
     return [(1.0, list(letters.values()))]
+
+
+# ---- the work of each node, for models of latency ------------------------------------------------
+
+
+WorkKind = Literal["macs", "elements"]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeWork:
+    """The work of one node for one image."""
+
+    node: str
+    kind: WorkKind
+    terms: tuple[CostTerm, ...]
+    """Their sum is the work."""
+    gates: tuple[CostDim, ...] = ()
+    """Factors of the terms that are 0 where the node goes with a residual branch."""
+
+
+def node_works(graph: UnitGraph) -> tuple[NodeWork, ...]:
+    """The work of every node that makes a tensor, in graph order.
+
+    That of a convolution, linear layer or matrix product is its MACs; that of everything else the
+    elements that it writes. A model of latency multiplies it with what one takes on a device.
+    """
+    lengths = Lengths(graph.groups, group_of_unit(graph.groups, graph.num_units), _pairs(graph))
+    batch = graph.inputs.batch
+    _, gates = gates_of(graph.branches)
+    return tuple(
+        NodeWork(node.name, kind, tuple(terms), _dims(gates.get(node.name, [])))
+        for node in graph.module.graph.nodes
+        if node.op == "call_function" and node.name in graph.value_units
+        for kind, terms in [_work(node, graph, lengths, batch, gates.get(node.name, []))]
+    )
+
+
+def _work(
+    node: fx.Node, graph: UnitGraph, lengths: Lengths, batch: int, gates: list[Length]
+) -> tuple[WorkKind, list[CostTerm]]:
+    products = mac_products(node, lengths, graph.tensor_units, graph.value_units)
+    if products:
+        return "macs", list(_terms(products, batch, gates))
+    written = [lengths.of(units, dim) for dim, units in enumerate(graph.value_units[node.name])]
+    return "elements", list(_terms([(1.0, written)], batch, gates))
+
+
+def _terms(
+    products: list[tuple[float, list[Length]]], batch: int, gates: list[Length]
+) -> Iterator[CostTerm]:
+    for scale, factors in products:
+        yield from cost_terms_of_product(scale / batch, [*factors, *gates])
+
+
+def _dims(gates: list[Length]) -> tuple[CostDim, ...]:
+    return tuple((gate.fixed, gate.by_group) for gate in gates)
+
+
+def _pairs(graph: UnitGraph) -> list[tuple[int, int]]:
+    return [(int(one), int(two)) for one, two in graph.pairs]

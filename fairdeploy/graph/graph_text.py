@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_aggregate
 
-from fairdeploy.graph.stored_tensors import fetch_tensor
+from fairdeploy.graph.call_facts import fetch_tensor
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import fx
 
-from fairdeploy.graph.capture.functionalize import op_name
-from fairdeploy.graph.module_paths import module_path
-from fairdeploy.graph.node_work import NodeWork, node_works
+from fairdeploy.graph.call_facts import module_path
+from fairdeploy.graph.cost_terms import NodeWork, node_works
+from fairdeploy.graph.operators import op_name
 from fairdeploy.graph.unit_graph import KEPT, CostTerm, UnitGraph, UnitIds, group_of_unit
 from fairdeploy.graph.walk.label_grids import rows_of
 

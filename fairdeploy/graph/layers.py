@@ -15,20 +15,10 @@ from numpy.typing import NDArray
 from torch import fx
 
 from fairdeploy.graph.batch_dimension import BatchDimension, batch_dimensions
-from fairdeploy.graph.capture.functionalize import op_name
+from fairdeploy.graph.operators import kind_of, op_name, operator_of
 from fairdeploy.graph.unit_graph import KEPT, UnitGraph, UnitIds
-from fairdeploy.graph.walk.rules.recurrent import RECURRENT_STACKS
 
-_SPATIAL_DIMS = {
-    "conv1d": 1, "conv2d": 2, "conv3d": 3,
-    "conv_transpose1d": 1, "conv_transpose2d": 2, "conv_transpose3d": 3,
-}  # fmt: skip
-_LINEAR_OPS = {"linear", "addmm", "mm", "matmul"}
-_FOLLOWED_OPS = {
-    "batch_norm", "relu", "silu", "gelu", "hardswish", "hardtanh", "relu6", "leaky_relu", "prelu",
-    "elu", "celu", "selu", "mish", "softplus", "sigmoid", "tanh", "hardsigmoid", "clamp",
-    "clamp_min", "clone", "dropout", "feature_dropout", "contiguous", "alias",
-}  # fmt: skip
+_FOLLOWED = {"batch norm", "activation", "same", "dropout"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +68,12 @@ def _channel_dim(layer: fx.Node, graph: UnitGraph) -> int | None:
     dims = graph.value_units.get(layer.name)
     if layer.op != "call_function" or not dims:
         return None
-    name = op_name(layer)
-    if name in _SPATIAL_DIMS:
-        channel_dim = len(dims) - 1 - _SPATIAL_DIMS[name]
-    elif name == "convolution":
+    operator = operator_of(layer)
+    if operator.num_spatial:
+        channel_dim = len(dims) - 1 - operator.num_spatial
+    elif operator.kind == "convolution":
         channel_dim = 1
-    elif (name in _LINEAR_OPS and _has_parameter_weight(layer)) or _is_recurrent_output(layer):
+    elif (operator.is_linear and _has_parameter_weight(layer)) or _is_recurrent_output(layer):
         channel_dim = len(dims) - 1
     else:
         return None
@@ -96,7 +86,7 @@ def _is_recurrent_output(node: fx.Node) -> bool:
     if op_name(node) != "getitem" or node.args[1] != 0:
         return False
     source = node.args[0]
-    return isinstance(source, fx.Node) and op_name(source) in RECURRENT_STACKS
+    return isinstance(source, fx.Node) and kind_of(source) == "recurrent"
 
 
 def _has_parameter_weight(layer: fx.Node) -> bool:
@@ -106,7 +96,7 @@ def _has_parameter_weight(layer: fx.Node) -> bool:
         source = sources.pop()
         if source.op == "get_attr":
             return True
-        if op_name(source) in {"t", "transpose", "permute", "numpy_T"}:
+        if kind_of(source) in {"transpose", "permute", "same"}:
             sources.extend(source.all_input_nodes)
     return False
 
@@ -116,7 +106,7 @@ def _last_of_chain(layer: fx.Node, channel_dim: int, graph: UnitGraph) -> fx.Nod
     node = layer
     while len(node.users) == 1:
         (user,) = node.users
-        if op_name(user) not in _FOLLOWED_OPS or user.args[:1] != (node,):
+        if kind_of(user) not in _FOLLOWED or user.args[:1] != (node,):
             break
         dims = graph.value_units.get(user.name)
         here = graph.value_units[node.name]

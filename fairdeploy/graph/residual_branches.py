@@ -20,10 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from fairdeploy.graph.call_facts import hint_shape
-from fairdeploy.graph.capture.functionalize import op_name
-from fairdeploy.graph.module_paths import module_path
-from fairdeploy.graph.stored_tensors import fetch_tensor
+from fairdeploy.graph.call_facts import fetch_tensor, hint_shape, module_path
+from fairdeploy.graph.operators import op_name
 from fairdeploy.graph.unit_graph import Branch, Group, UnitGraph
 
 aten = torch.ops.aten

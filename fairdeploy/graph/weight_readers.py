@@ -1,4 +1,4 @@
-"""Which operators read each parameter or buffer, and in which place."""
+"""Which operators read each parameter or buffer, in which place; groups that are alike in it."""
 
 from __future__ import annotations
 
@@ -6,20 +6,9 @@ from collections.abc import Iterator, Mapping
 
 from torch import fx
 
-from fairdeploy.graph.capture.functionalize import op_name
-from fairdeploy.graph.walk.rules.recurrent import RECURRENT_OPS
+from fairdeploy.graph.operators import is_view, multiplies, op_name, row_of
+from fairdeploy.graph.unit_graph import Group, Member, UnitGraph
 
-_VIEWS = {
-    "t", "transpose", "permute", "numpy_T", "reshape", "view", "flatten", "unflatten", "unsqueeze",
-    "squeeze", "expand", "slice", "select", "getitem", "split", "split_with_sizes", "chunk",
-    "unbind", "narrow", "contiguous", "clone", "alias", "movedim", "swapaxes",
-}  # fmt: skip
-"""The same numbers in another form."""
-_LAYER_OPS = {
-    "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
-    "convolution", "linear", "addmm", "mm", "matmul", "bmm", "einsum", "embedding", *RECURRENT_OPS,
-}  # fmt: skip
-_BATCH_NORMS = {"batch_norm", "_native_batch_norm_legit_no_training"}
 _SCALE = 1
 """Place of gamma among the arguments of a batch norm."""
 
@@ -39,12 +28,12 @@ def weight_readers(module: fx.GraphModule) -> Mapping[str, frozenset[Reader]]:
 
 def is_layer_weight(readers: frozenset[Reader]) -> bool:
     """Whether these read a tensor as the weight of a layer, or its bias."""
-    return any(op in _LAYER_OPS for op, _ in readers)
+    return any(multiplies(op) or row_of(op).kind == "table" for op, _ in readers)
 
 
 def is_batch_norm_scale(readers: frozenset[Reader]) -> bool:
     """Whether a tensor that these read is the gamma of a batch norm."""
-    return any(op in _BATCH_NORMS and place == _SCALE for op, place in readers)
+    return any(row_of(op).kind == "batch norm" and place == _SCALE for op, place in readers)
 
 
 def _readers_of(source: fx.Node) -> Iterator[Reader]:
@@ -52,8 +41,35 @@ def _readers_of(source: fx.Node) -> Iterator[Reader]:
     while stack:
         node = stack.pop()
         for user in node.users:
-            if op_name(user) not in _VIEWS:
+            if not is_view(user):
                 yield op_name(user), user.all_input_nodes.index(node)
             elif user not in seen:
                 seen.add(user)
                 stack.append(user)
+
+
+def structures(graph: UnitGraph) -> tuple[str, ...]:
+    """A text for each group, in the order of ``graph.groups``; equal for groups of one kind.
+
+    Isomorphic Pruning (Fang et al. 2024, arXiv 2407.04616) compares units only with those of
+    structurally equal parts. Two groups count as equal here if their members are: the same
+    operators read them in the same places, along the same dimensions, in the same roles, and as
+    many of them. Widths do not matter, nor do kernel sizes; whether a unit has one index in a
+    tensor or several does (a channel, a head).
+    """
+    readers = weight_readers(graph.module)
+    return tuple(_structure(group, readers) for group in graph.groups)
+
+
+def _structure(group: Group, readers: Mapping[str, frozenset[Reader]]) -> str:
+    kinds = sorted(
+        _kind(member, readers.get(member.tensor, frozenset())) for member in group.members
+    )
+    form = "balanced" if group.num_blocks > 1 else "single"
+    return "; ".join([form, "summed" if group.is_summed else "plain", *kinds])
+
+
+def _kind(member: Member, readers: frozenset[Reader]) -> str:
+    ops = "+".join(f"{op}[{place}]" for op, place in sorted(readers))
+    width = "many" if member.positions.shape[1] > 1 else "one"
+    return f"{member.role} {width} along {member.dim} of {ops}"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from fairdeploy.errors import DataError
-from fairdeploy.graph.layer_calls import aten, bound_arguments
+from fairdeploy.graph.layer_rows import aten, bound_arguments
 from fairdeploy.records import RecoverySummary
 from fairdeploy.recovery.least_squares.sweep import (
     DEFAULT_MEMORY_BYTES,

@@ -9,7 +9,6 @@ from fairdeploy.records.image_preparation import fit_in_words, pixels_in_words
 from fairdeploy.records.metrics import COUNTED, METRICS
 from fairdeploy.reporting.accuracy_rows import STEPS
 from fairdeploy.reporting.chain import agreement_titles, verdict
-from fairdeploy.reporting.page.markup import not_shown
 from fairdeploy.reporting.quantities import (
     NO_CLAIM,
     amount,
@@ -18,6 +17,7 @@ from fairdeploy.reporting.quantities import (
     error_text,
     factor,
     milliseconds,
+    not_shown,
     percent,
     share_of,
     size,

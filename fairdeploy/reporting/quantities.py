@@ -92,6 +92,20 @@ def as_fast(latency: Mapping[str, Any]) -> str:
     return NO_CLAIM if latency["is_too_busy"] else f"{factor(latency['speedup'])} as fast"
 
 
+def decided_by(method: Mapping[str, Any]) -> str:
+    """Which signals and which rule decided."""
+    protects = "protects too" if method["protect"] == "none" else f"{method['protect']} protects"
+    return f"{method['signal']} removes, {protects}, {method['allocation']} shares out"
+
+
+def not_shown(problem: Exception) -> str:
+    """What stands in the place of a part of a page that failed."""
+    return (
+        f"This part cannot be shown ({type(problem).__name__}: {problem}); its numbers are in the "
+        "JSON file beside this one. Please report this."
+    )
+
+
 def budget_verdict(row: Mapping[str, Any]) -> str:
     """Whether a budget is met, from its row."""
     if row.get("is_too_busy"):
@@ -127,6 +141,11 @@ def seconds(value: float | None) -> str:
     return f"{whole}{_SPACE}s" if whole < 120 else f"{whole // 60}{_SPACE}min {whole % 60}{_SPACE}s"
 
 
+def signed(value: float) -> str:
+    """``+0.12``: two digits of any number with its sign."""
+    return f"{value:+.2g}".replace("-", _MINUS)
+
+
 def plural(number: int, noun: str) -> str:
     """``1 group``, ``3 groups``."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
@@ -152,15 +171,13 @@ def _interval(row: Mapping[str, Any]) -> str:
     return f", interval {points(row['low'])} to {points(row['high'])}"
 
 
-def change_text(row: Mapping[str, Any]) -> str:
-    """``fell by 2.30 points``: a paired difference of accuracies in a word and with its sign."""
+def change_text(row: Mapping[str, Any], *, with_interval: bool = True) -> str:
+    """``fell: -2.30 points``: a paired difference of accuracies in a word and with its sign."""
     value = row["value"]
     word = "fell" if value < 0 else "rose" if value > 0 else "stayed"
     chance = "" if row["low"] > 0 or row["high"] < 0 or not value else ", which may be chance"
-    return (
-        f"{word}: {100 * value:+.2f} points ({100 * row['low']:+.2f} to {100 * row['high']:+.2f})"
-        f"{chance}"
-    )
+    interval = f" ({100 * row['low']:+.2f} to {100 * row['high']:+.2f})" if with_interval else ""
+    return f"{word}: {100 * value:+.2f} points{interval}{chance}"
 
 
 def needed_text(gate: Mapping[str, Any]) -> str:

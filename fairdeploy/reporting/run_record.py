@@ -55,7 +55,7 @@ from fairdeploy.reporting.accuracy_rows import (
 from fairdeploy.reporting.chain import chain_of
 from fairdeploy.reporting.group_rows import block_rows, exchange_row, freeze_rows, group_rows
 from fairdeploy.reporting.json_tree import circumstance_rows, heading_rows, json_tree
-from fairdeploy.reporting.page.html_report import render_html
+from fairdeploy.reporting.page.report import render_html
 
 SCHEMA_VERSION = 1
 

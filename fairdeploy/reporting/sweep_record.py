@@ -24,7 +24,7 @@ from fairdeploy.records import (
 )
 from fairdeploy.reporting.accuracy_rows import difference_row, estimate_row, not_judged_row
 from fairdeploy.reporting.json_tree import circumstance_rows, heading_rows, json_tree
-from fairdeploy.reporting.page.sweep_report import render_sweep
+from fairdeploy.reporting.page.sweep import render_sweep
 from fairdeploy.reporting.run_record import (
     costs_row,
     data_row,

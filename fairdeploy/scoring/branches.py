@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 from torch.fx.node import Argument, Target
 
+from fairdeploy.graph.call_facts import fetch_tensor
 from fairdeploy.graph.near_ties import settled
 from fairdeploy.graph.residual_branches import is_check
-from fairdeploy.graph.stored_tensors import fetch_tensor
 from fairdeploy.graph.unit_graph import Branch, UnitGraph
 from fairdeploy.records import ImageSet, UnitScores
 from fairdeploy.scoring.collector import batch_size

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import Argument, Target
 
-from fairdeploy.graph.capture.functionalize import op_name
+from fairdeploy.graph.operators import op_name
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import ImageSet
 from fairdeploy.scoring.activations import PointReader
@@ -152,13 +152,12 @@ class _Pass(fx.Interpreter):
         self._where = (start, size, used)
         prepared = (_prepared(tensor, size, self._device) for tensor in inputs)
         answer = self._outputs.main_tensor(self.run(*prepared))[:used]
-        task, values = self._outputs.task, pooled(answer.detach())
-        targets = task.own_targets(answer.detach()) if labels is None else labels.to(answer.device)
+        task, found = self._outputs.task, answer.detach()
+        targets = task.own_targets(found) if labels is None else labels.to(answer.device)
         loss = task.loss(answer, targets)
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
-        told = task.groups(answer.detach(), targets)
-        return told.cpu(), values.amax(1).float().cpu()
+        return task.groups(found, targets).cpu(), pooled(found).amax(1).float().cpu()
 
     def get_attr(self, target: Target, args: Arguments, kwargs: dict[str, Any]) -> object:
         """The parameter's leaf copy, or the buffer's clone."""

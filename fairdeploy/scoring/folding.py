@@ -15,9 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from fairdeploy.graph.capture.functionalize import op_name
+from fairdeploy.graph.operators import op_name, operator_of
 
-_CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
 _NORM_TENSORS = slice(1, 5)
 _TRAINING, _EPS = 5, 7
 """Places in the arguments of ``aten.batch_norm``."""
@@ -64,7 +63,7 @@ def folded_layers(
     """
     folded = {}
     for node in module.graph.nodes:
-        if node.name not in layers or layers[node.name][0] not in _CONVOLUTIONS:
+        if node.name not in layers or not operator_of(node).num_spatial:
             continue
         norm = next(iter(node.users), None)
         if norm is None or len(node.users) > 1 or not _is_fixed_norm(norm, node):

@@ -15,15 +15,18 @@ import torch
 from torch import Tensor, fx
 
 from fairdeploy.graph.batch_dimension import BatchDimension, batch_dimensions
-from fairdeploy.graph.layer_calls import LAYER_OPS, aten, bound_arguments, window_of
+from fairdeploy.graph.call_facts import fetch_tensor
 from fairdeploy.graph.layer_rows import (
     LINEAR,
     Positions,
     Window,
+    aten,
+    bound_arguments,
     choose_positions,
+    is_layer_call,
     sample_rows,
+    window_of,
 )
-from fairdeploy.graph.stored_tensors import fetch_tensor
 from fairdeploy.graph.unit_graph import KEPT, UnitGraph, UnitIds
 from fairdeploy.records import ImageSet
 from fairdeploy.scoring.collector import batch_size
@@ -74,7 +77,7 @@ def find_readers(graph: UnitGraph) -> tuple[Reader, ...]:
 def _reader_at(
     node: fx.Node, graph: UnitGraph, batches: Mapping[str, BatchDimension]
 ) -> Reader | None:
-    if node.target not in LAYER_OPS:
+    if not is_layer_call(node):
         return None
     arguments = bound_arguments(node)
     source, weight = arguments["input"], arguments["weight"]

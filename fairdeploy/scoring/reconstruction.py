@@ -18,12 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
-from fairdeploy.graph.capture.functionalize import op_name
+from fairdeploy.graph.operators import kind_of, op_name, row_of
 from fairdeploy.graph.unit_graph import Group, UnitGraph
 from fairdeploy.scoring.folding import FoldedLayer, folded_layers
-
-_LAYER_OPS = {"conv1d": -2, "conv2d": -3, "conv3d": -4, "linear": -1}
-"""Operators ``op(x, weight, bias)`` with weight rows as outputs, and where the outputs lie."""
 
 
 class GradientProducts:
@@ -50,7 +47,7 @@ class GradientProducts:
     def watch(self, node_name: str, output: Tensor) -> Tensor:
         """Add ``output * gradient`` per channel once the backward pass arrives; returns it."""
         op, weight, *_ = self._layers[node_name]
-        channel_dim = output.dim() + _LAYER_OPS[op]
+        channel_dim = output.dim() - 1 - row_of(op).num_spatial
         others = [dim for dim in range(output.dim()) if dim != channel_dim]
         if not output.requires_grad:
             output = output.detach().requires_grad_()
@@ -128,7 +125,7 @@ def _row_layers(
     layers: dict[str, tuple[str, ...]] = {}
     for node in module.graph.nodes:
         parameters = [arg for arg in node.args[1:3] if arg is not None]
-        if node.op != "call_function" or op_name(node) not in _LAYER_OPS or node.kwargs:
+        if kind_of(node) != "layer" or node.kwargs:
             continue
         names = [str(arg.target) for arg in parameters if _is_only_weight(arg, node, produced)]
         if names and len(names) == len(parameters) and produced.get(names[0]) == (0,):

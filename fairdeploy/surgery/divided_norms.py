@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from fairdeploy.graph.capture.functionalize import op_name
-from fairdeploy.graph.stored_tensors import fetch_tensor, fetches_of
+from fairdeploy.graph.call_facts import fetch_tensor, fetches_of
+from fairdeploy.graph.operators import kind_of, op_name
 
 MAX_STEPS = 8
-_CASTS = {"to", "_to_copy", "type_as", "expand_as", "expand", "contiguous", "clone", "alias"}
-_VIEWS = {"view", "reshape", "unsqueeze", "permute", "transpose", "flatten", *_CASTS}
+_CASTS = {"cast", "expand", "same"}
+_FORMS = {"reshape", "transpose", "permute", *_CASTS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def _only_user(node: fx.Node) -> fx.Node | None:
 
 def _last_cast(node: fx.Node) -> fx.Node:
     user = _only_user(node)
-    while user is not None and op_name(user) in _CASTS and user.args[0] is node:
+    while user is not None and kind_of(user) in _CASTS and user.args[0] is node:
         node, user = user, _only_user(user)
     return node
 
@@ -125,7 +125,7 @@ def _parameter_behind(module: fx.GraphModule, node: object) -> fx.Node | None:
             tensor = fetch_tensor(module, str(node.target))
             is_own = isinstance(tensor, torch.nn.Parameter) and fetches_of(module, tensor) == [node]
             return node if is_own else None
-        if op_name(node) not in _VIEWS:
+        if kind_of(node) not in _FORMS:
             return None
         node = node.args[0]
     return None

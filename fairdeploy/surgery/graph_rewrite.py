@@ -15,7 +15,7 @@ import torch
 from torch import fx
 
 from fairdeploy.graph.call_facts import argument, hint_of, normal_dim
-from fairdeploy.graph.capture.functionalize import op_name
+from fairdeploy.graph.operators import op_name, operator_of
 from fairdeploy.graph.unit_graph import UnitGraph, UnitIds
 from fairdeploy.graph.walk.label_grids import length_of
 from fairdeploy.graph.walk.rules.indexing import slice_bounds
@@ -30,13 +30,6 @@ from fairdeploy.surgery.norm_rewrites import (
 CountKept = Callable[[UnitIds, int], int]
 """How many indices of a dimension stay, from their units and the dimension's place."""
 Rewrite = Callable[["Rewriter", fx.Node, fx.Node], None]
-
-_SIZE_ARGUMENT = {
-    "view": 1, "reshape": 1, "_unsafe_view": 1, "expand": 1, "broadcast_to": 1, "view_copy": 1,
-    "new_zeros": 1, "new_ones": 1, "new_full": 1, "new_empty": 1, "zeros": 0, "ones": 0, "full": 0,
-    "empty": 0, "_reshape_alias": 1, "expand_copy": 1,
-}  # fmt: skip
-
 
 _SIZE_ARITHMETIC = {
     operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod, operator.neg,
@@ -63,8 +56,9 @@ class Rewriter:
     def rewrite(self, original: fx.Node, node: fx.Node) -> None:
         """Change ``node`` if its operator has numbers that depend on lengths."""
         name = op_name(node)
-        if name in _SIZE_ARGUMENT:
-            self._sizes(original, node, _SIZE_ARGUMENT[name])
+        sizes = operator_of(node).sizes
+        if sizes is not None:
+            self._sizes(original, node, sizes)
         elif name in _REWRITES:
             _REWRITES[name](self, original, node)
 
@@ -155,12 +149,12 @@ class Rewriter:
 
 
 def _conv(rewriter: Rewriter, original: fx.Node, node: fx.Node) -> None:
-    is_plain = op_name(node) == "convolution"
-    index = 8 if is_plain else 6
+    index = operator_of(node).groups
+    assert index is not None
     groups = argument(node, index, "groups", 1)
     if groups == 1:
         return
-    if is_plain and original.args[6]:
+    if op_name(node) == "convolution" and original.args[6]:
         _transposed(rewriter, original, node)
         return
     data, weight = rewriter.units(original.args[0]), rewriter.units(original.args[1])
@@ -173,7 +167,8 @@ def _conv(rewriter: Rewriter, original: fx.Node, node: fx.Node) -> None:
 
 
 def _transposed(rewriter: Rewriter, original: fx.Node, node: fx.Node) -> None:
-    index = 8 if op_name(node) == "convolution" else 6
+    index = operator_of(node).groups
+    assert index is not None
     groups = argument(node, index, "groups", 1)
     assert isinstance(groups, int)
     size = rewriter.length(original.args[1], 0) // groups
@@ -196,9 +191,9 @@ def _split(rewriter: Rewriter, original: fx.Node, node: fx.Node) -> None:
         stop = start + int(piece.shape[dim])
         sizes.append(rewriter.kept_between(original.args[0], dim, start, stop))
         start = stop
-    if len(set(sizes)) == 1 and op_name(node) in {"chunk", "tensor_split"}:
+    if len(set(sizes)) == 1 and op_name(node) in {"chunk", "unsafe_chunk", "tensor_split"}:
         return
-    if len(set(sizes)) == 1 and op_name(node) == "split":
+    if len(set(sizes)) == 1 and op_name(node) in {"split", "unsafe_split"}:
         node.update_arg(1, sizes[0])
         return
     node.target = torch.ops.aten.split_with_sizes.default
@@ -274,7 +269,10 @@ def _unflatten(rewriter: Rewriter, original: fx.Node, node: fx.Node) -> None:
 _REWRITES: dict[str, Rewrite] = {
     **dict.fromkeys(("conv1d", "conv2d", "conv3d", "convolution"), _conv),
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _transposed),
-    **dict.fromkeys(("split", "chunk", "split_with_sizes", "tensor_split"), _split),
+    **dict.fromkeys(
+        ("split", "chunk", "split_with_sizes", "tensor_split", "unsafe_split", "unsafe_chunk"),
+        _split,
+    ),
     "slice": _slice,
     "narrow": _narrow,
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),

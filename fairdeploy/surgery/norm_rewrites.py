@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import fx
 
-from fairdeploy.graph.call_facts import argument
-from fairdeploy.graph.stored_tensors import fetch_tensor, fetches_of
+from fairdeploy.graph.call_facts import argument, fetch_tensor, fetches_of
 from fairdeploy.graph.walk.rules.reduction import reduced_dims
 from fairdeploy.surgery.divided_norms import fold_ratio, norm_after_mean
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
+from fairdeploy.errors import UsageError
+from fairdeploy.graph.call_facts import fetch_tensor
 from fairdeploy.graph.capture.capture import quiet_export
-from fairdeploy.graph.capture.functionalize import op_name
+from fairdeploy.graph.operators import gives_back, operator_of
 from fairdeploy.graph.residual_branches import is_check
-from fairdeploy.graph.stored_tensors import fetch_tensor
 from fairdeploy.graph.unit_graph import KEPT, Branch, UnitGraph, UnitIds
 from fairdeploy.graph.walk.label_grids import rows_of
 from fairdeploy.surgery.graph_rewrite import rewrite_constants
@@ -117,8 +118,6 @@ def with_tensors(module: fx.GraphModule, tensors: Mapping[str, Tensor]) -> fx.Gr
 
 
 aten = torch.ops.aten
-_IDEMPOTENT = {"relu", "relu6", "hardtanh", "clamp", "clamp_min"}
-_PASSING = {"alias", "clone", "dropout", "contiguous"}
 
 
 def cut_branches(module: fx.GraphModule, branches: Iterable[Branch]) -> None:
@@ -155,7 +154,7 @@ def _pass_on(node: fx.Node, value: fx.Node) -> None:
 
 def _source(node: fx.Node) -> fx.Node:
     """Where a value that is passed on comes from."""
-    while op_name(node) in _PASSING and isinstance(node.args[0], fx.Node):
+    while gives_back(node) and isinstance(node.args[0], fx.Node):
         node = node.args[0]
     return node
 
@@ -163,7 +162,7 @@ def _source(node: fx.Node) -> fx.Node:
 def _repeats(user: fx.Node, source: fx.Node) -> bool:
     """Whether ``user`` does to its input what ``source`` has just done to its own."""
     return (
-        op_name(user) in _IDEMPOTENT
+        operator_of(user).is_idempotent
         and user.target is source.target
         and user.args[1:] == source.args[1:]
         and user.kwargs == source.kwargs
@@ -173,3 +172,48 @@ def _repeats(user: fx.Node, source: fx.Node) -> bool:
 def _delete(module: nn.Module, name: str) -> None:
     owner, _, leaf = name.rpartition(".")
     delattr(module.get_submodule(owner), leaf)
+
+
+def full_size(graph: UnitGraph, shrunk: fx.GraphModule, removed: NDArray[np.bool_]) -> UnitGraph:
+    """The unit graph with a network that computes what ``shrunk`` computes.
+
+    What went is zero, the rest is as it is now: so a network that was repaired or trained after a
+    first removal can be scored and shrunk further with the unit graph of the original.
+
+    Args:
+        graph: Of the original, which is not changed.
+        shrunk: The network without the removed units; its tensors may have been changed.
+        removed: Boolean, shape [num_units].
+
+    Raises:
+        UsageError: Units of one tensor went from different places in each of its blocks.
+    """
+    stays = StayingIndices(graph, removed)
+    tensors: dict[str, Tensor] = {}
+    for name, dims in graph.tensor_units.items():
+        original, now = fetch_tensor(graph.module, name), fetch_tensor(shrunk, name)
+        assert original is not None
+        assert now is not None
+        masks = [stays.mask(units) for units in dims]
+        tensors[name] = _grown(original.detach(), now.detach(), masks, _start(original))
+    return replace(graph, module=with_tensors(graph.module, tensors))
+
+
+def _start(original: Tensor) -> Tensor:
+    """Zeros, so that what went computes zero; statistics stay, because a variance must not be."""
+    if isinstance(original, nn.Parameter):
+        return torch.zeros_like(original.detach())
+    return original.detach().clone()
+
+
+def _grown(original: Tensor, now: Tensor, masks: list[NDArray[np.bool_]], start: Tensor) -> Tensor:
+    if now.shape == original.shape:
+        return now.clone()
+    if any(mask.ndim > 1 for mask in masks):
+        raise UsageError(
+            "--steps cannot go on where each block of a layer lost other units (channels within "
+            "attention heads, groups of a convolution); prune in one step"
+        )
+    places = np.ix_(*(np.flatnonzero(mask) for mask in masks))
+    start[tuple(torch.from_numpy(index) for index in places)] = now
+    return start

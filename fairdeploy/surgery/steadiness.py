@@ -23,13 +23,13 @@ from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from fairdeploy.errors import ModelError
+from fairdeploy.graph.call_facts import module_path
 from fairdeploy.graph.capture.capture import quiet_export
-from fairdeploy.graph.capture.functionalize import op_name
 from fairdeploy.graph.capture.model_outputs import output_tensors, register_dataclasses
-from fairdeploy.graph.module_paths import module_path
+from fairdeploy.graph.operators import op_name
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.walk.freezes import source_line
-from fairdeploy.surgery.double_precision import double_by_default, double_inputs, in_double
+from fairdeploy.surgery.equivalence import double_by_default, double_inputs, in_double
 
 _BATCH = 3
 _SEEDS = (1, 2)

@@ -95,17 +95,6 @@ class Task:
         """Images [N, C, H, W] moved and mirrored at random, and their targets with them."""
         return shifted_and_flipped(images, generator), targets
 
-    def groups(self, answer: Tensor, targets: Tensor | None) -> Tensor:
-        """What the U-Score compares: a number for each image, int64 [N].
-
-        Args:
-            answer: The original's.
-            targets: Given, or ``own_targets``.
-        """
-        if targets is None:
-            return torch.zeros(len(answer), dtype=torch.int64)
-        return targets
-
     # ---- learning --------------------------------------------------------------------------------
 
     def own_targets(self, answer: Tensor) -> Tensor | None:
@@ -131,6 +120,13 @@ class Task:
     def imitation_loss(self, answer: Tensor, wanted: Tensor, temperature: float = 1.0) -> Tensor:
         """What learning from another network's answer lowers; of any number of images alike."""
         return value_error(answer, wanted)
+
+    def groups(self, answer: Tensor, targets: Tensor | None) -> Tensor:
+        """Which images belong together, int64 [N], for a signal that compares groups of them.
+
+        Where all belong together, those with higher and with lower values serve as two groups.
+        """
+        return torch.zeros(len(answer), dtype=torch.int64)
 
     # ---- judging ---------------------------------------------------------------------------------
 

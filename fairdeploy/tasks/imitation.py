@@ -76,9 +76,11 @@ class Imitation(Task):
                     f"give --data with images and no labels, or another signal: {option} l1"
                 )
 
-    def own_targets(self, answer: Tensor) -> Tensor | None:
-        """Of maps the channel with the highest mean, which tells images apart; else None."""
-        return pooled(answer).argmax(1) if len(self.shape) >= _MAP_DIMS else None
+    def groups(self, answer: Tensor, targets: Tensor | None) -> Tensor:
+        """Maps whose mean is highest in the same channel belong together."""
+        if len(self.shape) < _MAP_DIMS:
+            return super().groups(answer, targets)
+        return pooled(answer).argmax(1)
 
 
 def likeness(

@@ -43,10 +43,6 @@ class Regression(Resampled):
                     f"signal: {option} l1"
                 )
 
-    def groups(self, answer: Tensor, targets: Tensor | None) -> Tensor:
-        """One group: numbers are no classes."""
-        return torch.zeros(len(answer), dtype=torch.int64)
-
     def loss(self, answer: Tensor, targets: Tensor | None) -> Tensor:
         """Half the squared error in standard deviations, summed over the images."""
         assert targets is not None

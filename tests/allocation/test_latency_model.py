@@ -7,7 +7,7 @@ import pytest
 
 from fairdeploy.allocation.cost import CostModel
 from fairdeploy.allocation.latency_model import latency_terms
-from fairdeploy.graph.node_work import NodeWork
+from fairdeploy.graph.cost_terms import NodeWork
 from fairdeploy.graph.unit_graph import CostTerm
 
 SIZES = np.array([100])

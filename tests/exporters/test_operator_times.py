@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from fairdeploy.errors import ExportError
-from fairdeploy.graph.module_paths import module_paths
+from fairdeploy.graph.call_facts import module_paths
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.surgery.removal import remove_units
 from fairdeploy_onnx import OnnxExporter

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fairdeploy.graph.node_work import node_works
+from fairdeploy.graph.cost_terms import node_works
 from fairdeploy.graph.unit_graph import CostTerm
 from fairdeploy.graph.units import build_unit_graph
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fairdeploy.graph.structures import structures
 from fairdeploy.graph.units import build_unit_graph
+from fairdeploy.graph.weight_readers import structures
 
 
 class ConvNorm(nn.Sequential):

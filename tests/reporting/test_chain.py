@@ -18,9 +18,7 @@ from fairdeploy.reporting.accuracy_rows import STEPS
 from fairdeploy.reporting.chain import chain_of, merged_variants, variant_document, verdict
 from fairdeploy.reporting.json_tree import json_safe
 from fairdeploy.reporting.model_card import model_card
-from fairdeploy.reporting.page import chain_section
-from fairdeploy.reporting.page.chain_section import with_chain
-from fairdeploy.reporting.page.measured_sections import artifacts
+from fairdeploy.reporting.page.report import part, with_chain
 from fairdeploy.reporting.run_record import build_document
 from tests.reporting.sample_run import sample_arguments, sample_graph
 
@@ -120,10 +118,10 @@ def test_the_card_has_the_accuracy_after_every_step() -> None:
 
 def test_page_and_card_speak_of_top_1_only_where_something_has_classes() -> None:
     document = build_document(**sample_arguments(sample_graph()))
-    assert "same top-1" in chain_section.chain(document)
+    assert "same top-1" in part("Chain", doc=document)
     assert "same top-1" in model_card(document)
-    assert "Top-1 is" in artifacts(document)
+    assert "Top-1 is" in part("Files", doc=document)
     for row in (*document["chain"]["rows"], *document["parity"]):
         row["top1_agreement"] = None
-    pages = (chain_section.chain(document), artifacts(document), model_card(document))
+    pages = (part("Chain", doc=document), part("Files", doc=document), model_card(document))
     assert not any("top-1" in page.lower() for page in pages)

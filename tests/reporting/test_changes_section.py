@@ -6,7 +6,7 @@ from typing import Any
 
 from fairdeploy.records import DropGate, DropSearch, DropTrial, PairedDifference
 from fairdeploy.reporting.accuracy_rows import gate_row
-from fairdeploy.reporting.page.changes_section import changed_answers
+from fairdeploy.reporting.page.report import part
 from tests.reporting.test_html_report import Page
 
 SPACE = "\N{NO-BREAK SPACE}"
@@ -24,7 +24,7 @@ def page_of(*trials: DropTrial, chosen: int) -> str:
     gate = DropGate(0.02, "selection", trials[chosen].difference, search)
     document: dict[str, Any] = dict.fromkeys(("changes", "recovery", "distillation", "tuning"))
     document |= {"max_drop": gate_row(gate), "data": None}
-    return Page(changed_answers(document)).text.replace(SPACE, " ")
+    return Page(part("Changed answers", doc=document)).text.replace(SPACE, " ")
 
 
 def test_each_network_is_within_too_much_or_undecided() -> None:

@@ -18,8 +18,7 @@ from fairdeploy.records import (
     RestrictionOutcome,
     RunRecord,
 )
-from fairdeploy.reporting.page.groups_section import MAX_BARS, MAX_CURVES, kept_units, tod_curves
-from fairdeploy.reporting.page.html_report import render_html
+from fairdeploy.reporting.page.report import MAX_BARS, MAX_CURVES, part, render_html
 from fairdeploy.reporting.run_record import build_document
 from tests.reporting.sample_run import sample_arguments, sample_curves, sample_graph, sample_latency
 
@@ -233,8 +232,9 @@ def _rows(number: int) -> list[dict[str, Any]]:
 def test_curves_of_a_deep_network_are_those_of_the_groups_that_lost_most() -> None:
     rows = _rows(MAX_CURVES + 5)
     curve = np.linspace(0, 1, 500)
-    html = tod_curves(rows, {row["name"]: curve for row in rows}, 0.1)
-    page = Page(html)
+    curves = {row["name"]: curve for row in rows}
+    document = {"groups": rows, "tolerance": 0.1, "method": {"allocation": "tod", "signal": ""}}
+    page = Page(part("How much went", doc=document, curves=curves))
     assert page.count("path", "curve") == MAX_CURVES
     drawn = [str(attrs["aria-label"]) for _, attrs in page.tags if "aria-label" in attrs]
     assert drawn[0].startswith("ToD of layer5:")
@@ -242,7 +242,7 @@ def test_curves_of_a_deep_network_are_those_of_the_groups_that_lost_most() -> No
 
 
 def test_bars_of_a_deep_network_continue_in_a_table() -> None:
-    page = Page(kept_units(_rows(MAX_BARS + 3)))
+    page = Page(part("Kept units", doc={"groups": _rows(MAX_BARS + 3)}))
     assert page.count("svg", "bar") == MAX_BARS
     assert "3 further groups" in page.text
     assert sum(tag == "tr" for tag, _ in page.tags) == 3 + 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from fairdeploy.records import LatencyCandidate, LatencySearch, TimedPlan
-from fairdeploy.reporting.page.latency_search_section import latency_search
+from fairdeploy.reporting.page.report import part
 from tests.reporting.test_html_report import Page
 
 
@@ -28,7 +28,7 @@ def test_plans_are_numbered_and_say_where_they_lie_and_why_they_were_passed_over
         TimedPlan(0.591, 0.59, 0.592, 10.0, 5.91),
         is_confirmed=True,
     )
-    text = Page(str(latency_search(asdict(search)))).text
+    text = Page(part("Latency budget", doc={"latency_search": asdict(search)})).text
     assert "1 62.0 %" in text
     assert "2 beside the shared tolerance; slower than a plan that removes less 61.0 %" in text
     assert "3 beside the shared tolerance 59.0 %" in text

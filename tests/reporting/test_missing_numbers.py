@@ -15,10 +15,8 @@ from fairdeploy.cli.summaries.shrink import shrink_summary
 from fairdeploy.cli.summaries.sweep import sweep_summary
 from fairdeploy.records import RunRecord
 from fairdeploy.reporting.model_card import model_card
-from fairdeploy.reporting.page import measured_sections
-from fairdeploy.reporting.page.html_report import render_html
-from fairdeploy.reporting.page.markup import Html
-from fairdeploy.reporting.page.sweep_report import render_sweep
+from fairdeploy.reporting.page.report import TOOLS, render_html
+from fairdeploy.reporting.page.sweep import render_sweep
 from fairdeploy.reporting.run_record import build_document, write_report
 from tests.reporting.sample_run import sample_arguments, sample_curves, sample_graph, sample_latency
 from tests.reporting.sample_sweep import sweep_document
@@ -88,12 +86,12 @@ def test_a_speed_up_without_an_upper_end_is_shown_with_a_dash() -> None:
 def test_a_part_that_fails_is_told_inside_the_page_and_the_numbers_are_written_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*_: object) -> Html:
+    def fails(*_: object) -> None:
         assert (tmp_path / "report.json").exists()
         raise ZeroDivisionError("<b>nothing</b>")
 
     record = sample_record()
-    monkeypatch.setattr(measured_sections, "accuracy", fails)
+    monkeypatch.setitem(TOOLS, "accuracy_bars", fails)
     write_report(tmp_path, record)
     page = (tmp_path / "report.html").read_text()
     assert "cannot be shown (ZeroDivisionError: &lt;b&gt;nothing" in page

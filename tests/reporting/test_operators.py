@@ -11,7 +11,7 @@ import pytest
 from fairdeploy.cli.summaries.shrink import why_not_faster_lines
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import ModuleTime, Obstacle, OperatorComparison, OperatorRow, RunRecord
-from fairdeploy.reporting.page.html_report import render_html
+from fairdeploy.reporting.page.report import render_html
 from fairdeploy.reporting.run_record import build_document, why_not_faster
 from tests.reporting.sample_run import (
     sample_arguments,

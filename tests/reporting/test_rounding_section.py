@@ -17,7 +17,7 @@ from fairdeploy.records import (
     RunRecord,
     WidthTime,
 )
-from fairdeploy.reporting.page.html_report import render_html
+from fairdeploy.reporting.page.report import render_html
 from fairdeploy.reporting.run_record import build_document
 from tests.reporting.sample_run import sample_arguments, sample_curves, sample_graph
 
@@ -61,7 +61,7 @@ def test_the_page_tells_price_gain_sweep_and_changed_groups(graph: UnitGraph) ->
     text = section(graph, ROUNDED)
     assert "Multiples of 16, measured on the target by this run in 9.0\N{NO-BREAK SPACE}s." in text
     # 1.21 / 1.1
-    assert "the sweep&#x27;s network takes 1.10× as long for the same work." in text
+    assert "the sweep's network takes 1.10× as long for the same work." in text
     assert '<td>parameters</td><td class="num">900</td><td class="num">950</td>' in text
     assert '<td>R-mass removed</td><td class="num">0.25</td><td class="num">0.125</td>' in text
     assert "Groups whose counts rounding changed: 1 of 2" in text
@@ -73,7 +73,7 @@ def test_the_page_tells_price_gain_sweep_and_changed_groups(graph: UnitGraph) ->
 @pytest.mark.parametrize(
     ("rounded", "origin"),
     [
-        (replace(ROUNDED, source="profile", choice=None), "as the target&#x27;s profile says."),
+        (replace(ROUNDED, source="profile", choice=None), "as the target&#39;s profile says."),
         (replace(ROUNDED, source="--round-to", choice=None), "as asked with --round-to."),
         (replace(ROUNDED, source="not measured", choice=None), "the default: it was not measured"),
         (replace(ROUNDED, choice=replace(CHOICE, is_cached=True)), "by an earlier run in 9.0"),

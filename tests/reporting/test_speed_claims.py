@@ -17,8 +17,8 @@ from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import LatencyComparison, RunRecord
 from fairdeploy.reporting.measure_document import measure_row
 from fairdeploy.reporting.model_card import model_card
-from fairdeploy.reporting.page.html_report import render_html
-from fairdeploy.reporting.page.sweep_report import render_sweep
+from fairdeploy.reporting.page.report import render_html
+from fairdeploy.reporting.page.sweep import render_sweep
 from fairdeploy.reporting.run_record import build_document
 from tests.reporting.sample_run import sample_arguments, sample_curves, sample_graph, sample_latency
 from tests.reporting.sample_sweep import sweep_document

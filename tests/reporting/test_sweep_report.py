@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from fairdeploy.reporting.page.sweep_report import render_sweep
+from fairdeploy.reporting.page.sweep import render_sweep
 from tests.reporting.sample_sweep import sweep_document
 from tests.reporting.test_html_report import ATTACK, Page
 

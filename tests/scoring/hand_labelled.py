@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fairdeploy.graph.capture.capture import capture
-from fairdeploy.graph.capture.functionalize import op_name
+from fairdeploy.graph.operators import op_name
 from fairdeploy.graph.unit_graph import KEPT, Group, Member, UnitGraph, UnitIds
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import fairdeploy
 from fairdeploy.errors import PlanError
-from fairdeploy.graph.capture.functionalize import op_name
+from fairdeploy.graph.operators import op_name
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.surgery.equivalence import prove

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fairdeploy.graph.stored_tensors import fetch_tensor
+from fairdeploy.graph.call_facts import fetch_tensor
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.surgery.dimension_lengths import DimensionLengths
 from fairdeploy.surgery.removal import remove_units

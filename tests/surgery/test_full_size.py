@@ -3,8 +3,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from fairdeploy.surgery.full_size import full_size
-from fairdeploy.surgery.removal import remove_units
+from fairdeploy.surgery.removal import full_size, remove_units
 from tests.recovery.shrunk_networks import noise, shrink, small_residual
 
 

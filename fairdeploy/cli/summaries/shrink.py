@@ -19,11 +19,11 @@ from fairdeploy.cli.summaries.tables import lines_of, shown, two_columns
 from fairdeploy.records.metrics import COUNTED, METRICS
 from fairdeploy.reporting.accuracy_rows import STEPS, fidelity_rows
 from fairdeploy.reporting.chain import agreement_titles, verdict
-from fairdeploy.reporting.page.run_section import decided_by
 from fairdeploy.reporting.quantities import (
     NO_CLAIM,
     budget_verdict,
     change_text,
+    decided_by,
     needed_text,
     quality_name,
     verdict_text,

@@ -21,7 +21,7 @@ from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
 
 from fairdeploy.errors import ModelError
-from fairdeploy.graph.capture.functionalize import make_functional, op_name
+from fairdeploy.graph.capture.kept_state import emptied_caches, tensor_caches, unchanged
 from fairdeploy.graph.capture.model_inputs import ModelInputs, bound, inputs_of_example
 from fairdeploy.graph.capture.model_outputs import (
     ModelOutputs,
@@ -30,11 +30,11 @@ from fairdeploy.graph.capture.model_outputs import (
     read_outputs,
     register_dataclasses,
 )
-from fairdeploy.graph.capture.module_state import unchanged
 from fairdeploy.graph.capture.refusals import refused_inputs, refused_sizes, refused_trace
-from fairdeploy.graph.capture.tensor_caches import emptied_caches, tensor_caches
 from fairdeploy.graph.capture.train_mode import switchable
 from fairdeploy.graph.capture.weight_folding import fold_weights
+from fairdeploy.graph.capture.written_views import FunctionalWrites
+from fairdeploy.graph.operators import is_view, kind_of, op_name
 from fairdeploy.records.input_specs import VaryingSize
 
 _SAME_LIMIT = 1e-4
@@ -288,13 +288,6 @@ def _is_same(ours: Tensor, theirs: Tensor) -> bool:
 # ---- which whole numbers an input may hold: as many as the table has rows that it looks up -------
 
 
-_SAME_NUMBERS = {
-    "to", "_to_copy", "view", "reshape", "flatten", "squeeze", "unsqueeze", "transpose", "permute",
-    "expand", "slice", "select", "contiguous", "clone", "alias", "detach", "unbind", "getitem",
-}  # fmt: skip
-"""Operators whose results hold no other numbers than their first argument."""
-
-
 def with_value_ranges(module: fx.GraphModule, inputs: ModelInputs) -> ModelInputs:
     """Fill ``num_values`` in where nobody has said it and a captured graph tells."""
     placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
@@ -311,12 +304,69 @@ def _rows_looked_up(node: fx.Node) -> int | None:
     """Rows of the smallest table that this value looks up."""
     found: list[int] = []
     for user in node.users:
-        name = op_name(user)
-        if name == "embedding" and user.args[1] is node:
+        if kind_of(user) == "table" and user.args[1] is node:
             table = user.args[0]
             value = table.meta.get("val") if isinstance(table, fx.Node) else None
             found += [int(value.shape[0])] if isinstance(value, Tensor) else []
-        elif name in _SAME_NUMBERS and user.args[0] is node:
+        elif (is_view(user) or kind_of(user) == "cast") and user.args[0] is node:
             rows = _rows_looked_up(user)
             found += [rows] if rows is not None else []
     return min(found, default=None)
+
+
+# ---- no calls that write to their input, no guards, no views of a fixed layout -------------------
+
+
+aten = torch.ops.aten
+
+
+def make_functional(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """Change ``graph_module`` so that no call writes to its input, where that is known; return it.
+
+    What cannot be said without a write is left alone: no rule knows it, so the unit graph freezes
+    what it touches.
+    """
+    FunctionalWrites(graph_module).run()
+    graph = graph_module.graph
+    _fill_by_mask(graph)
+    _allow_other_strides(graph)
+    _drop_guards(graph_module)
+    graph.lint()
+    graph_module.recompile()
+    return graph_module
+
+
+def _fill_by_mask(graph: fx.Graph) -> None:
+    """Turn ``x[mask] = number`` into a call that acts on elements alone."""
+    for node in list(graph.nodes):
+        if node.op != "call_function" or op_name(node) != "index_put" or len(node.args) != 3:
+            continue
+        data, indices, value = node.args
+        assert isinstance(indices, (list, tuple))
+        masks = [index for index in indices if index is not None]
+        if len(masks) != 1 or masks[0].meta["val"].dtype != torch.bool or indices[-1] is None:
+            continue
+        if value.meta["val"].numel() != 1 or value.meta["val"].dim() > 0:
+            continue
+        mask = masks[0]
+        covered = len(indices) - 1 + mask.meta["val"].dim()
+        for _ in range(data.meta["val"].dim() - covered):
+            with graph.inserting_before(node):
+                wider = graph.call_function(aten.unsqueeze.default, (mask, -1))
+            wider.meta = {**node.meta, "val": mask.meta["val"].unsqueeze(-1)}
+            mask = wider
+        node.target, node.args = aten.masked_fill.Tensor, (data, mask, value)
+
+
+def _allow_other_strides(graph: fx.Graph) -> None:
+    """Turn ``view``, which depends on how a kernel lays out memory, into ``reshape``."""
+    for node in graph.nodes:
+        if node.op == "call_function" and node.target is aten.view.default:
+            node.target = aten.reshape.default
+
+
+def _drop_guards(graph_module: fx.GraphModule) -> None:
+    """Remove shape guard calls: they would refuse the shrunk sizes (changes the graph)."""
+    for node in list(graph_module.graph.nodes):
+        if node.op == "call_module" and "guard" in str(node.target):
+            graph_module.graph.erase_node(node)

@@ -18,7 +18,7 @@ from torch import fx, nn
 from torch.fx.graph import _PyTreeCodeGen
 from torch.fx.node import map_aggregate
 
-from fairdeploy.graph.capture.functionalize import op_name
+from fairdeploy.graph.operators import op_name
 
 _FLAGS = ("training", "train")
 _SWITCH = "fairdeploy_train_switch"

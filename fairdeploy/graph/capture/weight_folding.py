@@ -14,18 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fairdeploy.graph.capture.functionalize import op_name
-from fairdeploy.graph.stored_tensors import fetch_tensor
+from fairdeploy.graph.call_facts import fetch_tensor
+from fairdeploy.graph.operators import has_weight, is_view, kind_of
 
-_WEIGHTED = {
-    "linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
-    "conv_transpose3d", "convolution",
-}  # fmt: skip
-_KEEPS_INDICES = {
-    "view", "reshape", "permute", "transpose", "t", "flatten", "unflatten", "squeeze", "unsqueeze",
-    "expand", "clone", "contiguous", "to", "_to_copy", "alias", "detach", "slice", "split",
-    "split_with_sizes", "chunk", "getitem", "cat", "stack", "select", "unbind", "pad", "numpy_T",
-}  # fmt: skip
 SUFFIX = "_folded"
 
 
@@ -40,7 +31,7 @@ def fold_weights(module: fx.GraphModule) -> tuple[str, ...]:
     from_parameters = _nodes_from_parameters(module)
     names: list[str] = []
     for node in list(module.graph.nodes):
-        if node.op != "call_function" or op_name(node) not in _WEIGHTED or len(node.args) < 2:
+        if not has_weight(node) or len(node.args) < 2:
             continue
         weight = node.args[1]
         if isinstance(weight, fx.Node) and weight in from_parameters and _mixes(weight):
@@ -67,7 +58,7 @@ def _nodes_from_parameters(module: fx.GraphModule) -> set[fx.Node]:
 def _mixes(weight: fx.Node) -> bool:
     """Whether a computed weight is more than a rearranged parameter."""
     calls = (node for node in _origins(weight) if node.op == "call_function")
-    return any(op_name(node) not in _KEEPS_INDICES for node in calls)
+    return not all(is_view(n) or kind_of(n) in {"cast", "join", "pad"} for n in calls)
 
 
 def _origins(weight: fx.Node) -> list[fx.Node]:

@@ -22,8 +22,8 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.node import map_arg
 
-from fairdeploy.graph.call_facts import argument, normal_dim, op_name
-from fairdeploy.graph.stored_tensors import fetch_tensor
+from fairdeploy.graph.call_facts import argument, fetch_tensor, normal_dim
+from fairdeploy.graph.operators import gives_back, kind_of, op_name, row_of
 
 aten = torch.ops.aten
 END = 2**63 - 1
@@ -34,15 +34,6 @@ _ONLY_SHAPES = {
     "unsqueeze_", "squeeze_", "transpose_", "t_", "swapaxes_", "swapdims_", "detach_",
 }  # fmt: skip
 """They change how a tensor is looked at, and none of its numbers."""
-_PIECES = {"split", "split_with_sizes", "chunk", "tensor_split", "unbind", "unsafe_split",
-           "unsafe_chunk"}  # fmt: skip
-_SAME = {"alias", "detach", "contiguous", "to", "_to_copy", "dropout", "feature_dropout",
-         "alpha_dropout", "lift_fresh", "type_as"}  # fmt: skip
-_RESHAPED = {"view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze",
-             "view_as", "reshape_as", "_reshape_alias", "ravel"}  # fmt: skip
-_OWN_INVERSE = {"transpose", "t", "swapaxes", "swapdims", "numpy_T", "mT", "adjoint"}
-_TRUTHS = {"eq", "ne", "lt", "le", "gt", "ge", "logical_not", "logical_and", "logical_or",
-           "logical_xor"}  # fmt: skip
 
 
 class Window(NamedTuple):
@@ -123,7 +114,7 @@ class FunctionalWrites:
     def _shows(self, node: fx.Node, source: fx.Node) -> bool:
         """Whether a value is a view of another, as it was when the network was traced."""
         if op_name(node) == "getitem":
-            return source in self._source and op_name(source) in _PIECES
+            return source in self._source and kind_of(source) == "pieces"
         return _shares_memory(node, source)
 
     def _real(self, node: fx.Node) -> fx.Node:
@@ -139,7 +130,7 @@ class FunctionalWrites:
             node = self._real(node)
             if node not in self._source:
                 return node, tuple(reversed(steps))
-            if op_name(node) not in _PIECES:
+            if kind_of(node) != "pieces":
                 steps.append(node)
             node = self._source[node]
 
@@ -193,7 +184,7 @@ class FunctionalWrites:
     def _source_of(self, step: fx.Node) -> fx.Node:
         """What a step of a path is a view of; of one of several pieces, the value that was cut."""
         source = self._source[step]
-        return self._source[source] if op_name(source) in _PIECES else source
+        return self._source[source] if kind_of(source) == "pieces" else source
 
     def _new_value(self, node: fx.Node) -> fx.Node | None:
         """The value after the write; None where no call without the write gives it."""
@@ -209,7 +200,7 @@ class FunctionalWrites:
             return None
         dtype = _tensor_of(view).dtype
         node.target = twin
-        is_other = name.removesuffix("_") in _TRUTHS or any(
+        is_other = row_of(name.removesuffix("_")).kind == "comparison" or any(
             torch.promote_types(dtype, value.dtype) != dtype
             for used in node.args[1:]
             if isinstance(used, fx.Node) and isinstance(value := used.meta.get("val"), Tensor)
@@ -248,26 +239,24 @@ class FunctionalWrites:
     # ---- the way back to the owner ---------------------------------------------------------------
 
     def _can_return(self, step: fx.Node) -> bool:
-        name = op_name(step)
-        if name == "expand":
+        if op_name(step) == "expand":
             return _same_shape(_tensor_of(step), _tensor_of(self._source_of(step)))
-        return name in {
-            "slice", "select", "narrow", "getitem", "permute", "movedim", "moveaxis", "diagonal",
-            *_SAME, *_RESHAPED, *_OWN_INVERSE,
+        return op_name(step) == "diagonal" or kind_of(step) in {
+            "cut", "permute", "same", "dropout", "cast", "reshape", "transpose",
         }  # fmt: skip
 
     def _put_back(self, step: fx.Node, base: fx.Node, value: fx.Node, place: fx.Node) -> fx.Node:
         """The new value of ``base``, of which ``step`` shows what is ``value`` now."""
-        name = op_name(step)
+        name, kind = op_name(step), kind_of(step)
 
         def call(target: Callable[..., Any], *args: object) -> fx.Node:
             return self._call(place, target, args, step)
 
-        if name in {"slice", "select", "narrow", "getitem"}:
+        if kind == "cut":
             return self._joined(step, base, value, call)
-        if name in _SAME or name == "expand":
+        if kind in {"same", "dropout", "cast", "expand"}:
             return value
-        if name in _OWN_INVERSE:
+        if kind == "transpose":
             return call(step.target, value, *step.args[1:])  # type: ignore[arg-type]
         if name == "permute":
             order = [normal_dim(dim, len(step.args[1])) for dim in step.args[1]]  # type: ignore
@@ -342,7 +331,7 @@ def window_of(step: fx.Node) -> Window | None:
         return _window_of_piece(step)
     source = step.args[0]
     assert isinstance(source, fx.Node)
-    if name not in {"slice", "select", "narrow"}:
+    if kind_of(step) != "cut":
         return None
     shape = _tensor_of(source).shape
     given = argument(step, 1, "dim", 0)
@@ -374,7 +363,7 @@ def _window_of_piece(step: fx.Node) -> Window | None:
     cut, place = step.args
     assert isinstance(cut, fx.Node)
     assert isinstance(place, int)
-    if op_name(cut) not in _PIECES:
+    if kind_of(cut) != "pieces":
         return None
     index = 1 if op_name(cut) == "unbind" else 2
     given = argument(cut, index, "dim", 0)
@@ -454,7 +443,7 @@ def _twin(node: fx.Node) -> torch._ops.OpOverload | None:
 
 def _shares_memory(node: fx.Node, source: fx.Node) -> bool:
     found, given = (value.meta.get("val") for value in (node, source))
-    if isinstance(found, (list, tuple)) and op_name(node) in _PIECES:
+    if isinstance(found, (list, tuple)) and kind_of(node) == "pieces":
         found = found[0] if found else None
     if not isinstance(found, Tensor) or not isinstance(given, Tensor):
         return False
@@ -481,7 +470,7 @@ def _same_shape(one: Tensor, other: Tensor) -> bool:
 
 def _constant(module: fx.GraphModule, node: fx.Node) -> bool | int | float | None:
     """The number that a node without dimensions has, if it is stored in the graph."""
-    while op_name(node) in {"lift_fresh_copy", "lift_fresh", "detach", "detach_", "alias", "clone"}:
+    while gives_back(node):
         source = node.args[0]
         assert isinstance(source, fx.Node)
         node = source

@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from torch import fx
 
-from fairdeploy.graph.capture.functionalize import op_name
-from fairdeploy.graph.module_paths import module_path
-from fairdeploy.graph.stored_tensors import fetch_tensor
+from fairdeploy.graph.call_facts import fetch_tensor, module_path
+from fairdeploy.graph.operators import op_name
 from fairdeploy.graph.unit_graph import Freeze, FrozenGroup
-from fairdeploy.graph.walk.entries import Entries
+from fairdeploy.graph.walk.groups import Entries
 from fairdeploy.graph.walk.labels import NO_REASON
 from fairdeploy.graph.walk.propagation import SIZE_FROM_DATA, UNREMARKABLE, Propagation
 

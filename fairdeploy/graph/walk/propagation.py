@@ -16,11 +16,11 @@ from torch import Tensor, fx
 
 from fairdeploy.graph.call_facts import (
     UnlabelledError,
+    fetch_tensor,
     has_size_from_data,
     hint_shape,
-    op_name,
 )
-from fairdeploy.graph.stored_tensors import fetch_tensor
+from fairdeploy.graph.operators import op_name
 from fairdeploy.graph.walk.label_grids import is_grid, length_of, rows_of
 from fairdeploy.graph.walk.labels import FIXED, Labels, LabelStore
 from fairdeploy.graph.walk.walk_records import Balance, Contraction, CoupledNorm, FreezeEvent

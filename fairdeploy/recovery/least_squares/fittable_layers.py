@@ -12,8 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from fairdeploy.graph.batch_dimension import BatchDimension, batch_dimensions
-from fairdeploy.graph.layer_calls import LAYER_OPS, aten, bound_arguments, window_of
-from fairdeploy.graph.layer_rows import LINEAR, Window
+from fairdeploy.graph.layer_rows import (
+    LINEAR,
+    Window,
+    aten,
+    bound_arguments,
+    is_layer_call,
+    window_of,
+)
+from fairdeploy.graph.operators import gives_back, kind_of
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.recovery.least_squares.sweep import attribute
 
@@ -112,7 +119,7 @@ class _Finder:
         self._sums_gone = {branch.total for branch in graph.branches_gone(removed)}
 
     def layer_at(self, node: fx.Node) -> FittableLayer | None:
-        if node.target not in LAYER_OPS:
+        if not is_layer_call(node):
             return None
         arguments = bound_arguments(node)
         weight, bias = self._own_attribute(arguments["weight"]), arguments["bias"]
@@ -221,7 +228,7 @@ class _Finder:
         """
         last, is_rectified, is_past_relu = name, False, False
         node = only_user(self._nodes[name])
-        while node is not None and node.target in (*PASS_THROUGH, aten.relu.default):
+        while node is not None and (gives_back(node) or node.target is aten.relu.default):
             is_past_relu |= node.target is aten.relu.default
             if node.name in self._sums_gone:
                 reader = only_user(self._original_nodes[node.name])
@@ -260,17 +267,6 @@ class _Finder:
 
 
 # ---- follows a layer's output to the sum that it becomes part of ---------------------------------
-
-
-# In eval mode these give back their input.
-PASS_THROUGH = {
-    aten.dropout.default,
-    aten.clone.default,
-    aten.alias.default,
-    aten.contiguous.default,
-    aten.detach.default,
-}
-_RESHAPES = {aten.reshape.default, aten.view.default, aten.unsqueeze.default}
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +312,7 @@ def sum_after(end: fx.Node, num_dims: int, channel_dim: int) -> SumAfter | None:
             scale = _channel_factor(user, last, dims, channel_dim)
             if scale is None:
                 return None
-        elif user.target not in PASS_THROUGH:
+        elif not gives_back(user):
             return None
         last, user = user, only_user(user)
     if user is None or user.kwargs:
@@ -353,7 +349,7 @@ def _channel_factor(
     others = [length for dim, length in zip(dims, lengths, strict=True) if dim != channel_dim]
     if any(length != 1 for length in others) or lengths[dims.index(channel_dim)] == 1:
         return None
-    while factor.target in _RESHAPES and len(factor.users) == 1:
+    while kind_of(factor) == "reshape" and len(factor.users) == 1:
         source = factor.args[0]
         assert isinstance(source, fx.Node)
         factor = source

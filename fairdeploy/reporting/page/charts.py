@@ -9,16 +9,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
-from fairdeploy.reporting.page.markup import NOTHING, Html, tag
+NOTHING = Markup()
 
 _MAX_CURVE_POINTS = 160
 _EDGE = 2.0  # per cent kept free left and right, so that no mark is cut
 _TOD_HEIGHT, _TOD_MARGIN = 84, 5
 
 
-def share_bar(share: float, label: str, *, is_frozen: bool = False) -> Html:
+def tag(name: str, *children: str, **attributes: str | float | None) -> Markup:
+    """One element; what is not markup already is escaped.
+
+    ``class_`` stands for ``class``, ``_`` in a name for ``-``; None is left out. Keys that SVG
+    spells in camel case are given as they are.
+    """
+    written = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"'
+        for key, value in attributes.items()
+        if value is not None
+    )
+    if not children:
+        return Markup(f"<{name}{written}/>")
+    return Markup(f"<{name}{written}>{NOTHING.join(children)}</{name}>")
+
+
+def share_bar(share: float, label: str, *, is_frozen: bool = False) -> Markup:
     """A horizontal bar filled to ``share`` of its width."""
     filled = 100 * min(max(share, 0.0), 1.0)
     return _svg(
@@ -35,7 +52,7 @@ def share_bar(share: float, label: str, *, is_frozen: bool = False) -> Html:
 
 def interval_bar(
     estimate: tuple[float, float, float], scale: tuple[float, float], label: str, kind: str
-) -> Html:
+) -> Markup:
     """A dot with its interval, (low, value, high), on an axis from ``scale[0]`` to ``scale[1]``."""
     left, middle, right = (f"{_place(x, scale):.2f}%" for x in estimate)
     return _svg(
@@ -49,7 +66,7 @@ def interval_bar(
 
 def tod_chart(
     curve: NDArray[np.float64], tolerance: float, prefix_length: int, num_removed: int, label: str
-) -> Html:
+) -> Markup:
     """ToD(k) over k = 1 to N; a line at the tolerance, a mark at the chosen k, a removed area."""
     scale = (0.0, float(max(len(curve), 1)))
     marks = [
@@ -69,7 +86,7 @@ def tod_chart(
 
 def latency_histogram(
     times_ms: Sequence[float], scale: tuple[float, float], median_ms: float, label: str, kind: str
-) -> Html:
+) -> Markup:
     """How often each latency occurred, with a line at the median; slower ones are left out."""
     height, num_bins = 72.0, 48
     counts, _ = np.histogram(times_ms, bins=num_bins, range=scale)
@@ -93,7 +110,12 @@ def latency_histogram(
     )
 
 
-def axis_labels(scale: tuple[float, float], texts: Sequence[str]) -> Html:
+def ticks(scale: tuple[float, float]) -> list[float]:
+    """Both ends and the middle."""
+    return [float(x) for x in np.linspace(*scale, 3)]
+
+
+def axis_labels(scale: tuple[float, float], texts: Sequence[str]) -> Markup:
     """Evenly spaced labels under charts that share ``scale``."""
     places = np.linspace(*scale, len(texts))
     anchors = ["start", *["middle"] * (len(texts) - 2), "end"]
@@ -107,7 +129,7 @@ def axis_labels(scale: tuple[float, float], texts: Sequence[str]) -> Html:
     )
 
 
-def _tod_path(curve: NDArray[np.float64], scale: tuple[float, float]) -> Html:
+def _tod_path(curve: NDArray[np.float64], scale: tuple[float, float]) -> Markup:
     """The curve, drawn in per cents across; its line keeps its width when it is stretched."""
     num_points = min(len(curve), _MAX_CURVE_POINTS)
     ks = np.unique(np.linspace(1, len(curve), num_points).round().astype(int))
@@ -120,7 +142,7 @@ def _tod_path(curve: NDArray[np.float64], scale: tuple[float, float]) -> Html:
     )  # fmt: skip
 
 
-def _level(height: float, kind: str) -> Html:
+def _level(height: float, kind: str) -> Markup:
     return tag(
         "line", class_=kind, x1=f"{_EDGE}%", x2=f"{100 - _EDGE}%",
         y1=f"{height:.1f}", y2=f"{height:.1f}",
@@ -138,7 +160,7 @@ def _place(value: float, scale: tuple[float, float]) -> float:
     return _EDGE + (100 - 2 * _EDGE) * min(max(share, 0.0), 1.0)
 
 
-def _svg(height: float, label: str | None, *marks: Html, class_: str | None = None) -> Html:
+def _svg(height: float, label: str | None, *marks: Markup, class_: str | None = None) -> Markup:
     """``label`` is what a screen reader says and a mouse shows; None hides the chart from both."""
     title = tag("title", label) if label else NOTHING
     return tag(

@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from fairdeploy.reporting.page.markup import NOTHING, Html, join, tag
+from markupsafe import Markup
+
+from fairdeploy.reporting.page.charts import NOTHING, tag
 
 MarkKind = Literal["original", "front", "other"]
 
@@ -72,7 +74,7 @@ def frontier_chart(
     tick_text: Callable[[float], str],
     level: float | None = None,
     has_diagonal: bool = False,
-) -> Html:
+) -> Markup:
     """The chart with its axes; marks off the axes are left out.
 
     Args:
@@ -123,12 +125,12 @@ def _down(axis: Axis, value: float) -> float:
     return _MARGIN + (_HEIGHT - 2 * _MARGIN) * (1 - share)
 
 
-def _rule(kind: str, axis: Axis, value: float) -> Html:
+def _rule(kind: str, axis: Axis, value: float) -> Markup:
     y = f"{_down(axis, value):.1f}"
     return tag("line", class_=kind, x1="0%", x2="100%", y1=y, y2=y)
 
 
-def _diagonal(x_axis: Axis, y_axis: Axis) -> Html:
+def _diagonal(x_axis: Axis, y_axis: Axis) -> Markup:
     low, high = max(x_axis.ticks[0], y_axis.ticks[0]), min(x_axis.ticks[-1], y_axis.ticks[-1])
     return tag(
         "line", class_="diagonal", x1=_across(x_axis.share(low)), x2=_across(x_axis.share(high)),
@@ -136,14 +138,14 @@ def _diagonal(x_axis: Axis, y_axis: Axis) -> Html:
     )  # fmt: skip
 
 
-def _segment(a: Mark, b: Mark, x_axis: Axis, y_axis: Axis) -> Html:
+def _segment(a: Mark, b: Mark, x_axis: Axis, y_axis: Axis) -> Markup:
     return tag(
         "line", class_="frontier", x1=_across(x_axis.share(a.x)), x2=_across(x_axis.share(b.x)),
         y1=f"{_down(y_axis, a.y):.1f}", y2=f"{_down(y_axis, b.y):.1f}",
     )  # fmt: skip
 
 
-def _drawn(mark: Mark, x_axis: Axis, y_axis: Axis) -> Html:
+def _drawn(mark: Mark, x_axis: Axis, y_axis: Axis) -> Markup:
     share, middle = x_axis.share(mark.x), _down(y_axis, mark.y)
     top, bottom = (_down(y_axis, end) - middle for end in (mark.high, mark.low))
     parts = [
@@ -159,19 +161,19 @@ def _drawn(mark: Mark, x_axis: Axis, y_axis: Axis) -> Html:
     )  # fmt: skip
 
 
-def _whisker(kind: str, top: float, bottom: float) -> Html:
+def _whisker(kind: str, top: float, bottom: float) -> Markup:
     """A vertical line with a bar at each end; nothing where there is no interval."""
     if bottom - top < 1:
         return NOTHING
     ends = ((0.0, top, 0.0, bottom), (-4.0, top, 4.0, top), (-4.0, bottom, 4.0, bottom))
-    return join(
+    return NOTHING.join(
         tag("line", class_=f"whisker {kind}", x1=f"{x1:g}", y1=f"{y1:.1f}", x2=f"{x2:g}",
             y2=f"{y2:.1f}")
         for x1, y1, x2, y2 in ends
     )  # fmt: skip
 
 
-def _label(mark: Mark, share: float, middle: float, top: float, bottom: float) -> Html:
+def _label(mark: Mark, share: float, middle: float, top: float, bottom: float) -> Markup:
     """Below the mark and its whisker, where other marks are rarely; above them near the bottom."""
     below = max(_LABEL_BELOW, bottom + 20)
     is_low = middle + below > _LOWEST_LABEL * _HEIGHT
@@ -185,7 +187,7 @@ def _label(mark: Mark, share: float, middle: float, top: float, bottom: float) -
     )
 
 
-def _left_labels(axis: Axis, text: Callable[[float], str]) -> Html:
+def _left_labels(axis: Axis, text: Callable[[float], str]) -> Markup:
     labels = (
         tag("text", text(tick), class_="tick", x="100%", y=f"{_down(axis, tick) + 5:.1f}",
             text_anchor="end")
@@ -194,7 +196,7 @@ def _left_labels(axis: Axis, text: Callable[[float], str]) -> Html:
     return tag("svg", *labels, width="100%", height=f"{_HEIGHT:g}", aria_hidden="true")
 
 
-def _bottom_labels(axis: Axis, text: Callable[[float], str]) -> Html:
+def _bottom_labels(axis: Axis, text: Callable[[float], str]) -> Markup:
     last = len(axis.ticks) - 1
     anchors = {0: "start", last: "end"}
     labels = (

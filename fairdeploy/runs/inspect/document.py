@@ -16,7 +16,7 @@ from fairdeploy.allocation.multiples import smallest_kept
 from fairdeploy.allocation.restriction_outcomes import restriction_outcomes
 from fairdeploy.allocation.restrictions import GroupLimit, Rule, channels_per_unit, rules_of
 from fairdeploy.files import cache_folder
-from fairdeploy.graph.stored_tensors import fetch_tensor
+from fairdeploy.graph.call_facts import fetch_tensor
 from fairdeploy.graph.unit_graph import KEPT, Group, UnitGraph, UnitIds
 from fairdeploy.graph.walk.label_grids import length_of, rows_of
 from fairdeploy.records import LoadedModel

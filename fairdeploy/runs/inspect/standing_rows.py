@@ -9,7 +9,7 @@ from typing import Any
 
 from fairdeploy.allocation.module_globs import producers
 from fairdeploy.allocation.restrictions import Rule
-from fairdeploy.graph.stored_tensors import fetch_tensor
+from fairdeploy.graph.call_facts import fetch_tensor
 from fairdeploy.graph.unit_graph import Freeze, UnitGraph
 
 

@@ -19,7 +19,7 @@ from fairdeploy.allocation.search import check_reachable, search, smallest_plan
 from fairdeploy.deployment.devices.local_device import Device
 from fairdeploy.deployment.exporter_api import Exporter
 from fairdeploy.errors import BudgetError
-from fairdeploy.graph.node_work import node_works
+from fairdeploy.graph.cost_terms import node_works
 from fairdeploy.graph.residual_branches import blocks_hint
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import (

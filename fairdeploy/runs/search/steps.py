@@ -20,8 +20,7 @@ from fairdeploy.runs.stages.removal import remove_and_prove
 from fairdeploy.runs.stages.repair import mend
 from fairdeploy.scoring.unit_scores import score_units
 from fairdeploy.settings.run import ShrinkSettings
-from fairdeploy.surgery.full_size import full_size
-from fairdeploy.surgery.removal import remove_units
+from fairdeploy.surgery.removal import full_size, remove_units
 
 GroupsOf = Callable[[UnitScores], tuple[GroupScores, ...]]
 

@@ -18,8 +18,8 @@ from fairdeploy.allocation.restrictions import (
 from fairdeploy.allocation.search import smallest_plan
 from fairdeploy.allocation.shared_knob import with_shared_knob
 from fairdeploy.graph.near_ties import settled
-from fairdeploy.graph.structures import structures
 from fairdeploy.graph.unit_graph import Group, UnitGraph
+from fairdeploy.graph.weight_readers import structures
 from fairdeploy.inputs.calibration import SYNTHETIC_WARNING
 from fairdeploy.records import (
     UNMEASURED_MULTIPLE,

@@ -17,9 +17,9 @@ from torch import Tensor, fx, nn
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
 
+from fairdeploy.graph.call_facts import fetch_tensor
 from fairdeploy.graph.capture.capture import quiet_export
 from fairdeploy.graph.capture.train_mode import SwitchableGraph, hide_from_state_dict
-from fairdeploy.graph.stored_tensors import fetch_tensor
 from fairdeploy.surgery.own_class.module_calls import ModuleCall, NodeValue, is_inside
 
 MAX_SHARE = 0.75

@@ -6,9 +6,8 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from fairdeploy.graph.call_facts import argument
-from fairdeploy.graph.capture.functionalize import op_name
-from fairdeploy.graph.module_paths import module_path
+from fairdeploy.graph.call_facts import argument, module_path
+from fairdeploy.graph.operators import op_name
 from fairdeploy.graph.walk.freezes import source_line
 
 

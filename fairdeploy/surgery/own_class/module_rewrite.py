@@ -14,12 +14,10 @@ from collections.abc import Iterator
 
 from torch import Tensor, fx, nn
 
-from fairdeploy.graph.call_facts import argument
+from fairdeploy.graph.call_facts import argument, fetch_tensor
 from fairdeploy.graph.capture.capture import quiet_export
-from fairdeploy.graph.capture.functionalize import op_name
-from fairdeploy.graph.capture.module_state import unchanged
-from fairdeploy.graph.capture.tensor_caches import tensor_caches
-from fairdeploy.graph.stored_tensors import fetch_tensor
+from fairdeploy.graph.capture.kept_state import tensor_caches, unchanged
+from fairdeploy.graph.operators import op_name, operator_of
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.surgery.own_class.attribute_slots import assign, slots
 from fairdeploy.surgery.own_class.layer_sizes import (
@@ -149,13 +147,6 @@ def _submodule(module: nn.Module, path: str) -> nn.Module | None:
 # ---- the sizes that torch's own layers remember, from the shapes of their tensors ----------------
 
 
-_GROUPS_ARGUMENT = {
-    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), 6),
-    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), 6),
-    "convolution": 8,
-}
-
-
 def set_layer_sizes(module: nn.Module, shrunk: fx.GraphModule) -> None:
     """Set the size attributes of layers, and of their subclasses (changes ``module``)."""
     groups = _groups_of_convolutions(shrunk)
@@ -192,7 +183,7 @@ def _groups_of_convolutions(shrunk: fx.GraphModule) -> dict[str, int]:
     """Module path of each convolution to its number of groups."""
     found = {}
     for node in shrunk.graph.nodes:
-        index = _GROUPS_ARGUMENT.get(op_name(node)) if node.op == "call_function" else None
+        index = operator_of(node).groups
         if index is not None:
             groups = argument(node, index, "groups", 1)
             if isinstance(node.args[1], fx.Node) and isinstance(groups, int):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
-from fairdeploy.graph.capture.functionalize import op_name
+from fairdeploy.graph.operators import op_name
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.surgery.own_class.attribute_slots import Number
 from fairdeploy.surgery.own_class.module_calls import issuers

@@ -6,13 +6,18 @@ import torch
 from torch import Tensor, fx, nn
 
 from fairdeploy.errors import ModelError
+from fairdeploy.graph.call_facts import fetch_tensor
 from fairdeploy.graph.capture.capture import capture
-from fairdeploy.graph.capture.module_state import unchanged
+from fairdeploy.graph.capture.kept_state import unchanged
 from fairdeploy.graph.capture.weight_folding import SUFFIX
-from fairdeploy.graph.stored_tensors import fetch_tensor
 from fairdeploy.graph.unit_graph import UnitGraph
-from fairdeploy.surgery.double_precision import double_by_default, double_inputs, in_double
-from fairdeploy.surgery.equivalence import PROOF_LIMIT, relative_error
+from fairdeploy.surgery.equivalence import (
+    PROOF_LIMIT,
+    double_by_default,
+    double_inputs,
+    in_double,
+    relative_error,
+)
 from fairdeploy.surgery.own_class.layer_sizes import old_lengths_kept
 
 MAX_ROUNDING = 1e-2

@@ -83,6 +83,11 @@ class Classification(Task):
         _check_labels(targets, answer.shape[1])
         return functional.cross_entropy(answer, targets, reduction="sum")
 
+    def groups(self, answer: Tensor, targets: Tensor | None) -> Tensor:
+        """The classes."""
+        assert targets is not None
+        return targets
+
     def divergence(self, answer: Tensor, wanted: Tensor, temperature: float = 1.0) -> Tensor:
         """Kullback-Leibler divergence of the classes' probabilities.
 

@@ -1,33 +1,11 @@
 """Rules of the unit graph, one file per operator family. Importing the package registers all."""
 
-from fairdeploy.graph.walk.rules import (
-    contraction,
-    einsum,
-    elementwise,
-    indexing,
-    normalization,
-    recurrent,
-    reduction,
-    repetition,
-    reshaping,
-    shuffling,
-    spatial,
-    transposed,
-)
+import importlib
+import pkgutil
+
 from fairdeploy.graph.walk.rules.registry import rule_of
 
-__all__ = [
-    "contraction",
-    "einsum",
-    "elementwise",
-    "indexing",
-    "normalization",
-    "recurrent",
-    "reduction",
-    "repetition",
-    "reshaping",
-    "rule_of",
-    "shuffling",
-    "spatial",
-    "transposed",
-]
+__all__ = ["rule_of"]
+
+for _family in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_family.name}")

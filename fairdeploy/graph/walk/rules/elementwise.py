@@ -9,7 +9,7 @@ import numpy as np
 from torch import fx
 
 from fairdeploy.graph.call_facts import result_shape
-from fairdeploy.graph.capture.functionalize import op_name
+from fairdeploy.graph.operators import op_name
 from fairdeploy.graph.walk.label_grids import is_grid, length_of, simplified
 from fairdeploy.graph.walk.labels import FIXED, Labels
 from fairdeploy.graph.walk.propagation import Dims, Propagation, Value
@@ -141,10 +141,7 @@ def size_arithmetic(walk: Propagation, node: fx.Node) -> Value:
     return None
 
 
-FILL_OPS = ("new_zeros", "new_ones", "new_full", "zeros", "ones", "full", "empty", "new_empty")
-
-
-@rule(*FILL_OPS)
+@rule("new_zeros", "new_ones", "new_full", "zeros", "ones", "full", "empty", "new_empty")
 def constant_fill(walk: Propagation, node: fx.Node) -> Value:
     """A tensor of equal elements can be made in any size: its indices are free."""
     return tuple(

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import fx
 
-from fairdeploy.graph.call_facts import argument, normal_dim, op_name, result_shape
+from fairdeploy.graph.call_facts import argument, normal_dim, result_shape
+from fairdeploy.graph.operators import op_name
 from fairdeploy.graph.walk.label_grids import (
     cut_along,
     depends_on,
@@ -93,7 +94,8 @@ def unbind(walk: Propagation, node: fx.Node) -> Value:
     return [_picked(dims, dim, index) for index in range(length_of(dims[dim], dim))]
 
 
-@rule("split", "split_with_sizes", "chunk", "tensor_split", "split_copy", "split_with_sizes_copy")
+@rule("split", "split_with_sizes", "chunk", "tensor_split", "split_copy", "split_with_sizes_copy",
+      "unsafe_split", "unsafe_chunk")  # fmt: skip
 def split(walk: Propagation, node: fx.Node) -> Value:
     """Pieces keep the labels of what they hold."""
     dims = walk.grids(node.args[0])

@@ -14,16 +14,12 @@ import torch
 from torch import fx
 
 from fairdeploy.graph.call_facts import UnlabelledError
-from fairdeploy.graph.capture.functionalize import op_name
+from fairdeploy.graph.operators import kind_of, op_name
 from fairdeploy.graph.walk.label_grids import simplified
 from fairdeploy.graph.walk.labels import Labels
 from fairdeploy.graph.walk.propagation import READS_FIXED, Propagation, Value
-from fairdeploy.graph.walk.rules.elementwise import FILL_OPS
 from fairdeploy.graph.walk.rules.registry import rule
 
-RECURRENT_STACKS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
-_CELLS = ("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
-RECURRENT_OPS = frozenset({*RECURRENT_STACKS, *_CELLS})
 _SEQUENCE = "a recurrent layer runs along this dimension"
 
 
@@ -66,7 +62,6 @@ def recurrent_call(node: fx.Node) -> RecurrentCall | None:
     """The arguments of a recurrent layer by their meaning; None for cells and packed sequences."""
     if not isinstance(node.target, torch._ops.OpOverload) or node.target._overloadname != "input":
         return None
-    assert op_name(node) in RECURRENT_STACKS
     data, states, tensors, has_biases, num_layers, _, _, is_bidirectional = node.args[:8]
     assert isinstance(data, fx.Node)
     assert isinstance(tensors, (list, tuple))
@@ -94,7 +89,7 @@ def recurrent_call(node: fx.Node) -> RecurrentCall | None:
     )
 
 
-@rule(*RECURRENT_STACKS)
+@rule("lstm", "gru", "rnn_tanh", "rnn_relu")
 def recurrent(walk: Propagation, node: fx.Node) -> Value:
     """Whole stacks of layers in one call."""
     call = recurrent_call(node)
@@ -138,7 +133,7 @@ def _state(walk: Propagation, node: fx.Node, state: fx.Node, rows: Labels) -> Va
     walk.freeze(batch, _SEQUENCE)
     units = simplified(rows[:, None, :], 2)
     dims = (walk.fixed(len(rows)), walk.fixed(len(batch)), units)
-    if op_name(state) in FILL_OPS and set(state.users) == {node}:
+    if kind_of(state) == "fill" and set(state.users) == {node}:
         walk.values[state] = dims  # equal elements: any labels will do
     else:
         walk.freeze(walk.dims(state)[0], _SEQUENCE)
@@ -178,7 +173,7 @@ def _tie_cell(
         walk.contract(node, cell.weight_hr, 1, is_alone=True)
 
 
-@rule(*_CELLS)
+@rule("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
 def recurrent_cell(walk: Propagation, node: fx.Node) -> Value:
     """One step of one layer."""
     data, states, weight_ih, weight_hh, *biases = node.args

@@ -11,7 +11,7 @@ import math
 from torch import Tensor, fx
 
 from fairdeploy.graph.call_facts import normal_dim, result_shape
-from fairdeploy.graph.capture.functionalize import op_name
+from fairdeploy.graph.operators import op_name
 from fairdeploy.graph.walk.propagation import Dims, Propagation, Value
 from fairdeploy.graph.walk.rules.registry import rule
 

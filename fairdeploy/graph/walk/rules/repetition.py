@@ -6,7 +6,7 @@ import numpy as np
 from torch import fx
 
 from fairdeploy.graph.call_facts import argument, normal_dim, result_shape
-from fairdeploy.graph.capture.functionalize import op_name
+from fairdeploy.graph.operators import op_name
 from fairdeploy.graph.walk.label_grids import depends_on, is_grid, length_of
 from fairdeploy.graph.walk.propagation import Propagation, Value
 from fairdeploy.graph.walk.rules.registry import rule

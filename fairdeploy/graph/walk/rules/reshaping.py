@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from fairdeploy.graph.call_facts import hint_shape, normal_dim, result_shape
-from fairdeploy.graph.capture.functionalize import op_name
+from fairdeploy.graph.operators import kind_of, op_name, operator_of
 from fairdeploy.graph.walk.label_grids import (
     as_grid,
     depends_on,
@@ -27,7 +27,6 @@ from fairdeploy.graph.walk.label_grids import (
 from fairdeploy.graph.walk.labels import Labels, LabelStore
 from fairdeploy.graph.walk.propagation import Dims, Propagation, Value
 from fairdeploy.graph.walk.rules.registry import rule
-from fairdeploy.graph.walk.shape_segments import Segment, segments
 
 
 @rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", "reshape_as", "view_as", "squeeze",
@@ -241,8 +240,6 @@ def movedim(walk: Propagation, node: fx.Node) -> Value:
 
 
 MAX_STEPS = 200
-_PRODUCTS = {"matmul", "bmm", "scaled_dot_product_attention", "baddbmm"}
-_RESHAPES = {"view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze"}
 
 
 def batch_axis_of_attention(node: fx.Node, axes: list[int]) -> int | None:
@@ -257,12 +254,11 @@ def _becomes_batch(start: fx.Node, start_axis: int) -> bool:
     while queue and len(seen) < MAX_STEPS:
         node, axis = queue.popleft()
         for user in node.users:
-            name = op_name(user)
-            if name in _PRODUCTS:
+            if operator_of(user).is_batched:
                 if axis < _rank(node) - 2:
                     return True
                 continue
-            if name == "einsum":
+            if op_name(user) == "einsum":
                 if _is_einsum_batch(user, node, axis):
                     return True
                 continue
@@ -296,15 +292,15 @@ def _is_einsum_batch(user: fx.Node, node: fx.Node, axis: int) -> bool:
 
 def _next_axis(user: fx.Node, node: fx.Node, axis: int) -> int | None:
     """Where ``axis`` of ``node`` is in the result of ``user``, or None if it can't be told."""
-    name, rank = op_name(user), _rank(node)
-    if name in {"linear", "conv1d", "conv2d", "conv3d", "addmm", "cat", "stack"}:
+    name, kind, rank = op_name(user), kind_of(user), _rank(node)
+    if kind in {"layer", "join"} or name == "addmm":
         return None
     if name == "permute":
         order = user.args[1]
         assert isinstance(order, (list, tuple))
         places = [normal_dim(place, rank) for place in order if isinstance(place, int)]
         return places.index(axis)
-    if name in {"transpose", "swapaxes", "t", "numpy_T", "mT", "adjoint"}:
+    if kind == "transpose":
         pair = user.args[1:3] if len(user.args) > 2 else (rank - 2, rank - 1)
         first, second = (normal_dim(place, rank) for place in pair if isinstance(place, int))
         return {first: second, second: first}.get(axis, axis)
@@ -312,9 +308,9 @@ def _next_axis(user: fx.Node, node: fx.Node, axis: int) -> int | None:
         given = user.args[1] if len(user.args) > 1 else user.kwargs.get("dim", 0)
         dim = normal_dim(given if isinstance(given, int) else 0, rank)
         return None if axis == dim else axis - (axis > dim)
-    if name in _RESHAPES:
+    if kind == "reshape":
         return _axis_after_reshape(_shape(node), _shape(user), axis)
-    if name in {"repeat_interleave", "getitem", "split", "split_with_sizes", "chunk", "slice"}:
+    if kind in {"cut", "pieces"} or name == "repeat_interleave":
         return axis
     shape = _shape(user)
     if len(shape) >= rank and shape and _keeps(shape, _shape(node), axis):
@@ -331,3 +327,30 @@ def _axis_after_reshape(before: tuple[int, ...], after: tuple[int, ...], axis: i
         if axis in sources:
             return targets[0] if len(targets) == 1 else None
     return None
+
+
+Segment = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def segments(source: tuple[int, ...], target: tuple[int, ...]) -> list[Segment]:
+    """Pairs of (source axes, target axes) with equal products; axes of length 1 are left out.
+
+    ``(2, 3, 8) -> (6, 2, 4)`` gives ``[((0, 1), (0,)), ((2,), (1, 2))]``.
+    """
+    left = [axis for axis, length in enumerate(source) if length != 1]
+    right = [axis for axis, length in enumerate(target) if length != 1]
+    result: list[Segment] = []
+    i = j = 0
+    while i < len(left) and j < len(right):
+        start_i, start_j = i, j
+        product_left, product_right = source[left[i]], target[right[j]]
+        i, j = i + 1, j + 1
+        while product_left != product_right:
+            if product_left < product_right:
+                product_left *= source[left[i]]
+                i += 1
+            else:
+                product_right *= target[right[j]]
+                j += 1
+        result.append((tuple(left[start_i:i]), tuple(right[start_j:j])))
+    return result
