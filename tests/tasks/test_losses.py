@@ -40,7 +40,7 @@ def test_loss_of_scores_is_their_cross_entropy_summed_over_the_images() -> None:
     assert float(found) == pytest.approx(-math.log(0.5) - math.log(0.8), rel=1e-5)
 
 
-def test_loss_without_targets_is_the_number_itself_or_half_the_mean_square() -> None:
+def test_loss_without_targets_is_the_number_itself_or_the_mean_size() -> None:
     assert float(Imitation((2, 1)).loss(torch.tensor([[2.0], [3.0]]), None)) == 5.0
-    sequence = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
-    assert float(Imitation(sequence.shape).loss(sequence, None)) == (1 + 4 + 9 + 16) / 4 / 2
+    sequence = torch.tensor([[[1.0, -2.0], [3.0, 4.0]]])
+    assert float(Imitation(sequence.shape).loss(sequence, None)) == 10 / 4
