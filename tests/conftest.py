@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import copy
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,25 +35,6 @@ settings.load_profile("fairdeploy")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_operator_registry() -> Iterator[None]:
-    """Build torch's table of ONNX operators once a process: half a second of every export."""
-    from torch.onnx._internal.exporter import _registration
-
-    kind = _registration.ONNXRegistry
-    build = functools.cache(kind.from_torchlib)
-
-    def copied(**options: Any) -> Any:
-        built, made = build(**options), kind()
-        made._opset_version = built._opset_version
-        made.functions = {name: list(found) for name, found in built.functions.items()}
-        return made
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kind, "from_torchlib", staticmethod(copied))
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep the scores of the tests away from the user's cache."""
     before = os.environ.get("FAIRDEPLOY_CACHE")
@@ -73,6 +54,37 @@ def _own_projects() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fairdeploy.settings.run.refuse_foreign_code", lambda path, used: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_operator_table() -> Iterator[None]:
+    """Let torch read its 500 ONNX functions once a process, not once an export.
+
+    Each export gets a table of its own: it may register more operators.
+    """
+    export, tables = torch.onnx.export, {}
+
+    def exported(*arguments: Any, **options: Any) -> Any:
+        # imported by torch's export too, but only now
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        read = ONNXRegistry.from_torchlib
+
+        def from_torchlib(*opset: Any, **named: Any) -> ONNXRegistry:
+            key = (opset, tuple(named.items()))
+            if key not in tables:
+                tables[key] = read(*opset, **named)
+            table = copy.copy(tables[key])
+            table.functions = {name: [*found] for name, found in table.functions.items()}
+            return table
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(from_torchlib))
+            return export(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.onnx, "export", exported)
         yield
 
 

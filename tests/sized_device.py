@@ -13,7 +13,7 @@ import pytest
 from fairdeploy.deployment.exporter_api import Array
 from fairdeploy.errors import DeviceLostError
 from fairdeploy.records import LatencyComparison, LatencyStats, OperatorTime, TargetProfile
-from fairdeploy.runs import shrink as pipeline
+from fairdeploy.runs import run
 from fairdeploy.runs.search import trials as latency_trials
 from fairdeploy_onnx.node_sources import SOURCE_KEY
 
@@ -83,7 +83,7 @@ def measure_on_sized_device(monkeypatch: pytest.MonkeyPatch) -> SizedDevice:
     def measuring_device(*_: object) -> Iterator[SizedDevice]:
         yield made
 
-    monkeypatch.setattr(pipeline, "measuring_device", measuring_device)
+    monkeypatch.setattr(run, "measuring_device", measuring_device)
     monkeypatch.setattr(latency_trials, "profiler_on", lambda *_: SizedProfiler())
     return made
 

@@ -61,8 +61,9 @@ class SilentProgress:
 class Stopwatch:
     """Wraps a progress listener; ``seconds`` and ``warnings`` go into the report."""
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
+    def __init__(self, progress: Progress | None = None) -> None:
+        """Pass everything on to ``progress``; None: nobody listens."""
+        self._progress = progress or SilentProgress()
         self.seconds: dict[str, float] = {}
         self.warnings: list[str] = []
 
@@ -78,3 +79,31 @@ class Stopwatch:
         """Pass a warning on and keep it."""
         self.warnings.append(text)
         self._progress.warn(text)
+
+    def inside(self, stage: Stage, *, counts: bool = False) -> Stopwatch:
+        """One whose stages are parts of ``stage``, which shows their names or counts them.
+
+        A warning that was given before is not given again.
+        """
+        return Stopwatch(_Within(stage, self, counts))
+
+
+class _Within:
+    """A ``Progress`` inside of one stage."""
+
+    def __init__(self, outer: Stage, watch: Stopwatch, counts: bool) -> None:
+        self._outer, self._watch, self._counts = outer, watch, counts
+
+    @contextmanager
+    def stage(self, name: str, total: int | None = None) -> Iterator[Stage]:
+        """One part."""
+        if not self._counts:
+            self._outer.note(name)
+        yield SilentStage()
+        if self._counts:
+            self._outer.advance()
+
+    def warn(self, text: str) -> None:
+        """Pass a warning on once."""
+        if text not in self._watch.warnings:
+            self._watch.warn(text)

@@ -19,6 +19,7 @@ from fairdeploy.records import (
     Restrictions,
     TargetProfile,
 )
+from fairdeploy.records.deployment import HostOptions
 from fairdeploy.records.input_specs import InputSpec, parse_inputs
 from fairdeploy.records.method import AttentionOption, choice_of
 from fairdeploy.records.metrics import COUNTED
@@ -104,6 +105,14 @@ class RunSettings:
     method: PruningMethod = field(default_factory=PruningMethod)
     num_selection: int = DEFAULT_SELECTION_IMAGES
     tuning: TuningOptions | None = None
+    max_drop: float | None = None
+    force: bool = False
+    """Replace an earlier result."""
+    with_latency: bool = True
+    host: HostOptions | None = None
+    """Another machine that measures."""
+    command: tuple[str, ...] = ()
+    """The command line as typed, for the report."""
 
     @property
     def selects(self) -> bool:
@@ -132,7 +141,6 @@ class ShrinkSettings(RunSettings):
 
     budgets: tuple[str, ...]
     """Empty where the smallest network within ``max_drop`` is wanted."""
-    max_drop: float | None = None
     smallest: MetricName = "params"
     steps: int = 1
 
@@ -264,9 +272,8 @@ def resolve_shrink(options: ShrinkOptions) -> ShrinkSettings:
     if max_drop is not None and run.data is None:
         raise DataError("--max-drop needs labelled test images, and there are none; give --data")
     return ShrinkSettings(
-        **_values(run),
+        **_values(replace(run, max_drop=max_drop, host=options.host)),
         budgets=tuple(budgets),
-        max_drop=max_drop,
         smallest=first_given(options.smallest, project.smallest) or "params",
         steps=steps,
     )
@@ -385,6 +392,9 @@ def _resolve_run(
         method=resolve_method(options, project, recover),
         num_selection=first_given(options.num_selection, project.num_selection, num_selection) or 0,
         tuning=tuning,
+        force=options.force,
+        with_latency=options.with_latency,
+        command=options.command,
     )
 
 

@@ -18,7 +18,7 @@ from fairdeploy.errors import BudgetError
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.records import Budget, GroupScores, Restrictions, UnitScores
-from fairdeploy.runs.stages.groups import group_scores, group_sizes, limits_of, unscored_groups
+from fairdeploy.runs.stages.groups import group_scores, group_sizes, limits_of
 from tests.allocation.strategies import SCORES
 from tests.residual_networks import images, network
 
@@ -128,7 +128,7 @@ def test_network_whose_blocks_may_go_gets_smaller() -> None:
     for blocks in (False, True):
         graph = graph_of("option A", blocks=blocks)
         model = CostModel(graph.cost_terms, len(graph.groups))
-        groups = unscored_groups(graph, 1)
+        groups = group_scores(graph, None, 1)
         most = np.array([group.max_removed for group in groups], dtype=np.int64)
         kept = group_sizes(graph) - most
         least[blocks] = model.cost(kept)["macs"]
@@ -141,7 +141,7 @@ def test_unreachable_budget_tells_of_the_option() -> None:
     budget = Budget("macs", "macs=1%", fraction=0.01)
     with pytest.raises(BudgetError, match=r"raise the budget, let 4 residual blocks go or see"):
         check_reachable(
-            unscored_groups(graph, 1), model.costs, [budget],
+            group_scores(graph, None, 1), model.costs, [budget],
             hint=lambda: "let 4 residual blocks go ",
         )  # fmt: skip
 

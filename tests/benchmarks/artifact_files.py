@@ -26,9 +26,9 @@ from fairdeploy.runs.export.images import load_export_images
 from fairdeploy.runs.export.run import export
 from fairdeploy.runs.folder.artifact_folder import ONNX_FILE, open_folder
 from fairdeploy.runs.folder.reload import load
-from fairdeploy.runs.progress import SilentProgress, Stopwatch
+from fairdeploy.runs.problem import tensor_names
+from fairdeploy.runs.progress import Stopwatch
 from fairdeploy.runs.shrink import shrink
-from fairdeploy.runs.stages.delivery import tensor_names
 from fairdeploy.settings.options import ExportOptions, ShrinkOptions
 from fairdeploy.settings.target_profiles import load_profile
 
@@ -106,7 +106,7 @@ def examples_of(network: Network, job: Job) -> Examples:
     shrunk = job.folder(network) / SHRUNK_FOLDER
     return load_export_images(
         _options(network, job, data, "onnx"), open_folder(shrunk), load(shrunk),
-        must_be_real=True, watch=Stopwatch(SilentProgress()),
+        must_be_real=True, watch=Stopwatch(),
     ).examples  # fmt: skip
 
 

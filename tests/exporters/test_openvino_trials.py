@@ -11,8 +11,8 @@ import pytest
 from fairdeploy.deployment.exporter_api import guarded_exporter, trial_exporter
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.records import LatencyComparison
+from fairdeploy.runs.problem import tensor_names
 from fairdeploy.runs.search.trials import LatencyTrials, TrialSetting
-from fairdeploy.runs.stages.delivery import tensor_names
 from fairdeploy.surgery.removal import remove_units
 from fairdeploy_onnx import OnnxExporter
 from fairdeploy_openvino import OpenvinoExporter

@@ -153,10 +153,13 @@ def test_images_needed_follow_from_how_many_answers_change_sides() -> None:
     assert shown.images_needed(0.0) is None
 
 
-def test_if_none_passes_the_best_is_named_with_its_interval() -> None:
+def test_if_none_passes_the_best_is_named_with_its_interval(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fairdeploy.runs.search.accuracy.MAX_TRIALS", 3)
     networks = Networks(lambda share: 0.02)
     with pytest.raises(AccuracyError) as caught:
-        bisect(groups(), costs(), "params", 0.01, networks.tried, original=NUM_UNITS, max_trials=3)
+        bisect(groups(), costs(), "params", 0.01, networks.tried, original=NUM_UNITS)
     assert caught.value.exit_code == 5
     text = str(caught.value)
     assert text.startswith("no network of 3 stays within --max-drop 0.01: the best, with ")

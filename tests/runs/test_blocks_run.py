@@ -74,6 +74,14 @@ def gone(result: ShrinkResult) -> list[str]:
     return [row["module"] for row in result.document["blocks"] if row["is_gone"]]
 
 
+@pytest.fixture(scope="module")
+def finished(project: Path, tmp_path_factory: pytest.TempPathFactory) -> ShrinkResult:
+    """One run to 30 % of the MACs that several tests look at."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FAIRDEPLOY_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return run(project, tmp_path_factory.mktemp("results") / "out", "macs=30%")
+
+
 def test_budget_below_what_widths_can_reach_is_met_without_blocks(
     project: Path, tmp_path: Path
 ) -> None:
@@ -87,15 +95,14 @@ def test_budget_below_what_widths_can_reach_is_met_without_blocks(
     assert {row["batch"] for row in result.document["parity"]} == {1, 3}
 
 
-def test_what_is_written_comes_back_three_ways(project: Path, tmp_path: Path) -> None:
-    result = run(project, tmp_path / "out", "macs=30%")
-    assert gone(result)
+def test_what_is_written_comes_back_three_ways(project: Path, finished: ShrinkResult) -> None:
+    assert gone(finished)
     original = ResidualNetwork(projects=False)
     original.load_state_dict(torch.load(project / "model.pt"))
-    graph_module = fairdeploy.load(tmp_path / "out")
-    own = fairdeploy.load(tmp_path / "out", original)
+    graph_module = fairdeploy.load(finished.output)
+    own = fairdeploy.load(finished.output, original)
     assert isinstance(own, ResidualNetwork)
-    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
+    session = onnxruntime.InferenceSession(finished.output / "model.onnx")
     batch = images(3)
     (exported,) = session.run(None, {session.get_inputs()[0].name: batch.numpy()})
     with torch.no_grad():
@@ -104,27 +111,25 @@ def test_what_is_written_comes_back_three_ways(project: Path, tmp_path: Path) ->
     torch.testing.assert_close(torch.from_numpy(exported), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_plan_and_report_name_the_blocks(project: Path, tmp_path: Path) -> None:
-    result = run(project, tmp_path / "out", "macs=30%")
-    plan = json.loads((tmp_path / "out" / "plan.json").read_text())
+def test_plan_and_report_name_the_blocks(finished: ShrinkResult) -> None:
+    plan = json.loads((finished.output / "plan.json").read_text())
     assert (plan["schema_version"], plan["blocks"]) == (2, True)
     groups = {row["name"]: row["removed"] for row in plan["groups"]}
-    assert [name for name in gone(result) if groups[f"{name} (block)"] != [0]] == []
-    page = (tmp_path / "out" / "report.html").read_text()
-    assert f"{len(gone(result))} of 6 residual blocks are gone as a whole" in page
-    rows = {row["name"]: row for row in result.document["groups"]}
+    assert [name for name in gone(finished) if groups[f"{name} (block)"] != [0]] == []
+    page = (finished.output / "report.html").read_text()
+    assert f"{len(gone(finished))} of 6 residual blocks are gone as a whole" in page
+    rows = {row["name"]: row for row in finished.document["groups"]}
     assert not any("(block)" in name for name in rows)
-    for name in gone(result):
+    for name in gone(finished):
         assert rows[f"{name}.conv1"]["kept"] == 0
-    shown = rendered(shrink_summary(result.document, tmp_path / "out"))
-    assert f"{len(gone(result))} of 6 residual blocks gone: {gone(result)[0]}" in shown
+    shown = rendered(shrink_summary(finished.document, finished.output))
+    assert f"{len(gone(finished))} of 6 residual blocks gone: {gone(finished)[0]}" in shown
 
 
-def test_sizes_in_the_report_are_those_of_the_network(project: Path, tmp_path: Path) -> None:
-    result = run(project, tmp_path / "out", "macs=30%")
-    network_ = fairdeploy.load(tmp_path / "out")
+def test_sizes_in_the_report_are_those_of_the_network(finished: ShrinkResult) -> None:
+    network_ = fairdeploy.load(finished.output)
     parameters = sum(parameter.numel() for parameter in network_.parameters())
-    assert result.document["model"]["shrunk"]["params"] == parameters
+    assert finished.document["model"]["shrunk"]["params"] == parameters
 
 
 def test_repair_of_a_shallower_network_helps(project: Path, tmp_path: Path) -> None:

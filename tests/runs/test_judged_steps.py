@@ -70,7 +70,7 @@ def test_a_repair_that_does_harm_is_undone_and_the_run_says_so(
             network.get_parameter("head.weight").zero_()
         return RecoverySummary("least_squares", (), 80, 0.0)
 
-    monkeypatch.setattr("fairdeploy.runs.stages.loading.fit_least_squares", harm)
+    monkeypatch.setattr("fairdeploy.runs.stages.repair.fit_least_squares", harm)
     document = shrunk(tmp_path / "out")
     verdict = document["recovery"]["verdict"]
     # What test and calibration leave is all there is to choose with.

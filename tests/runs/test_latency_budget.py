@@ -12,6 +12,7 @@ import torch
 import fairdeploy
 from fairdeploy.errors import BudgetError, DeviceLostError, MeasurementError
 from fairdeploy.records import LatencyComparison
+from fairdeploy.runs import problem
 from fairdeploy.runs import shrink as pipeline
 from fairdeploy.runs.shrink import ShrinkResult
 from fairdeploy.runs.stages import groups as scored_groups
@@ -53,42 +54,46 @@ def row(result: ShrinkResult, metric: str) -> dict[str, Any]:
     return next(row for row in result.document["budget"] if row["metric"] == metric)
 
 
-def test_budget_is_met_as_closely_as_plans_allow_and_confirmed(
-    project: Path, tmp_path: Path, device: SizedDevice
-) -> None:
-    result = run(project, tmp_path / "out", "latency=60%")
+@pytest.fixture(scope="module")
+def finished(project: Path, tmp_path_factory: pytest.TempPathFactory) -> ShrinkResult:
+    """One run to 60 % of the latency that several tests look at."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FAIRDEPLOY_CACHE", str(tmp_path_factory.mktemp("cache")))
+        measure_on_sized_device(patch)
+        return run(project, tmp_path_factory.mktemp("results") / "out", "latency=60%")
+
+
+def test_budget_is_met_as_closely_as_plans_allow_and_confirmed(finished: ShrinkResult) -> None:
+    result = finished
     found = row(result, "latency")
     assert found["met"]
     assert found["share"] <= 0.6
     # in a network this small one unit can be more than 3 % of the budget
     reason = result.document["latency_search"]["ended_because"]
     assert found["share"] >= 0.97 * 0.6 or reason == "no plan lies between the measured ones"
-    assert found["got"] == pytest.approx(weight_count(tmp_path / "out" / "model.onnx") / 1e3)
+    assert found["got"] == pytest.approx(weight_count(result.output / "model.onnx") / 1e3)
     search = result.document["latency_search"]
     assert search["is_confirmed"]
     assert search["num_measured"] <= 8
     assert search["candidates"][-1]["is_confirmation"]
-    assert "Plans for latency=60%" in (tmp_path / "out" / "report.html").read_text()
+    assert "Plans for latency=60%" in (result.output / "report.html").read_text()
 
 
-def test_result_of_a_latency_budget_is_like_any_other(
-    project: Path, tmp_path: Path, device: SizedDevice
-) -> None:
-    result = run(project, tmp_path / "out", "latency=70%")
+def test_result_of_a_latency_budget_is_like_any_other(finished: ShrinkResult) -> None:
+    result = finished
     assert result.document["proof"]["passed"]
     images = torch.randn(3, *result.document["model"]["input_shape"])
-    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
+    session = onnxruntime.InferenceSession(result.output / "model.onnx")
     (found,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
     with torch.no_grad():
-        expected = fairdeploy.load(tmp_path / "out")(images)
+        expected = fairdeploy.load(result.output)(images)
     torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_milliseconds_and_other_budgets_hold_together(
-    project: Path, tmp_path: Path, device: SizedDevice
+    project: Path, tmp_path: Path, device: SizedDevice, finished: ShrinkResult
 ) -> None:
-    whole = run(project, tmp_path / "first", "latency=99%")
-    original_ms = row(whole, "latency")["original"]
+    original_ms = row(finished, "latency")["original"]
     result = run(project, tmp_path / "out", f"latency={0.5 * original_ms:.4f}ms,macs=80%")
     assert row(result, "latency")["got"] <= 0.5 * original_ms
     assert row(result, "macs")["met"]
@@ -130,9 +135,12 @@ def test_device_lost_at_once_writes_nothing(
 
 
 def test_cut_file_that_fails_to_run_is_exported_instead(
-    project: Path, tmp_path: Path, device: SizedDevice, monkeypatch: pytest.MonkeyPatch
+    project: Path,
+    tmp_path: Path,
+    device: SizedDevice,
+    finished: ShrinkResult,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run(project, tmp_path / "cut", "latency=60%")
     race = device.compare
     failed: list[Path] = []
 
@@ -145,24 +153,23 @@ def test_cut_file_that_fails_to_run_is_exported_instead(
     monkeypatch.setattr(device, "compare", fails_once)
     run(project, tmp_path / "exported", "latency=60%")
     assert failed
-    plans = [(tmp_path / name / "plan.json").read_bytes() for name in ("cut", "exported")]
-    assert plans[0] == plans[1]
+    plan = (tmp_path / "exported" / "plan.json").read_bytes()
+    assert plan == (finished.output / "plan.json").read_bytes()
 
 
 def test_same_seed_and_measurements_give_the_same_plan(
-    project: Path, tmp_path: Path, device: SizedDevice
+    project: Path, tmp_path: Path, device: SizedDevice, finished: ShrinkResult
 ) -> None:
-    for name in ("a", "b"):
-        run(project, tmp_path / name, "latency=60%")
-    plans = [(tmp_path / name / "plan.json").read_bytes() for name in ("a", "b")]
-    assert plans[0] == plans[1]
+    again = run(project, tmp_path / "again", "latency=60%")
+    plan = (again.output / "plan.json").read_bytes()
+    assert plan == (finished.output / "plan.json").read_bytes()
 
 
 def test_coarse_multiple_gives_way_where_the_budget_needs_it(
     project: Path, tmp_path: Path, device: SizedDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     coarse = Multiple(64, "measured", None, 64)
-    monkeypatch.setattr(pipeline, "resolve_multiple", lambda *_, **__: coarse)
+    monkeypatch.setattr(problem, "resolve_multiple", lambda *_, **__: coarse)
     monkeypatch.setattr(scored_groups, "MIN_STRICT_BLOCKS", 1)
     result = run(project, tmp_path / "out", "latency=60%", round_to=None)
     assert row(result, "latency")["met"]

@@ -15,8 +15,8 @@ from fairdeploy.errors import DeviceLostError
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.records import LatencyComparison, OperatorComparison, OperatorTime
-from fairdeploy.runs.progress import SilentProgress, Stopwatch
-from fairdeploy.runs.stages.delivery import time_operators
+from fairdeploy.runs.progress import Stopwatch
+from fairdeploy.runs.stages.delivery import OperatorTimer
 from tests.deployment.fakes import WorkingExporter, profile
 from tests.reporting.sample_run import SmallNet, sample_latency
 
@@ -63,16 +63,14 @@ def timed(
 ) -> OperatorComparison | None:
     plug_in = guarded_exporter(exporter)
     removed = graph.removed_mask({graph.groups[0].name: (0, 1, 2)})
-    return time_operators(
-        FILES, (), graph, removed, race(original_ms),
-        profiler=profiler_on(LocalDevice(plug_in), plug_in),
-        profile=profile(channel_multiple=4, **target), held={}, watch=watch,
-    )  # fmt: skip
+    profiler = profiler_on(LocalDevice(plug_in), plug_in)
+    timer = OperatorTimer(profiler, profile(channel_multiple=4, **target), {}, watch)
+    return timer.compare(FILES, (), graph, removed, race(original_ms))
 
 
 def test_each_operator_counts_with_its_faster_round(graph: UnitGraph) -> None:
     exporter = SlowSpells()
-    found = timed(graph, exporter, Stopwatch(SilentProgress()))
+    found = timed(graph, exporter, Stopwatch())
     assert found is not None
     assert [name for name, _ in exporter.calls] == ["original", "shrunk", "original", "shrunk"]
     rows = {row.module: (row.original_ms, row.shrunk_ms) for row in found.operators}
@@ -80,7 +78,7 @@ def test_each_operator_counts_with_its_faster_round(graph: UnitGraph) -> None:
 
 
 def test_causes_know_the_target_s_multiple(graph: UnitGraph) -> None:
-    found = timed(graph, SlowSpells(), Stopwatch(SilentProgress()))
+    found = timed(graph, SlowSpells(), Stopwatch())
     assert found is not None
     first = found.operators[0]
     assert (first.cause, first.detail) == (
@@ -89,7 +87,7 @@ def test_causes_know_the_target_s_multiple(graph: UnitGraph) -> None:
 
 
 def test_on_a_gpu_a_profile_only_knows_when_operators_are_started(graph: UnitGraph) -> None:
-    watch = Stopwatch(SilentProgress())
+    watch = Stopwatch()
     found = timed(graph, SlowSpells(), watch, runtime="onnx", providers=("CUDAExecutionProvider",))
     assert found is not None
     assert found.operators[0].cause == "launch-bound"
@@ -103,14 +101,14 @@ def test_slow_networks_are_run_less_often(
     graph: UnitGraph, original_ms: float, num_runs: int
 ) -> None:
     exporter = SlowSpells()
-    found = timed(graph, exporter, Stopwatch(SilentProgress()), original_ms)
+    found = timed(graph, exporter, Stopwatch(), original_ms)
     assert found is not None
     assert {runs for _, runs in exporter.calls} == {num_runs}
     assert found.num_runs == num_runs
 
 
 def test_a_profiler_that_fails_is_a_warning(graph: UnitGraph) -> None:
-    watch = Stopwatch(SilentProgress())
+    watch = Stopwatch()
     assert timed(graph, Broken(), watch) is None
     assert watch.warnings == [
         "operators were not timed: exporter 'working' could not time the operators of 'original': "
@@ -124,13 +122,13 @@ class Lost(WorkingExporter):
 
 
 def test_a_device_that_is_lost_meanwhile_is_a_warning(graph: UnitGraph) -> None:
-    watch = Stopwatch(SilentProgress())
+    watch = Stopwatch()
     assert timed(graph, Lost(), watch) is None
     assert watch.warnings == ["operators were not timed: 'board' does not answer"]
 
 
 def test_an_exporter_without_a_profiler_is_passed_over_in_silence(graph: UnitGraph) -> None:
-    watch = Stopwatch(SilentProgress())
+    watch = Stopwatch()
     assert timed(graph, WorkingExporter(), watch) is None
     assert watch.warnings == []
     assert "operators" not in watch.seconds

@@ -221,8 +221,10 @@ def test_unreachable_budget_is_refused_with_the_range_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_restrictions_are_honoured_and_reported(project: Path, tmp_path: Path) -> None:
-    free = {row["name"]: row for row in run(project, tmp_path / "free").document["groups"]}
+def test_restrictions_are_honoured_and_reported(
+    project: Path, tmp_path: Path, finished: ShrinkResult
+) -> None:
+    free = {row["name"]: row for row in finished.document["groups"]}
     excluded = next(name for name, row in free.items() if row["kept"] < row["units"])
     result = run(
         project, tmp_path / "out", budgets=("75%",),
@@ -342,7 +344,7 @@ def test_a_file_that_differs_from_torch_is_written_told_of_and_exits_with_4(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     strict = replace(load_profile("cpu"), parity_limit=1e-12)
-    monkeypatch.setattr("fairdeploy.runs.shrink.load_profile", lambda _: strict)
+    monkeypatch.setattr("fairdeploy.runs.run.load_profile", lambda _: strict)
     output = tmp_path / "out"
     words = ["shrink", str(project / "model.pt"), "-b", "60%", "--no-latency", "--quiet"]
     assert cli.run([*words, "-o", str(output)]) == 4

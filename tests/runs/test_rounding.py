@@ -26,15 +26,16 @@ from fairdeploy.records import (
     UnitScores,
     WidthTime,
 )
-from fairdeploy.runs.progress import SilentProgress, Stopwatch
+from fairdeploy.runs.problem import Planned, Problem, tensor_names
+from fairdeploy.runs.progress import Stopwatch
 from fairdeploy.runs.stages import multiples as rounding
 from fairdeploy.runs.stages.groups import group_scores, unit_step
 from fairdeploy.runs.stages.multiples import (
     Multiple,
     resolve_multiple,
-    rounding_outcome,
     with_multiple,
 )
+from fairdeploy.runs.stages.plan import rounding_outcome
 from tests.deployment.fakes import PROFILE, FailingExporter, WorkingExporter
 
 WORKING = WorkingExporter()
@@ -59,7 +60,7 @@ def resolve(
     may_measure: bool = True,
     exporter: WorkingExporter = WORKING,
 ) -> tuple[Multiple, Stopwatch]:
-    watch = Stopwatch(SilentProgress())
+    watch = Stopwatch()
     found = resolve_multiple(profile, round_to, exporter, folder, watch, may_measure=may_measure)
     return found, watch
 
@@ -145,9 +146,11 @@ def outcome(number: int, options: Restrictions | None = None) -> Rounding | None
     costs = CostModel(graph.cost_terms, len(graph.groups))
     budgets = (Budget("params", "57%", fraction=0.57),)
     plan = search(groups, costs.costs, budgets)
-    return rounding_outcome(
-        Multiple(number, "measured"), graph, scores, rules, groups, plan, costs, budgets
-    )
+    problem = Problem(
+        graph, costs, rules, Multiple(number, "measured"), budgets, "tod", PROFILE,
+        tensor_names(graph, is_input_named=False),
+    )  # fmt: skip
+    return rounding_outcome(Planned(problem, groups, plan, costs, budgets), scores)
 
 
 def test_the_outcome_sets_rounded_beside_any_counts() -> None:

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from fairdeploy.runs.progress import SilentProgress, Stopwatch
-from fairdeploy.runs.stages import loading as stages
+from fairdeploy.runs.run import open_run
+from fairdeploy.runs.stages import loading
+from fairdeploy.runs.stages.plan import score
 from fairdeploy.scoring.unit_scores import score_units
 from fairdeploy.settings.options import ShrinkOptions
 from fairdeploy.settings.run import resolve_shrink
@@ -91,7 +92,7 @@ class Project:
             return plain(*arguments, **options)
 
         with monkeypatch.context() as patch:
-            patch.setattr("fairdeploy.runs.stages.loading.score_units", counted)
+            patch.setattr("fairdeploy.runs.stages.plan.score_units", counted)
             # These labels are noise, which would be found out and dropped.
             patch.setattr(
                 "fairdeploy.tasks.classification.check_original", lambda data, *_, **__: data
@@ -99,11 +100,10 @@ class Project:
             settings = resolve_shrink(
                 ShrinkOptions(model="net.pt", budgets=("60%",), output=Path("out"), **self.options)
             )
-            watch = Stopwatch(SilentProgress())
-            model = stages.load_network(settings.model, watch)
-            graph = stages.capture_network(model, settings.model, watch)
-            data, graph = stages.load_images(settings, model, graph, watch)
-            stages.score(graph, model, data, settings, watch)
+            with open_run(settings) as run:
+                model = loading.load_network(settings.model, run.watch)
+                graph = loading.capture_network(model, settings.model, run.watch)
+                score(run, graph, loading.load_images(run, model, graph)[0])
         return bool(calls)
 
 

@@ -15,15 +15,17 @@ import torch
 
 import fairdeploy
 from fairdeploy.deployment.devices import local_device
+from fairdeploy.deployment.precision import exporter_for
 from fairdeploy.errors import BudgetError, DeviceLostError, OutputError, ParityError
 from fairdeploy.records import LatencyComparison, LatencyStats, ProofResult
+from fairdeploy.runs import problem
+from fairdeploy.runs import run as run_module
 from fairdeploy.runs import shrink as pipeline
 from fairdeploy.runs.progress import Progress
 from fairdeploy.runs.stages import groups as scored_groups
 from fairdeploy.runs.stages import removal as removal_stage
-from fairdeploy.runs.stages.multiples import Multiple
+from fairdeploy.runs.stages.multiples import Multiple, resolve_multiple
 from fairdeploy.runs.sweep import SweepResult, sweep
-from fairdeploy.runs.sweep import run as run_module
 from fairdeploy.runs.sweep.run import shortened
 from fairdeploy.settings.options import ShrinkOptions, SweepOptions
 from tests.deployment.fakes import WorkingExporter, profile
@@ -343,7 +345,7 @@ def test_measured_multiple_rounds_the_plans_and_shrink_makes_the_same_by_the_com
         asked.append(may_measure)
         return coarse(16)
 
-    monkeypatch.setattr(run_module, "resolve_multiple", found)
+    monkeypatch.setattr(problem, "resolve_multiple", found)
     # in groups of six: steps of two
     monkeypatch.setattr(scored_groups, "MIN_STRICT_BLOCKS", 3)
     result = run(project, tmp_path / "out", at=(60.0,), with_latency=True, recover="none")
@@ -354,6 +356,8 @@ def test_measured_multiple_rounds_the_plans_and_shrink_makes_the_same_by_the_com
     assert result.document["target"]["channel_multiple"] == 16
     point = result.document["points"][1]
     assert f"--target {tmp_path / 'out' / 'target.toml'}" in point["command"]
+    monkeypatch.setattr(problem, "resolve_multiple", resolve_multiple)
+    monkeypatch.setattr(run_module, "exporter_for", exporter_for)
     made = pipeline.shrink(
         ShrinkOptions(
             model=str(project / "model.pt"), budgets=(point["budget"],), output=tmp_path / "one",
@@ -367,7 +371,7 @@ def test_measured_multiple_rounds_the_plans_and_shrink_makes_the_same_by_the_com
 def test_coarse_multiple_gives_way_to_a_share_that_it_cannot_reach(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_module, "resolve_multiple", lambda *_, **__: coarse(64))
+    monkeypatch.setattr(problem, "resolve_multiple", lambda *_, **__: coarse(64))
     monkeypatch.setattr(scored_groups, "MIN_STRICT_BLOCKS", 1)
     result = run(project, tmp_path / "out", at=(40.0,), with_latency=True, recover="none")
     assert result.document["channel_multiple"]["source"] == "budget"

@@ -100,6 +100,10 @@ NOT_SET = {
     "model.module": "given in a call from Python",
     "loaders": "given in a call from Python",
     "model.trust_pickle": ONLY_TYPED["--trust-pickle"],
+    "force": ONLY_TYPED["--force"],
+    "with_latency": ONLY_TYPED["--no-latency"],
+    "host": ONLY_TYPED["--host"],
+    "command": "what was typed, for the report",
 }
 """Fields of the settings that no key changes."""
 

@@ -32,7 +32,7 @@ from fairdeploy.runs.folder.artifact_folder import (
     complete_folder,
     open_folder,
 )
-from fairdeploy.runs.progress import Progress, SilentProgress, Stopwatch
+from fairdeploy.runs.progress import Progress, Stopwatch
 from fairdeploy.settings.options import ExportOptions
 from fairdeploy.settings.run import DEFAULT_TARGET
 from fairdeploy.settings.target_profiles import load_profile
@@ -60,7 +60,7 @@ def export(options: ExportOptions, progress: Progress | None = None) -> ExportRe
     require_room_for(folder.path, "make space there")
     exporters = load_exporters()
     requests = requests_of(options, exporters)
-    watch = Stopwatch(progress or SilentProgress())
+    watch = Stopwatch(progress)
     for text in skipped(options, exporters):
         watch.warn(text)
     profile = load_profile(options.target or DEFAULT_TARGET)

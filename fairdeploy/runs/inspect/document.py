@@ -22,7 +22,7 @@ from fairdeploy.graph.walk.label_grids import length_of, rows_of
 from fairdeploy.records import LoadedModel
 from fairdeploy.runs.inspect.random_proof import prove_random_removal
 from fairdeploy.runs.inspect.standing_rows import Standing, standing_rows, unknown_op_rows
-from fairdeploy.runs.progress import Progress, SilentProgress, Stopwatch
+from fairdeploy.runs.progress import Progress, Stopwatch
 from fairdeploy.runs.stages.groups import group_sizes, limits_of
 from fairdeploy.runs.stages.loading import capture_network, load_network
 from fairdeploy.runs.stages.multiples import known_multiple, multiple_row
@@ -50,7 +50,7 @@ def inspect(options: InspectOptions, progress: Progress | None = None) -> dict[s
     settings = resolve_model(options, project)
     restrictions = resolve_restrictions(options, project)
     profile = load_profile(resolve_target(options, project))
-    watch = Stopwatch(progress or SilentProgress())
+    watch = Stopwatch(progress)
     model = load_network(settings, watch)
     graph = capture_network(model, settings, watch)
     rules = rules_of(graph, restrictions)

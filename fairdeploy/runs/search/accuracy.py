@@ -10,14 +10,12 @@ certain, or if a second network a little smaller fails too. The result is the sm
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from fairdeploy.allocation.cost import CostModel
 from fairdeploy.allocation.search import reachable_range, search
 from fairdeploy.errors import AccuracyError, DataError
-from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import (
     Allocation,
     Budget,
@@ -28,13 +26,14 @@ from fairdeploy.records import (
     GroupScores,
     MetricName,
     PairedDifference,
+    UnitScores,
 )
-from fairdeploy.runs.progress import SilentStage, Stage, Stopwatch
+from fairdeploy.runs.problem import Planned, Search
+from fairdeploy.runs.progress import Stopwatch
 from fairdeploy.runs.stages.evaluation import Evaluation
-from fairdeploy.runs.stages.groups import group_sizes, removed_units
+from fairdeploy.runs.stages.groups import removed_units
 from fairdeploy.runs.stages.removal import remove_and_prove
-from fairdeploy.runs.stages.repair import mend
-from fairdeploy.settings.run import ShrinkSettings
+from fairdeploy.runs.stages.repair import repair
 
 MAX_TRIALS = 12
 # Of the original's cost: closer is not worth another network.
@@ -55,48 +54,47 @@ class Smallest:
     gate: DropGate
 
 
-def find_smallest(
-    graph: UnitGraph,
-    groups: tuple[GroupScores, ...],
-    costs: CostModel,
-    data: DataSplits,
-    settings: ShrinkSettings,
-    watch: Stopwatch,
-) -> Smallest:
-    """Make and test networks until the smallest that stays within the drop is known.
+@dataclass(frozen=True, slots=True)
+class SmallestWithinDrop(Search):
+    """Makes and tests networks until the smallest that stays within the drop is known."""
 
-    Raises:
-        DataError: There are no labelled images to select with.
-        AccuracyError: Not one network that was made passes.
-    """
-    assert settings.max_drop is not None
-    selection = data.selection
-    if selection is None or selection.labels is None:
-        raise DataError(
-            "--max-drop needs labelled images besides those for calibration and test, and there "
-            "are none; give labelled --data, or a --budget"
+    def plan(self, scores: UnitScores, data: DataSplits) -> Planned:
+        """The plan of the smallest network that passed.
+
+        Raises:
+            DataError: There are no labelled images to select with.
+            AccuracyError: Not one network that was made passes.
+        """
+        run, problem, groups = self.run, self.problem, self.problem.groups(scores)
+        max_drop, metric = run.settings.max_drop, run.settings.smallest
+        assert max_drop is not None
+        if data.selection is None or data.selection.labels is None:
+            raise DataError(
+                "--max-drop needs labelled images besides those for calibration and test, and "
+                "there are none; give labelled --data, or a --budget"
+            )
+        with run.watch.stage("smallest network", total=MAX_TRIALS) as stage:
+            inner = replace(run, watch=run.watch.inside(stage))
+            evaluation = Evaluation(problem.graph, data.selection, inner.watch)
+            evaluation.add("original", problem.graph.module)
+
+            def tried(allocation: Allocation) -> PairedDifference:
+                removed = removed_units(problem.graph, groups, allocation)
+                shrunk = remove_and_prove(problem.graph, removed, run.seed)
+                repair(inner, shrunk, data)
+                evaluation.add("candidate", shrunk.module)
+                stage.advance()
+                difference = evaluation.difference("candidate")
+                assert difference is not None
+                return difference
+
+            original = problem.original_costs[metric]
+            found = bisect(groups, problem.costs, metric, max_drop, tried, original=original)
+            assert found.gate.search is not None
+            stage.note(f"{found.budget.text} of {len(found.gate.search.trials)} networks")
+        return Planned(
+            problem, groups, found.allocation, problem.costs, (found.budget,), gate=found.gate
         )
-    with watch.stage("smallest network", total=MAX_TRIALS) as stage:
-        steps = Stopwatch(_Within(stage, watch))
-        evaluation = Evaluation(graph, selection, steps)
-        evaluation.add("original", graph.module)
-
-        def tried(allocation: Allocation) -> PairedDifference:
-            removed = removed_units(graph, groups, allocation)
-            shrunk, _ = remove_and_prove(graph, removed, settings.model.seed)
-            mend(graph, shrunk, removed, data, settings, steps)
-            evaluation.add("candidate", shrunk)
-            stage.advance()
-            difference = evaluation.difference("candidate")
-            assert difference is not None
-            return difference
-
-        found = bisect(
-            groups, costs, settings.smallest, settings.max_drop, tried,
-            original=costs.cost(group_sizes(graph))[settings.smallest],
-        )  # fmt: skip
-        stage.note(_in_short(found))
-    return found
 
 
 def bisect(
@@ -107,7 +105,6 @@ def bisect(
     tried: TryPlan,
     *,
     original: float,
-    max_trials: int = MAX_TRIALS,
 ) -> Smallest:
     """Halve the range between what fails and what passes; doubtful failures are looked at again.
 
@@ -118,7 +115,6 @@ def bisect(
         max_drop: Share of all images.
         tried: Makes and tests the network of a plan.
         original: Cost of the original.
-        max_trials: How many networks to make at most.
 
     Raises:
         AccuracyError: Not one network passes.
@@ -126,7 +122,7 @@ def bisect(
     bracket = _Bracket(reachable_range(groups, costs.costs)[metric][0] / original)
     trials: list[DropTrial] = []
     plans: list[Allocation] = []
-    while len(trials) < max_trials and bracket.high - bracket.low > NARROW:
+    while len(trials) < MAX_TRIALS and bracket.high - bracket.low > NARROW:
         budget = _budget(metric, bracket.share)
         allocation = search(groups, costs.costs, [budget])
         cost = allocation.costs[metric]
@@ -168,16 +164,6 @@ class _Bracket:
             self.share -= RECHECK_STEP * (self.share - self.low)
 
 
-def require_testable(data: DataSplits) -> None:
-    """Refuse a gate that nothing could decide.
-
-    Raises:
-        DataError: There are no labelled test images.
-    """
-    if data.test is None or data.test.labels is None:
-        raise DataError("--max-drop needs labelled test images, and there are none; give --data")
-
-
 def final_gate(
     max_drop: float | None, found: DropGate | None, evaluation: Evaluation, watch: Stopwatch
 ) -> DropGate | None:
@@ -214,27 +200,3 @@ def _none_passed(trials: Sequence[DropTrial], metric: MetricName, max_drop: floa
         f"{difference.num_images:,} selection images); allow more, add --recover distil or "
         f"--finetune, or give more labelled images for a narrower interval{how_many}"
     )
-
-
-def _in_short(found: Smallest) -> str:
-    search = found.gate.search
-    assert search is not None
-    return f"{found.budget.text} of {len(search.trials)} networks"
-
-
-class _Within:
-    """A ``Progress`` whose stages are parts of one stage."""
-
-    def __init__(self, outer: Stage, watch: Stopwatch) -> None:
-        self._outer, self._watch = outer, watch
-
-    @contextmanager
-    def stage(self, name: str, total: int | None = None) -> Iterator[Stage]:
-        """One part; its name is shown beside the outer stage."""
-        self._outer.note(name)
-        yield SilentStage()
-
-    def warn(self, text: str) -> None:
-        """Pass a warning on once."""
-        if text not in self._watch.warnings:
-            self._watch.warn(text)

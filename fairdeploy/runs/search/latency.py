@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,51 +12,29 @@ from fairdeploy.allocation.latency_model import latency_terms
 from fairdeploy.allocation.latency_search import search_latency
 from fairdeploy.allocation.nearby import nearby_plan
 from fairdeploy.allocation.search import check_reachable, search, smallest_plan
-from fairdeploy.deployment.devices.local_device import Device
-from fairdeploy.deployment.exporter_api import Exporter
 from fairdeploy.errors import BudgetError
 from fairdeploy.graph.cost_terms import node_works
 from fairdeploy.graph.residual_branches import blocks_hint
 from fairdeploy.graph.unit_graph import UnitGraph
-from fairdeploy.records import (
-    Allocation,
-    Budget,
-    GroupScores,
-    LatencySearch,
-    TargetProfile,
-    TensorNames,
-    TimedPlan,
-)
-from fairdeploy.runs.progress import Stopwatch
-from fairdeploy.runs.search.trials import LatencyTrials, TrialSetting
+from fairdeploy.records import Allocation, Budget, DataSplits, TimedPlan, UnitScores
+from fairdeploy.runs.problem import Planned, Problem, Search
+from fairdeploy.runs.run import Run
+from fairdeploy.runs.search.trials import LatencyTrials, trial_setting
 from fairdeploy.runs.stages.groups import group_sizes, removed_units, smallest_plan_units
-from fairdeploy.runs.stages.multiples import Multiple
+from fairdeploy.settings.run import ShrinkSettings
 
 _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
-    """Which units go, and what decided it."""
+class LatencyRaces(Search):
+    """What the ends of the reachable range take, and a model of what lies between.
 
-    allocation: Allocation
-    costs: CostModel
-    budgets: tuple[Budget, ...]
-    """What ``costs`` held the plan to; of latency, what the model predicts of the plan."""
-    search: LatencySearch | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LatencyPlanner:
-    """What the ends of the reachable range take, and a model of what lies between."""
+    The problem has the first channel multiple that reaches all budgets.
+    """
 
     budget: Budget
     """Of latency."""
-    others: tuple[Budget, ...]
-    """Of all else, which the plans meet too."""
-    multiple: Multiple
-    """What channel counts are multiples of."""
-    graph: UnitGraph
     trials: LatencyTrials
     costs: CostModel
     """Of everything, and the model's ``latency`` in milliseconds."""
@@ -68,24 +42,20 @@ class LatencyPlanner:
     smallest_share: float
     """What the model says of the smallest plan, as a share of the original."""
 
-    @property
-    def original_file(self) -> Path:
-        """The original, exported."""
-        return self.trials.original
-
-    def choose(self, groups: tuple[GroupScores, ...], watch: Stopwatch) -> Chosen:
+    def plan(self, scores: UnitScores, data: DataSplits) -> Planned:
         """The plan that just meets the budget as measured, and all others as counted."""
-        budget, others = self.budget, self.others
-        original_ms = self.costs.cost(group_sizes(self.graph))["latency"]
+        problem, budget, others = self.problem, self.budget, self.problem.counted
+        groups = problem.groups(scores)
+        original_ms = self.costs.cost(group_sizes(problem.graph))["latency"]
 
         def budgets_at(share: float) -> tuple[Budget, ...]:
             limit = Budget("latency", budget.text, fraction=share * (1 + _ROUNDING))
             return (*others, limit)
 
-        with watch.stage("search latency") as stage:
+        with self.run.watch.stage("search latency") as stage:
 
             def measure(allocation: Allocation) -> TimedPlan:
-                timed = self.trials.time(removed_units(self.graph, groups, allocation))
+                timed = self.trials.time(removed_units(problem.graph, groups, allocation))
                 stage.note(f"{timed.ratio:.1%} of the original's latency, {budget.text}")
                 return timed
 
@@ -103,85 +73,37 @@ class LatencyPlanner:
                 ),
             )  # fmt: skip
             stage.note(f"{record.num_measured} candidates measured, {record.ended_because}")
-        predicted = allocation.costs["latency"] / original_ms
-        return Chosen(allocation, self.costs, budgets_at(predicted), record)
+        predicted = budgets_at(allocation.costs["latency"] / original_ms)
+        return Planned(
+            problem, groups, allocation, self.costs, predicted,
+            latency=record, original_file=self.trials.original,
+        )  # fmt: skip
 
 
-@contextmanager
-def latency_planner(
-    budget: Budget | None,
-    others: tuple[Budget, ...],
-    groups: Mapping[Multiple, tuple[GroupScores, ...]],
-    *,
-    graph: UnitGraph,
-    exporter: Exporter,
-    device: Device,
-    profile: TargetProfile,
-    names: TensorNames,
-    seed: int,
-    watch: Stopwatch,
-) -> Iterator[LatencyPlanner | None]:
-    """Time both ends of what is reachable; None where latency decides nothing.
-
-    The files that it made are there until the block ends.
-
-    Args:
-        budget: Of latency.
-        others: Of all else.
-        groups: By channel multiple, with their caps and steps; their scores do not matter. The
-            first multiple with which all budgets can be reached counts.
-        graph: The network.
-        exporter: Writes the files.
-        device: Races them.
-        profile: How.
-        names: Of the files' inputs and outputs.
-        seed: Of inputs and races.
-        watch: Shows the stages.
+def ready_to_race(run: Run[ShrinkSettings], problem: Problem, budget: Budget) -> LatencyRaces:
+    """Time both ends of what is reachable, with the first channel multiple that meets all budgets.
 
     Raises:
         BudgetError: Even the smallest plan takes longer.
     """
-    if budget is None:
-        yield None
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        setting = TrialSetting(graph, exporter, device, profile, names, Path(folder), seed)
-        yield _first_that_reaches(budget, others, groups, setting, watch)
-
-
-def _first_that_reaches(
-    budget: Budget,
-    others: tuple[Budget, ...],
-    groups: Mapping[Multiple, tuple[GroupScores, ...]],
-    setting: TrialSetting,
-    watch: Stopwatch,
-) -> LatencyPlanner:
-    *coarser, finest = groups
+    *coarser, finest = problem.multiple.to_try
     for multiple in coarser:
         try:
-            return _prepare(budget, others, multiple, groups[multiple], setting, watch)
+            return _time_ends(run, problem.rounded_to(multiple), budget)
         except BudgetError as error:
-            watch.warn(f"with {multiple}: {error}; finer ones are tried")
-    return _prepare(budget, others, finest, groups[finest], setting, watch)
+            run.watch.warn(f"with {multiple}: {error}; finer ones are tried")
+    return _time_ends(run, problem.rounded_to(finest), budget)
 
 
-def _prepare(
-    budget: Budget,
-    others: tuple[Budget, ...],
-    multiple: Multiple,
-    groups: tuple[GroupScores, ...],
-    setting: TrialSetting,
-    watch: Stopwatch,
-) -> LatencyPlanner:
-    graph = setting.graph
-    counted = CostModel(graph.cost_terms, len(graph.groups))
-    check_reachable(groups, counted.costs, others, {})
+def _time_ends(run: Run[ShrinkSettings], problem: Problem, budget: Budget) -> LatencyRaces:
+    graph, groups = problem.graph, problem.groups()
+    check_reachable(groups, problem.costs.costs, problem.counted, {})
     removed = smallest_plan(groups)
-    with watch.stage("latency range") as stage:
-        trials = LatencyTrials(setting, smallest_plan_units(graph, groups))
+    with run.watch.stage("latency range") as stage:
+        trials = LatencyTrials(trial_setting(run, problem), smallest_plan_units(graph, groups))
         smallest = trials.time_smallest().timed_plan
         stage.note(f"{smallest.shrunk_ms:.3g} to {smallest.original_ms:.3g} ms")
-        _refuse_unreachable(budget, smallest, setting.profile.name, graph)
+        _refuse_unreachable(budget, smallest, problem.profile.name, graph)
         sizes = group_sizes(graph)
         kept = sizes - np.array([len(removed[group.name]) for group in groups], dtype=np.int64)
         times = trials.node_times(trials.original), trials.node_times(trials.narrowest)
@@ -193,7 +115,7 @@ def _prepare(
         )
     costs = CostModel({**graph.cost_terms, "latency": terms}, len(graph.groups))
     share = costs.cost(kept)["latency"] / costs.cost(sizes)["latency"]
-    return LatencyPlanner(budget, others, multiple, graph, trials, costs, smallest, share)
+    return LatencyRaces(run, problem, budget, trials, costs, smallest, share)
 
 
 def _with_all_branches(graph: UnitGraph, kept: NDArray[np.int64]) -> NDArray[np.int64]:

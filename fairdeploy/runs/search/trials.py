@@ -25,11 +25,11 @@ from fairdeploy.deployment.exporter_api import Exporter, WidthTemplate, offers, 
 from fairdeploy.errors import DeviceLostError, ExportError, MeasurementError
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import BranchCut, LatencyComparison, TargetProfile, TensorNames, TimedPlan
+from fairdeploy.runs.problem import Problem
+from fairdeploy.runs.run import Run
+from fairdeploy.settings.run import RunSettings
 from fairdeploy.surgery.dimension_lengths import DimensionLengths
 from fairdeploy.surgery.removal import remove_units
-
-BUDGET_INTERVAL = 0.02
-"""Width of the 95 % interval at which a race for a budget stops: it is hit within 3 %."""
 
 Mask = NDArray[np.bool_]
 
@@ -44,13 +44,16 @@ class TrialSetting:
     profile: TargetProfile
     names: TensorNames
     folder: Path
-    """For the files; the caller removes it."""
+    """For the files; somebody else removes it."""
     seed: int
 
 
-def precise(profile: TargetProfile) -> TargetProfile:
-    """The profile with races that are as exact as a latency budget needs."""
-    return replace(profile, ratio_interval=min(profile.ratio_interval, BUDGET_INTERVAL))
+def trial_setting(run: Run[RunSettings], problem: Problem) -> TrialSetting:
+    """Races on the device of a run, by the target of its problem."""
+    return TrialSetting(
+        problem.graph, run.exporter, run.device, problem.profile, problem.names, run.scratch,
+        run.seed,
+    )  # fmt: skip
 
 
 class LatencyTrials:

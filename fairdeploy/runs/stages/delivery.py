@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, fx
+from torch import fx
 
-from fairdeploy.deployment.devices.local_device import Device, OperatorProfiler, profiler_on
-from fairdeploy.deployment.exporter_api import Array, Exporter, Runner
+from fairdeploy.deployment.devices.local_device import OperatorProfiler, profiler_on
+from fairdeploy.deployment.exporter_api import Array, Runner
 from fairdeploy.deployment.latency.obstacles import Conditions
 from fairdeploy.deployment.latency.operator_comparison import compare_operators
 from fairdeploy.deployment.parity import check_parity, repeated
@@ -30,137 +29,106 @@ from fairdeploy.records import (
     OperatorTime,
     ParityResult,
     TargetProfile,
-    TensorNames,
     default_multiple,
 )
-from fairdeploy.records.input_specs import VaryingSize, sizes_text
+from fairdeploy.records.input_specs import sizes_text
 from fairdeploy.reporting.quantities import NO_CLAIM
+from fairdeploy.runs.problem import Planned, Problem
 from fairdeploy.runs.progress import Stopwatch
-from fairdeploy.runs.stages.evaluation import Evaluation
-from fairdeploy.surgery.plan import Plan
-from fairdeploy.tasks.base import Task
+from fairdeploy.runs.run import Run
+from fairdeploy.runs.stages.repair import Repaired
+from fairdeploy.settings.run import RunSettings
 
 NETWORK_FILE = "model"
 """Name of the deployed network; the exporter's suffix follows."""
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
-    """The exported file, its parity, and its race against the original."""
+class Exported:
+    """The exported file, and how it compares with torch."""
 
+    file: Path
     artifact: Artifact
     parity: tuple[ParityResult, ...]
-    latency: LatencyComparison | None
+
+
+@dataclass(frozen=True, slots=True)
+class Raced:
+    """The race of the exported file against the original; None: it was not run, or failed."""
+
+    latency: LatencyComparison | None = None
     operators: OperatorComparison | None = None
 
 
-def deliver(
-    folder: Path,
-    graph: UnitGraph,
-    shrunk: fx.GraphModule,
+def export_and_check(
+    run: Run[RunSettings],
+    problem: Problem,
+    repaired: Repaired,
     data: DataSplits,
-    exporter: Exporter,
-    device: Device,
-    profile: TargetProfile,
-    evaluation: Evaluation,
-    watch: Stopwatch,
-    *,
-    plan: Plan,
+    file: Path,
     metadata: Mapping[str, str],
-    seed: int,
-    with_latency: bool,
-    original_file: Path | None = None,
-    held: Mapping[int, str],
-) -> Delivery:
-    """Export, check parity and accuracy of the file, and race it against the original.
+) -> Exported:
+    """Write ``file`` with the shrunk network, compare its answers with torch's, and test it.
 
-    Nothing is judged here: a file that is not what torch says is written and told of.
-
-    Args:
-        metadata: Texts for the file.
-        original_file: The original, where it was exported before.
-        held: By index of a group that the user keeps whole: the option.
+    Nothing is judged here: a file that is not what torch says is written all the same.
     """
-    names = tensor_names(graph, plan.is_input_named)
-    inputs = graph.inputs.arranged(data.calibration)
-    file = folder / f"{NETWORK_FILE}{exporter.file_suffix}"
-    with watch.stage("export") as stage:
+    graph, exporter, module = problem.graph, run.exporter, repaired.shrunk.module
+    with run.watch.stage("export") as stage:
         artifact = exporter.export(
-            shrunk, graph.example_inputs, file,
-            dynamic_batch=graph.has_dynamic_batch, metadata=metadata, names=names,
+            module, graph.example_inputs, file, dynamic_batch=graph.has_dynamic_batch,
+            metadata=metadata, names=problem.names,
         )  # fmt: skip
         stage.note(f"{artifact.size_bytes / 1e6:.1f} MB")
-    with watch.stage("parity"):
-        runner = exporter.open(file, profile)
-        parity = _parity(
-            runner, file.name, graph, shrunk, inputs, profile, graph.outputs.task.informed(data)
-        )
-    evaluation.add("exported", runner)
+    with run.watch.stage("parity"):
+        runner = exporter.open(file, problem.profile)
+        parity = _parity(runner, file.name, problem, module, data)
+    repaired.evaluation.add("exported", runner)
     runner.close()
-    if not with_latency:
-        return Delivery(artifact, parity, None)
-    with tempfile.TemporaryDirectory() as scratch:
-        batch = profile.batch if graph.has_dynamic_batch else graph.inputs.batch
-        arrays = tuple(tensor.numpy() for tensor in repeated(inputs, 0, batch))
-        with watch.stage("latency") as stage:
-            original = original_file or Path(scratch) / f"original{exporter.file_suffix}"
-            files = (original, file)
-            try:
-                if original_file is None:
-                    exporter.export(
-                        graph.module, graph.example_inputs, original,
-                        dynamic_batch=graph.has_dynamic_batch, metadata={}, names=names,
-                    )  # fmt: skip
-                latency = device.compare(*files, arrays, profile, seed=seed)
-            except (ExportError, MeasurementError) as error:  # the network is finished
-                watch.warn(f"the file that is written was not measured: {error}")
-                return Delivery(artifact, parity, None)
-            stage.note(NO_CLAIM if latency.is_too_busy else f"{latency.speedup:.2f}x")
-        operators = time_operators(
-            files, arrays, graph, graph.removed_mask(plan.removed), latency,
-            profiler=profiler_on(device, exporter), profile=profile, held=held, watch=watch,
-        )  # fmt: skip
-    return Delivery(artifact, parity, latency, operators)
+    return Exported(file, artifact, parity)
 
 
-def tensor_names(graph: UnitGraph, is_input_named: bool) -> TensorNames:
-    """What the file's inputs, outputs and axes are called.
+def race(run: Run[RunSettings], planned: Planned, data: DataSplits, file: Path) -> Raced:
+    """Race the shrunk network's file against the original, and time both by operator.
 
-    Args:
-        is_input_named: Whether the user has named the inputs; else a single one is ``input``.
+    A race that fails costs only the measurement: the network is finished.
     """
-    names = graph.inputs.names
-    return TensorNames(
-        inputs=names if is_input_named or len(names) > 1 else ("input",),
-        outputs=graph.outputs.names,
-        sizes=tuple(
-            {
-                dim: size
-                for dim, size in enumerate(spec.sizes, start=1)
-                if isinstance(size, VaryingSize)
-            }
-            for spec in graph.inputs.specs
-        ),
-    )
+    if not run.settings.with_latency:
+        return Raced()
+    problem, watch = planned.problem, run.watch
+    graph, profile = problem.graph, problem.profile
+    batch = profile.batch if graph.has_dynamic_batch else graph.inputs.batch
+    arrays = tuple(x.numpy() for x in repeated(graph.inputs.arranged(data.calibration), 0, batch))
+    with watch.stage("latency") as stage:
+        original = planned.original_file or run.scratch / f"original{run.exporter.file_suffix}"
+        try:
+            if planned.original_file is None:
+                run.exporter.export(
+                    graph.module, graph.example_inputs, original,
+                    dynamic_batch=graph.has_dynamic_batch, metadata={}, names=problem.names,
+                )  # fmt: skip
+            latency = run.device.compare(original, file, arrays, profile, seed=run.seed)
+        except (ExportError, MeasurementError) as error:
+            watch.warn(f"the file that is written was not measured: {error}")
+            return Raced()
+        stage.note(NO_CLAIM if latency.is_too_busy else f"{latency.speedup:.2f}x")
+    timer = OperatorTimer(profiler_on(run.device, run.exporter), profile, problem.held, watch)
+    operators = timer.compare((original, file), arrays, graph, planned.removed, latency)
+    return Raced(latency, operators)
 
 
 def _parity(
-    runner: Runner,
-    artifact: str,
-    graph: UnitGraph,
-    shrunk: fx.GraphModule,
-    inputs: tuple[Tensor, ...],
-    profile: TargetProfile,
-    task: Task,
+    runner: Runner, artifact: str, problem: Problem, module: fx.GraphModule, data: DataSplits
 ) -> tuple[ParityResult, ...]:
     """On the calibration images, and on random inputs of another size where sizes vary."""
+    graph, profile = problem.graph, problem.profile
     batches = (1, 3) if graph.has_dynamic_batch else (graph.inputs.batch,)
     compare = partial(
-        check_parity, runner, shrunk, artifact,
+        check_parity, runner, module, artifact,
         batches=batches, limit=profile.parity_limit,
         max_column_error=tolerance_of(profile.precision, profile.parity_limit).max_column_error,
-        main_output=graph.outputs.main, task=task,
+        main_output=graph.outputs.main, task=graph.outputs.task.informed(data),
     )  # fmt: skip
+    inputs = graph.inputs.arranged(data.calibration)
     results = compare(inputs, image_size=sizes_text(graph.inputs.sizes))
     other = graph.inputs.other_sizes()
     if not other:
@@ -180,54 +148,55 @@ MIN_RUNS = 3
 MAX_SECONDS = 5.0
 
 
-def time_operators(
-    files: tuple[Path, Path],
-    inputs: tuple[Array, ...],
-    graph: UnitGraph,
-    removed: NDArray[np.bool_],
-    latency: LatencyComparison,
-    *,
-    profiler: OperatorProfiler | None,
-    profile: TargetProfile,
-    held: Mapping[int, str],
-    watch: Stopwatch,
-) -> OperatorComparison | None:
-    """Compare both files operator by operator; None if nothing there can tell.
+@dataclass(frozen=True, slots=True)
+class OperatorTimer:
+    """Compares files operator by operator."""
 
-    Args:
-        files: Original and shrunk.
-        inputs: One batch.
-        graph: The network.
-        removed: Boolean, shape [num_units].
-        latency: Their race, which says how many runs there is time for.
-        profiler: Times them; None if nothing can.
-        profile: The target.
-        held: By index of a group that the user keeps whole: the option.
-        watch: Shows the stage.
-    """
-    if profiler is None:
-        return None
-    num_runs = _num_runs(latency.original.median_ms)
-    with watch.stage("operators"):
-        try:
-            rounds = [
-                [
-                    profiler.operator_times(file, inputs, profile, num_runs=num_runs)
-                    for file in files
-                ]
-                for _ in range(ROUNDS)
-            ]
-        except (ExportError, MeasurementError) as error:
-            watch.warn(f"operators were not timed: {error}")
+    profiler: OperatorProfiler | None
+    """None if nothing can tell."""
+    profile: TargetProfile
+    held: Mapping[int, str]
+    """By index of a group that the user keeps whole: the option."""
+    watch: Stopwatch
+
+    def compare(
+        self,
+        files: tuple[Path, Path],
+        inputs: tuple[Array, ...],
+        graph: UnitGraph,
+        removed: NDArray[np.bool_],
+        latency: LatencyComparison,
+    ) -> OperatorComparison | None:
+        """Original and shrunk by operator; None if nothing there can tell.
+
+        Args:
+            files: Original and shrunk.
+            inputs: One batch.
+            graph: The network.
+            removed: Boolean, shape [num_units].
+            latency: Their race, which says how many runs there is time for.
+        """
+        if self.profiler is None:
             return None
-        original, shrunk = (_fastest(times) for times in zip(*rounds, strict=True))
-        return compare_operators(
-            original,
-            shrunk,
-            layer_facts(graph, removed),
-            Conditions(default_multiple(profile), held, _starts_only(profile)),
-            num_runs=num_runs,
-        )
+        num_runs = _num_runs(latency.original.median_ms)
+        with self.watch.stage("operators"):
+            try:
+                rounds = [
+                    [
+                        self.profiler.operator_times(file, inputs, self.profile, num_runs=num_runs)
+                        for file in files
+                    ]
+                    for _ in range(ROUNDS)
+                ]
+            except (ExportError, MeasurementError) as error:
+                self.watch.warn(f"operators were not timed: {error}")
+                return None
+            original, shrunk = (_fastest(times) for times in zip(*rounds, strict=True))
+            conditions = Conditions(
+                default_multiple(self.profile), self.held, _starts_only(self.profile)
+            )
+            facts = layer_facts(graph, removed)
+            return compare_operators(original, shrunk, facts, conditions, num_runs=num_runs)
 
 
 def _starts_only(profile: TargetProfile) -> bool:

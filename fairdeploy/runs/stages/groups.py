@@ -40,14 +40,6 @@ MIN_STRICT_BLOCKS = 2
 STREAM_RELUCTANCE = 0.5
 
 
-def unscored_groups(
-    graph: UnitGraph, channel_multiple: int, rules: Sequence[Rule] = (), *, is_strict: bool = False
-) -> tuple[GroupScores, ...]:
-    """Groups with their limits and all scores 0."""
-    blank = UnitScores(np.zeros(graph.num_units), np.zeros(graph.num_units), 0, 0)
-    return group_scores(graph, blank, channel_multiple, rules, is_strict=is_strict)
-
-
 def limits_of(
     graph: UnitGraph, channel_multiple: int, rules: Sequence[Rule] = (), *, is_strict: bool = False
 ) -> tuple[GroupLimit, ...]:
@@ -65,19 +57,21 @@ def limits_of(
 
 def group_scores(
     graph: UnitGraph,
-    scores: UnitScores,
+    scores: UnitScores | None,
     channel_multiple: int,
     rules: Sequence[Rule] = (),
     allocation: AllocationRule = "tod",
     *,
     is_strict: bool = False,
 ) -> tuple[GroupScores, ...]:
-    """Scores group by group, within the limits that the target and the user set.
+    """Scores group by group (all 0 for None), within the limits that the target and the user set.
 
     Each group keeps at least one unit, and a multiple that the target likes. Everything that
     chooses from the groups follows the allocation rule.
     """
     limits = limits_of(graph, channel_multiple, rules, is_strict=is_strict)
+    if scores is None:
+        scores = UnitScores(np.zeros(graph.num_units), np.zeros(graph.num_units), 0, 0)
     groups = tuple(
         _scores_of(group, scores, limit) for group, limit in zip(graph.groups, limits, strict=True)
     )

@@ -1,34 +1,21 @@
-"""Which multiple channel counts are rounded to, and what that did to the plan."""
+"""Which multiple channel counts are rounded to, and who says so."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from fairdeploy.allocation.cost import CostModel
-from fairdeploy.allocation.restrictions import Rule
-from fairdeploy.allocation.search import search
 from fairdeploy.deployment.exporter_api import Exporter
 from fairdeploy.deployment.latency.channel_multiples import cached_multiple, measured_multiple
 from fairdeploy.errors import ExportError, MeasurementError
-from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import (
     UNMEASURED_MULTIPLE,
-    Allocation,
-    AllocationRule,
-    Budget,
-    GroupRounding,
-    GroupScores,
     MultipleChoice,
-    Rounding,
     TargetProfile,
-    UnitScores,
     default_multiple,
 )
 from fairdeploy.runs.progress import Stopwatch
-from fairdeploy.runs.stages.groups import group_scores
 
 Source = Literal["measured", "profile", "--round-to", "not measured", "budget"]
 
@@ -151,66 +138,3 @@ def _of(choice: MultipleChoice | None, profile: TargetProfile) -> Multiple:
 def with_multiple(profile: TargetProfile, multiple: Multiple) -> TargetProfile:
     """The profile with a number where it said ``auto``."""
     return replace(profile, channel_multiple=multiple.liked)
-
-
-def rounding_outcome(
-    multiple: Multiple,
-    graph: UnitGraph,
-    scores: UnitScores,
-    rules: Sequence[Rule],
-    groups: Sequence[GroupScores],
-    allocation: Allocation,
-    costs: CostModel,
-    budgets: Sequence[Budget],
-    allocation_rule: AllocationRule = "tod",
-) -> Rounding | None:
-    """The plan beside one for the same budgets with any counts; None if any count was allowed.
-
-    Args:
-        multiple: What counts were rounded to.
-        graph: The network.
-        scores: Of all units.
-        rules: The user's restrictions.
-        groups: With the steps that the plan kept to.
-        allocation: The plan.
-        costs: What it costs.
-        budgets: What it was held to.
-        allocation_rule: How it was shared out.
-    """
-    if multiple.number == 1:
-        return None
-    free_rules = [rule for rule in rules if rule.kind != "round_to"]
-    free = group_scores(graph, scores, 1, free_rules, allocation_rule)
-    unrounded = search(free, costs.costs, budgets)
-    return Rounding(
-        multiple=multiple.number,
-        source=multiple.source,
-        choice=multiple.choice,
-        groups=tuple(
-            GroupRounding(
-                name=group.name,
-                units=len(group.u),
-                kept=_kept(group, allocation),
-                kept_unrounded=_kept(group, unrounded),
-            )
-            for group in groups
-        ),
-        costs=_plain(allocation.costs),
-        costs_unrounded=_plain(unrounded.costs),
-        r_mass=_r_mass(groups, allocation),
-        r_mass_unrounded=_r_mass(free, unrounded),
-    )
-
-
-def _kept(group: GroupScores, allocation: Allocation) -> int:
-    return len(group.u) - len(allocation.removed.get(group.name, ()))
-
-
-def _r_mass(groups: Sequence[GroupScores], allocation: Allocation) -> float:
-    return float(
-        sum(group.r[list(allocation.removed.get(group.name, ()))].sum() for group in groups)
-    )
-
-
-def _plain(costs: Mapping[str, float]) -> dict[str, float]:
-    return {metric: float(cost) for metric, cost in costs.items()}

@@ -1,89 +1,144 @@
-"""Everything that makes a shrunk network accurate again: repair, distillation, training."""
+"""Everything that makes a shrunk network accurate again: refitting, distillation, training."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import fx
 
 from fairdeploy.errors import noted
 from fairdeploy.files import cache_folder
 from fairdeploy.graph.graph_text import graph_tensors, graph_text
-from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.inputs.fingerprint import sha256_of_images, sha256_of_tensors
-from fairdeploy.records import DataSplits, DistillationSummary, Mending, TuningSummary
+from fairdeploy.records import (
+    DataSplits,
+    DistillationSummary,
+    Mending,
+    RecoverySummary,
+    TuningSummary,
+)
 from fairdeploy.records.training import TuningOptions
-from fairdeploy.recovery.judgement import Judge, held_apart
+from fairdeploy.recovery.batchnorm import reestimate_batchnorm
+from fairdeploy.recovery.judgement import Judge, held_apart, kept_if_better
+from fairdeploy.recovery.least_squares.fit import fit_least_squares
+from fairdeploy.recovery.least_squares.fitted_weights import own_tensors
 from fairdeploy.recovery.training.distillation import distil
 from fairdeploy.recovery.training.finetuning import Pupil, finetune
 from fairdeploy.recovery.training.processes import training_device
 from fairdeploy.reporting.accuracy_rows import verdict_row
 from fairdeploy.reporting.quantities import verdict_text
-from fairdeploy.runs.progress import Stopwatch
-from fairdeploy.runs.stages.loading import recover, recovery_method
-from fairdeploy.settings.run import RunSettings
+from fairdeploy.runs.run import Run
+from fairdeploy.runs.stages.evaluation import Evaluation
+from fairdeploy.runs.stages.removal import Shrunk
+from fairdeploy.settings.options import RecoveryMethod
+from fairdeploy.settings.run import DEFAULT_RECOVERY, RunSettings
 
 Finished = Callable[[str], None]
-"""Told the name of each step when it is done: ``recovered``, ``distilled``, ``tuned``."""
+"""Called with the name of each step when it is done: ``recovered``, ``distilled``, ``tuned``."""
 
 
-def mend(
-    graph: UnitGraph,
-    shrunk: fx.GraphModule,
-    removed: NDArray[np.bool_],
+@dataclass(frozen=True, slots=True)
+class Repaired:
+    """A shrunk network after its repair, tested after each step."""
+
+    shrunk: Shrunk
+    mending: Mending
+    evaluation: Evaluation
+
+
+def repair_and_test(run: Run[RunSettings], shrunk: Shrunk, data: DataSplits) -> Repaired:
+    """Repair ``shrunk`` (changes its module); test the original, and it, after each step."""
+    evaluation = Evaluation(shrunk.graph, data.test, run.watch, data)
+    evaluation.add("original", shrunk.graph.module)
+    evaluation.add("pruned", shrunk.module)
+    mending = repair(run, shrunk, data, lambda step: evaluation.add(step, shrunk.module))
+    return Repaired(shrunk, mending, evaluation)
+
+
+def repair(
+    run: Run[RunSettings],
+    shrunk: Shrunk,
     data: DataSplits,
-    settings: RunSettings,
-    watch: Stopwatch,
     finished: Finished = lambda step: None,
 ) -> Mending:
-    """Change ``shrunk`` so that it is as accurate as it gets by what the user chose."""
-    method = recovery_method(data, settings)
+    """Make ``shrunk`` (changes its module) as accurate as it gets by what the user chose."""
+    method = recovery_method(data, run.settings)
     judged = held_apart(data) if method == "distil" else data
-    judge = _judge(graph, judged) if removed.any() and method != "none" else None
-    recovery = recover(graph, shrunk, removed, judged, settings, watch, judge)
+    # noise teaches nothing, so without images there is nothing to refit
+    is_refitted = bool(shrunk.removed.any()) and method != "none"
+    judge = _judge(shrunk, judged) if is_refitted else None
+    recovery = _refit(run, shrunk, judged, method, judge) if is_refitted else None
     finished("recovered")
     distillation = None
     if method == "distil" and judge is not None:
-        distillation = _distil(graph, shrunk, removed, judged, judge, settings, watch)
+        distillation = _distil(run, shrunk, judged, judge)
         finished("distilled")
     tuning = None
-    if settings.tuning is not None:
-        tuning = _finetune(graph, shrunk, removed, data, settings, settings.tuning, watch)
+    if run.settings.tuning is not None:
+        tuning = _finetune(run, shrunk, data, run.settings.tuning)
         finished("tuned")
     return Mending(recovery, distillation, tuning)
 
 
-def _judge(graph: UnitGraph, data: DataSplits) -> Judge | None:
+def recovery_method(data: DataSplits, settings: RunSettings) -> RecoveryMethod:
+    """What the user chose; by default least squares, and nothing for noise."""
+    default: RecoveryMethod = "none" if data.calibration.is_synthetic else DEFAULT_RECOVERY
+    return settings.recover or default
+
+
+def _judge(shrunk: Shrunk, data: DataSplits) -> Judge | None:
     """Of images that nothing is fitted to, if there are such; none where all are noise."""
     if data.calibration.is_synthetic:
         return None
-    return Judge(graph, data.selection or data.calibration, training_device())
+    return Judge(shrunk.graph, data.selection or data.calibration, training_device())
+
+
+def _refit(
+    run: Run[RunSettings],
+    shrunk: Shrunk,
+    data: DataSplits,
+    method: RecoveryMethod,
+    judge: Judge | None,
+) -> RecoverySummary:
+    """Refit the layers; what that did is undone if ``judge`` finds no gain."""
+    graph, module = shrunk.graph, shrunk.module
+    images = graph.inputs.arranged(data.calibration)
+    name = "batchnorm" if method == "batchnorm" else "least squares"
+    own_tensors(module, graph.module)
+    with run.watch.stage(f"recover ({name})") as stage:
+
+        def fit() -> RecoverySummary:
+            if method == "batchnorm":
+                return reestimate_batchnorm(module, images)
+            return fit_least_squares(
+                graph, module, shrunk.removed, images, seed=run.seed,
+                progress=lambda done, total: stage.note(f"layer {done} of {total}"),
+            )  # fmt: skip
+
+        summary, verdict = kept_if_better(judge, module, fit)
+        if verdict is not None:
+            verdict = replace(verdict, are_fitted=data.selection is None)
+            stage.note(verdict_text(verdict_row(verdict)))
+    return replace(summary, verdict=verdict)
 
 
 def _distil(
-    graph: UnitGraph,
-    shrunk: fx.GraphModule,
-    removed: NDArray[np.bool_],
-    data: DataSplits,
-    judge: Judge,
-    settings: RunSettings,
-    watch: Stopwatch,
+    run: Run[RunSettings], shrunk: Shrunk, data: DataSplits, judge: Judge
 ) -> DistillationSummary | None:
-    with watch.stage("distil") as stage:
+    graph = shrunk.graph
+    with run.watch.stage("distil") as stage:
         summary = distil(
-            graph, shrunk, removed, graph.inputs.arranged(data.calibration), judge,
-            more=data.training, seed=settings.model.seed,
+            graph, shrunk.module, shrunk.removed, graph.inputs.arranged(data.calibration), judge,
+            more=data.training, seed=run.seed,
             progress=lambda done, total: stage.note(f"step {done} of {total}"),
         )  # fmt: skip
         if summary is not None:
             stage.note(verdict_text(verdict_row(summary.verdict)))
     if summary is None:
-        watch.warn(
+        run.watch.warn(
             f"{len(data.calibration)} calibration images are too few to distil with; "
             "raise --num-calibration"
         )
@@ -91,20 +146,14 @@ def _distil(
 
 
 def _finetune(
-    graph: UnitGraph,
-    shrunk: fx.GraphModule,
-    removed: NDArray[np.bool_],
-    data: DataSplits,
-    settings: RunSettings,
-    options: TuningOptions,
-    watch: Stopwatch,
+    run: Run[RunSettings], shrunk: Shrunk, data: DataSplits, options: TuningOptions
 ) -> TuningSummary:
     kept = "the training is kept, the same command goes on after its last whole epoch"
-    with watch.stage("train") as stage, noted(kept, KeyboardInterrupt):
+    with run.watch.stage("train") as stage, noted(kept, KeyboardInterrupt):
         summary = finetune(
-            Pupil(graph, shrunk, removed), data, options,
-            seed=settings.model.seed,
-            checkpoint=_checkpoint(graph, shrunk, data, settings, options),
+            Pupil(shrunk.graph, shrunk.module, shrunk.removed), data, options,
+            seed=run.seed,
+            checkpoint=_checkpoint(run, shrunk, data, options),
             progress=lambda done, total, score: stage.note(
                 f"epoch {done} of {total}, {score:.2%} of the selection images"
             ),
@@ -118,18 +167,14 @@ def _finetune(
 
 
 def _checkpoint(
-    graph: UnitGraph,
-    shrunk: fx.GraphModule,
-    data: DataSplits,
-    settings: RunSettings,
-    options: TuningOptions,
+    run: Run[RunSettings], shrunk: Shrunk, data: DataSplits, options: TuningOptions
 ) -> Path:
     """Where the state of just this training is kept: another start or option has another file."""
     facts = [sha256_of_images(images) for images in data.image_sets().values()]
-    for network in (graph.module, shrunk):  # the teacher, and what learns from it
+    for network in (shrunk.graph.module, shrunk.module):  # the teacher, and what learns from it
         facts += [graph_text(network), sha256_of_tensors(graph_tensors(network))]
     if data.training is not None:
         facts.append(f"{data.source} {data.training.num_images} {data.training.has_labels}")
-    facts += [str(settings.model.seed), str(options), torch.__version__]
+    facts += [str(run.seed), str(options), torch.__version__]
     name = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]
     return cache_folder() / "training" / f"{name}.pt"

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from fairdeploy.errors import DeviceLostError
-from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import (
     AccuracyEstimate,
     DataSplits,
@@ -21,33 +19,17 @@ from fairdeploy.records import (
     TimedPlan,
 )
 from fairdeploy.reporting.quantities import NO_CLAIM
-from fairdeploy.runs.progress import SilentStage, Stage, Stopwatch
-from fairdeploy.runs.search.trials import LatencyTrials
+from fairdeploy.runs.problem import Problem
+from fairdeploy.runs.progress import Stopwatch
+from fairdeploy.runs.run import Run
+from fairdeploy.runs.search.trials import LatencyTrials, trial_setting
 from fairdeploy.runs.stages.evaluation import Evaluation
-from fairdeploy.runs.stages.groups import removed_units
+from fairdeploy.runs.stages.groups import removed_units, smallest_plan_units
 from fairdeploy.runs.stages.removal import remove_and_prove
-from fairdeploy.runs.stages.repair import mend
-from fairdeploy.settings.run import RunSettings
+from fairdeploy.runs.stages.repair import repair
+from fairdeploy.settings.run import SweepSettings
 
 _MAX_STEPS = 4
-
-
-class StepsOf:
-    """A ``Progress`` whose stages are the steps of one stage."""
-
-    def __init__(self, outer: Stage, watch: Stopwatch) -> None:
-        self._outer = outer
-        self._watch = watch
-
-    @contextmanager
-    def stage(self, name: str, total: int | None = None) -> Iterator[Stage]:
-        """One step of the outer stage."""
-        yield SilentStage()
-        self._outer.advance()
-
-    def warn(self, text: str) -> None:
-        """Pass a warning on."""
-        self._watch.warn(text)
 
 
 class PointMeter:
@@ -55,20 +37,24 @@ class PointMeter:
 
     def __init__(
         self,
-        graph: UnitGraph,
+        run: Run[SweepSettings],
+        problem: Problem,
         groups: tuple[GroupScores, ...],
         data: DataSplits,
-        settings: RunSettings,
-        trials: LatencyTrials | None,
-        watch: Stopwatch,
     ) -> None:
-        self._graph, self._groups = graph, groups
-        self._data, self._settings, self._trials = data, settings, trials
-        self._watch = watch
+        """Export both ends of what is raced, if anything is."""
+        self._run, self._problem, self._groups, self._data = run, problem, groups, data
+        self._trials: LatencyTrials | None = None
+        if run.settings.with_latency:
+            smallest = smallest_plan_units(problem.graph, problem.groups())
+            with run.watch.stage("export both ends"):
+                self._trials = LatencyTrials(trial_setting(run, problem), smallest)
 
-    def original(self, costs: dict[str, float]) -> SweepPoint:
+    def original(self) -> SweepPoint:
         """The network as it is."""
-        accuracy, answers = self._tested(self._graph.module, self._watch, "original")
+        network, watch = self._problem.graph.module, self._run.watch
+        accuracy, answers = self._tested(network, watch, "original")
+        costs = self._problem.original_costs
         return SweepPoint(
             "original", None, costs, r_mass_share=0.0, accuracy=accuracy, answers=answers
         )
@@ -80,24 +66,25 @@ class PointMeter:
             ParityError: Its proof failed.
         """
         started = time.perf_counter()
-        with self._watch.stage(title, total=_MAX_STEPS) as stage:
-            point = self._measured(plan, Stopwatch(StepsOf(stage, self._watch)), started)
-            stage.note(_in_short(point))
+        with self._run.watch.stage(title, total=_MAX_STEPS) as stage:
+            point = self._measured(plan, self._run.watch.inside(stage, counts=True), started)
+            stage.note(_summary(point))
         return point
 
     def _measured(self, plan: PlannedPoint, steps: Stopwatch, started: float) -> SweepPoint:
-        removed = removed_units(self._graph, self._groups, plan.allocation)
+        graph = self._problem.graph
+        removed = removed_units(graph, self._groups, plan.allocation)
         with steps.stage("remove and prove"):
-            shrunk, proof = remove_and_prove(self._graph, removed, self._settings.model.seed)
-        mend(self._graph, shrunk, removed, self._data, self._settings, steps)
-        accuracy, answers = self._tested(shrunk, steps, plan.name)
+            shrunk = remove_and_prove(graph, removed, self._run.seed)
+        repair(replace(self._run, watch=steps), shrunk, self._data)
+        accuracy, answers = self._tested(shrunk.module, steps, plan.name)
         latency = self._latency(removed, steps)
         return SweepPoint(
             plan.name,
             plan,
             plan.allocation.costs,
             plan.r_mass_share,
-            proof,
+            shrunk.proof,
             accuracy,
             latency,
             answers,
@@ -113,19 +100,19 @@ class PointMeter:
                 return self._trials.time(removed)
             except DeviceLostError as error:
                 self._trials = None
-                self._watch.warn(f"this network and those after it were not raced: {error}")
+                self._run.watch.warn(f"this network and those after it were not raced: {error}")
                 return None
 
     def _tested(
         self, network: fx.GraphModule, watch: Stopwatch, step: str
     ) -> tuple[AccuracyEstimate | None, Tensor | None]:
         """Accuracy and answers; None where there are no labelled test images."""
-        evaluation = Evaluation(self._graph, self._data.test, watch)
+        evaluation = Evaluation(self._problem.graph, self._data.test, watch)
         evaluation.add(step, network)
         return evaluation.estimates.get(step), evaluation.answers(step)
 
 
-def _in_short(point: SweepPoint) -> str:
+def _summary(point: SweepPoint) -> str:
     """``params=39%  98.67%  1.57x``."""
     parts = [point.plan.budget.text if point.plan else point.name]
     if point.accuracy is not None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,21 +11,15 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from fairdeploy.allocation.cost import CostModel
-from fairdeploy.allocation.restrictions import Rule, rules_of
 from fairdeploy.allocation.search import reachable_range
 from fairdeploy.allocation.sweep_plans import plan_points, target_notes
 from fairdeploy.allocation.sweep_targets import capped_targets, shares_between, spread_targets
 from fairdeploy.allocation.trade_off import find_trade_off
-from fairdeploy.deployment.devices.local_device import LocalDevice
-from fairdeploy.deployment.exporter_api import Exporter
-from fairdeploy.deployment.latency.measure import require_this_machine
-from fairdeploy.deployment.precision import exporter_for
 from fairdeploy.errors import OutputError, noted
-from fairdeploy.files import appearing_folder, cache_folder, check_output_folder, kept_if_it_fails
+from fairdeploy.files import appearing_folder, kept_if_it_fails
 from fairdeploy.graph.unit_graph import UnitGraph
-from fairdeploy.inputs.answers import require_judged
 from fairdeploy.records import (
+    DataSplits,
     GroupScores,
     LoadedModel,
     PairedDifference,
@@ -46,31 +39,19 @@ from fairdeploy.reporting.sweep_record import (
     write_sweep,
 )
 from fairdeploy.runs.environment import describe_environment
-from fairdeploy.runs.progress import Progress, SilentProgress, Stopwatch
-from fairdeploy.runs.search.trials import LatencyTrials, TrialSetting
-from fairdeploy.runs.stages.delivery import tensor_names
-from fairdeploy.runs.stages.groups import (
-    group_scores,
-    group_sizes,
-    smallest_plan_units,
-    unscored_groups,
-)
-from fairdeploy.runs.stages.loading import (
-    SCORES_KEPT,
-    capture_network,
-    load_images,
-    load_network,
-    make_plan,
-    recovery_method,
-    score,
-)
-from fairdeploy.runs.stages.multiples import Multiple, multiple_row, resolve_multiple, with_multiple
+from fairdeploy.runs.problem import Problem
+from fairdeploy.runs.progress import Progress
+from fairdeploy.runs.run import Run, open_run
+from fairdeploy.runs.stages.loading import capture_network, load_images, load_network
+from fairdeploy.runs.stages.multiples import Multiple, multiple_row
+from fairdeploy.runs.stages.plan import SCORES_KEPT, make_plan, score
 from fairdeploy.runs.stages.removal import check_answers
+from fairdeploy.runs.stages.repair import recovery_method
 from fairdeploy.runs.sweep.next_commands import closer_command, shrink_command
 from fairdeploy.runs.sweep.points import PointMeter
 from fairdeploy.settings.options import SweepOptions
 from fairdeploy.settings.run import SweepSettings, resolve_sweep
-from fairdeploy.settings.target_profiles import load_profile, profile_toml
+from fairdeploy.settings.target_profiles import profile_toml
 from fairdeploy.tasks.base import Task
 
 PLANS_FOLDER = "plans"
@@ -92,92 +73,86 @@ def sweep(options: SweepOptions, progress: Progress | None = None) -> SweepResul
             scores stay cached.
     """
     settings = resolve_sweep(options)
-    check_output_folder(settings.output, force=options.force)
-    target = load_profile(settings.target)
-    if options.with_latency:
-        require_this_machine(target)
-    exporter = exporter_for(target) if options.with_latency else None
-    watch = Stopwatch(progress or SilentProgress())
-
-    model = load_network(settings.model, watch)
-    graph = capture_network(model, settings.model, watch)
-    check_answers(model, graph, settings.model.seed, watch)
-    costs = CostModel(graph.cost_terms, len(graph.groups))
-    rules = rules_of(graph, settings.restrictions)
-    channels = resolve_multiple(
-        target, settings.restrictions.round_to, exporter, cache_folder(), watch,
-        may_measure=options.with_latency,
-    )  # fmt: skip
-    channels = settled_multiple(channels, graph, costs, rules, settings)
-    profile = with_multiple(shortened(target), channels)
-    told = told_options(options, settings.output, target, channels)
-    unscored = unscored_groups(graph, channels.number, rules)
-    smallest, original = reachable_range(unscored, costs.costs)[settings.metric]
-    targets = _targets(settings, smallest, original)
-    data, graph = load_images(settings, model, graph, watch)
-    require_judged(
-        data,
-        max_drop=None,
-        learns_labels=settings.tuning is not None and not settings.tuning.distill,
-    )
-    scores = score(graph, model, data, settings, watch)
-    groups = group_scores(graph, scores, channels.number, rules, settings.method.allocation)
-    with watch.stage("plan points") as stage:
-        planned = plan_points(groups, costs.costs, targets)
-        stage.note(f"{len(planned)} plans from one scoring")
-    notes = tuple(target_notes(planned, targets))
-    for text in notes:
-        watch.warn(text)
-
-    with appearing_folder(settings.output, force=options.force) as folder, ExitStack() as stack:
+    with open_run(settings, progress, exports=settings.with_latency) as run, ExitStack() as stack:
+        model = load_network(settings.model, run.watch)
+        graph = capture_network(model, settings.model, run.watch)
+        check_answers(model, graph, run.seed, run.watch)
+        problem = Problem.of(run, model, graph, may_measure=settings.with_latency)
+        problem = settled(problem, settings)
+        told = told_options(options, settings.output, run.profile, problem.multiple)
+        targets = _targets(settings, problem)
+        data, task = load_images(run, model, graph)
+        graph, problem = graph.for_task(task), problem.for_task(task)
+        scores = score(run, graph, data)
+        groups = problem.groups(scores)
+        with run.watch.stage("plan points") as stage:
+            planned = plan_points(groups, problem.costs.costs, targets)
+            stage.note(f"{len(planned)} plans from one scoring")
+        notes = tuple(target_notes(planned, targets))
+        for text in notes:
+            run.watch.warn(text)
+        folder = stack.enter_context(appearing_folder(settings.output, force=settings.force))
         stack.enter_context(noted(SCORES_KEPT, KeyboardInterrupt))
-        write_target(folder, target, channels)
+        write_target(folder, run.profile, problem.multiple)
         _write_plans(folder / PLANS_FOLDER, planned, model, graph, groups)
         stack.enter_context(kept_if_it_fails(folder, settings.output, (SWEEP_FILE, SWEEP_PAGE)))
-        trials = stack.enter_context(latency_trials(
-            exporter, model, graph, unscored, profile, seed=settings.model.seed, watch=watch
-        ))  # fmt: skip
-        meter = PointMeter(graph, groups, data, settings, trials, watch)
-        first = meter.original(costs.cost(group_sizes(graph)))
-        points = (first, *_measure(planned, meter, watch))
-        labels = None if data.test is None else data.test.labels
-        task = graph.outputs.task
-        differences = _differences(task, points, first, labels)
-        trade_off = _trade_off(task, points, labels, settings)
-        result = Sweep(settings.metric, smallest, points, trade_off, differences, notes)
-        document = build_sweep_document(
-            result,
-            model=model,
-            graph=graph,
-            data=data,
-            profile=profile,
-            recovery=recovery_method(data, settings),
-            method=settings.method,
-            plans_folder=PLANS_FOLDER,
-            shrink_commands={
-                point.name: shrink_command(told, point.budget.text) for point in planned
-            },
-            closer_command=_closer(result, told, settings),
-            channel_multiple=multiple_row(channels),
-            seed=settings.model.seed,
-            command=options.command,
-            stage_seconds=watch.seconds,
-            environment=describe_environment(),
-            warnings=watch.warnings,
-        )
+        result = _measure(run, problem, groups, data, planned, notes)
+        document = _document(run, problem, result, (model, data), told)
         write_sweep(folder, document)
     return SweepResult(settings.output, document)
 
 
-def _targets(settings: SweepSettings, smallest: float, original: float) -> tuple[SweepTarget, ...]:
+def _document(
+    run: Run[SweepSettings],
+    problem: Problem,
+    result: Sweep,
+    loaded: tuple[LoadedModel, DataSplits],
+    told: SweepOptions,
+) -> dict[str, Any]:
+    """``sweep.json``."""
+    model, data = loaded
+    return build_sweep_document(
+        result,
+        model=model,
+        graph=problem.graph,
+        data=data,
+        profile=problem.profile,
+        recovery=recovery_method(data, run.settings),
+        method=run.settings.method,
+        plans_folder=PLANS_FOLDER,
+        shrink_commands={
+            point.name: shrink_command(told, point.plan.budget.text)
+            for point in result.points
+            if point.plan is not None
+        },
+        closer_command=_closer(result, told, run.settings),
+        channel_multiple=multiple_row(problem.multiple),
+        seed=run.seed,
+        command=run.settings.command,
+        stage_seconds=run.watch.seconds,
+        environment=describe_environment(),
+        warnings=run.watch.warnings,
+    )
+
+
+def _targets(settings: SweepSettings, problem: Problem) -> tuple[SweepTarget, ...]:
+    smallest, original = reachable_range(problem.groups(), problem.costs.costs)[settings.metric]
     if settings.percents is None:
         return spread_targets(settings.metric, smallest, original, settings.num_points)
     return capped_targets(settings.metric, smallest, original, settings.percents)
 
 
 def _measure(
-    planned: Sequence[PlannedPoint], meter: PointMeter, watch: Stopwatch
-) -> list[SweepPoint]:
+    run: Run[SweepSettings],
+    problem: Problem,
+    groups: tuple[GroupScores, ...],
+    data: DataSplits,
+    planned: Sequence[PlannedPoint],
+    notes: tuple[str, ...],
+) -> Sweep:
+    """The original and the network of every plan, each made, tested and raced."""
+    meter = PointMeter(run, problem, groups, data)
+    first = meter.original()
     points = [
         meter.measure(plan, f"point {number} of {len(planned)}")
         for number, plan in enumerate(planned, start=1)
@@ -188,12 +163,16 @@ def _measure(
         if point.proof is not None and point.proof.norm_coupled_difference is not None
     ]
     if differences:
-        watch.warn(
+        run.watch.warn(
             f"{len(differences)} of {len(points)} networks have layer norms over fewer channels "
             "(--allow-norm-coupled), which is not exact: before repair their outputs differ by up "
             f"to {max(differences):.1e} of the largest output; the proof covers everything else"
         )
-    return points
+    labels = None if data.test is None else data.test.labels
+    metric, task, rows = run.settings.metric, problem.graph.outputs.task, (first, *points)
+    smallest = reachable_range(problem.groups(), problem.costs.costs)[metric][0]
+    trade_off = _trade_off(task, rows, labels, run.settings)
+    return Sweep(metric, smallest, rows, trade_off, _differences(task, rows, first, labels), notes)
 
 
 def _trade_off(
@@ -262,22 +241,21 @@ def _write_plans(
 TARGET_FILE = "target.toml"
 
 
-def settled_multiple(
-    channels: Multiple,
-    graph: UnitGraph,
-    costs: CostModel,
-    rules: Sequence[Rule],
-    settings: SweepSettings,
-) -> Multiple:
-    """The first multiple that reaches all shares that the user asks for; else the finest."""
+def settled(problem: Problem, settings: SweepSettings) -> Problem:
+    """With short races, and the first multiple that reaches all shares asked for; else the finest.
+
+    Races are shorter than those of ``shrink``, because there are many in a row.
+    """
+    problem = replace(problem, profile=shortened(problem.profile))
     if settings.percents is None:
-        return channels
-    for multiple in channels.to_try:
-        groups = unscored_groups(graph, multiple.number, rules)
-        smallest, original = reachable_range(groups, costs.costs)[settings.metric]
+        return problem
+    for multiple in problem.multiple.to_try:
+        rounded = problem.rounded_to(multiple)
+        costs = reachable_range(rounded.groups(), problem.costs.costs)
+        smallest, original = costs[settings.metric]
         if smallest <= min(settings.percents) / 100 * original:
-            return multiple
-    return channels.finest
+            return rounded
+    return problem.rounded_to(problem.multiple.finest)
 
 
 def told_options(
@@ -319,9 +297,6 @@ def is_default(profile: TargetProfile, channels: Multiple) -> bool:
     return channels.source == "--round-to" or channels.number == default_multiple(profile)
 
 
-# ---- races of a sweep: shorter than those of ``shrink``, because there are many in a row ---------
-
-
 _SHORTER = 4
 
 
@@ -333,38 +308,3 @@ def shortened(profile: TargetProfile) -> TargetProfile:
         max_seconds=profile.max_seconds / _SHORTER,
         idle_gap_ms=None,
     )
-
-
-@contextmanager
-def latency_trials(
-    exporter: Exporter | None,
-    model: LoadedModel,
-    graph: UnitGraph,
-    groups: tuple[GroupScores, ...],
-    profile: TargetProfile,
-    *,
-    seed: int,
-    watch: Stopwatch,
-) -> Iterator[LatencyTrials | None]:
-    """Races against the original for as long as the block runs; None without an exporter.
-
-    Args:
-        exporter: Writes and opens the files.
-        model: The network.
-        graph: Its graph.
-        groups: With their caps and steps; their scores do not matter.
-        profile: With the limits that races shall have.
-        seed: Of inputs and races.
-        watch: Shows the export.
-    """
-    if exporter is None:
-        yield None
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        with watch.stage("export both ends"):
-            setting = TrialSetting(
-                graph, exporter, LocalDevice(exporter), profile,
-                tensor_names(graph, bool(model.inputs)), Path(folder), seed,
-            )  # fmt: skip
-            trials = LatencyTrials(setting, smallest_plan_units(graph, groups))
-        yield trials

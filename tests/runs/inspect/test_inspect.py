@@ -15,7 +15,7 @@ from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.records import LoadedModel, Preprocessing, Restrictions
 from fairdeploy.runs.inspect import inspect, inspection_document, random_proof
 from fairdeploy.runs.inspect.random_proof import prove_random_removal, random_removal
-from fairdeploy.runs.progress import SilentProgress, Stopwatch
+from fairdeploy.runs.progress import Stopwatch
 from fairdeploy.runs.stages import multiples as rounding
 from fairdeploy.runs.stages.groups import limits_of
 from fairdeploy.settings.options import InspectOptions
@@ -210,7 +210,7 @@ def test_removal_that_breaks_is_a_failed_proof_in_words(
     monkeypatch.setattr(random_proof, broken, fail)
     model = loaded(TwoStages(), 8)
     graph = build_unit_graph(model.module, (torch.zeros(2, 3, 8, 8),))
-    watch = Stopwatch(SilentProgress())
+    watch = Stopwatch()
     proof = prove_random_removal(model, graph, limits_of(graph, 1), 0, watch)
     assert not proof["passed"]
     assert proof["problem"] == problem
@@ -250,7 +250,7 @@ def test_balanced_groups_count_one_unit_of_every_block() -> None:
     by_block = [{place % 6 for place in places if place // 6 == block} for block in range(4)]
     assert [len(block) for block in by_block] == [3, 3, 3, 3]
     assert len({tuple(sorted(block)) for block in by_block}) > 1
-    watch = Stopwatch(SilentProgress())
+    watch = Stopwatch()
     proof = prove_random_removal(model, graph, limits, 0, watch)
     assert proof["passed"]
     assert proof["num_removed_units"] == 12
