@@ -13,6 +13,17 @@ Measure = Literal["accuracy", "agreement", "error"]
 """Share of right answers; share of the images with the original's class; squared error against the
 original as a share of its outputs' variance."""
 _CONFIDENCE = 0.95
+STEPS = {
+    "original": "original",
+    "pruned": "pruned, before repair",
+    "recovered": "after recovery",
+    "distilled": "after distillation",
+    "tuned": "after training",
+    "exported": "exported file",
+}
+"""What a network is judged after, in this order and these words."""
+REPAIRS = ("recovered", "distilled", "tuned")
+"""Those that restore accuracy."""
 
 
 def paired_interval(

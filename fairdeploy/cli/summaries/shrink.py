@@ -16,14 +16,16 @@ from rich.table import Table
 from rich.text import Text
 
 from fairdeploy.cli.summaries.tables import lines_of, shown, two_columns
+from fairdeploy.records.accuracy import REPAIRS, STEPS
 from fairdeploy.records.metrics import COUNTED, METRICS
-from fairdeploy.reporting.accuracy_rows import STEPS, fidelity_rows
+from fairdeploy.reporting.accuracy_rows import fidelity_rows
 from fairdeploy.reporting.chain import agreement_titles, verdict
 from fairdeploy.reporting.quantities import (
     NO_CLAIM,
     budget_verdict,
     change_text,
     decided_by,
+    error_text,
     needed_text,
     quality_name,
     verdict_text,
@@ -168,8 +170,8 @@ def _check_lines(document: Document) -> Iterator[tuple[str, str]]:
             "not exact",
             f"{proof['num_coupled_norms']} layer norms take their statistics over fewer channels: "
             "before repair the outputs differ by "
-            f"{_plain(proof['norm_coupled_difference'])} of the largest output from the original "
-            "with the removed units zeroed; the proof covers everything else",
+            f"{error_text(proof['norm_coupled_difference'])} of the largest output from the "
+            "original with the removed units zeroed; the proof covers everything else",
         )
     for row in document["parity"]:
         yield (
@@ -191,11 +193,7 @@ def _chain_lines(chain: Document | None) -> Iterator[tuple[str, str]]:
 
 
 def _error(row: Document) -> str:
-    return f"relative error {_plain(row['max_relative_error'])} (limit {row['limit']:.0e})"
-
-
-def _plain(error: float | None) -> str:
-    return "not a number" if error is None else f"{error:.1e}"
+    return f"relative error {error_text(row['max_relative_error'])} (limit {row['limit']:.0e})"
 
 
 def _accuracy_lines(document: Document) -> Iterator[tuple[str, str]]:
@@ -303,7 +301,6 @@ def demo_ending(folder: Path) -> RenderableType:
 # ---- lines of the terminal about what training did, changed answers, and the accuracy gate -------
 
 
-_REPAIRS = ("recovered", "distilled", "tuned")
 WORTH_MORE = 0.01
 """Share of the answers that got wrong, of which more can be got back."""
 
@@ -363,7 +360,7 @@ def _change_lines(document: Document) -> Iterator[tuple[str, str]]:
         told += f"now {worst['after']:.1%}"
     yield "answers", told
     for step, row in document["changes"].get("since_last", {}).items():
-        if step in _REPAIRS and row["value"] < 0:
+        if step in REPAIRS and row["value"] < 0:
             yield "", f"[yellow]{step}: the {title} {change_text(row)} with this step[/]"
 
 

@@ -110,6 +110,9 @@ def load_images(
 
 def _task(graph: UnitGraph, data: DataSplits, settings: RunSettings) -> Task:
     """The one that the user names, or that labels and output belong to."""
+    checked_output(
+        graph.outputs.main_tensor(graph.module(*graph.example_inputs)), graph.inputs.batch
+    )
     count = min(NUM_ASKED, len(data.calibration)) if graph.has_dynamic_batch else graph.inputs.batch
     some = repeated(graph.inputs.arranged(data.calibration), 0, count)
     answer = checked_output(graph.outputs.main_tensor(graph.module(*some)), count)
