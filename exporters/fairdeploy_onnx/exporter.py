@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import inspect
 import logging
-import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -24,6 +22,7 @@ from fairdeploy.records import Artifact, NetworkDims, OperatorTime, TargetProfil
 from fairdeploy_onnx import device_main, operator_profile, session
 from fairdeploy_onnx.attention import prepare_attention
 from fairdeploy_onnx.conversion import OnnxConversion
+from fairdeploy_onnx.model_files import MAX_PROTOBUF_BYTES, checked_files, described
 from fairdeploy_onnx.node_sources import SOURCE_KEY, source_names
 from fairdeploy_onnx.operator_times import operator_times, told_operator_times
 from fairdeploy_onnx.runner import OnnxRunner
@@ -37,9 +36,6 @@ from fairdeploy_onnx.runner import import_onnxruntime
 from fairdeploy_onnx.session import ProviderError, require_providers
 
 PRECISION = "fp32"
-
-MAX_PROTOBUF_BYTES = 2**31 - 2**20
-"""A protobuf message ends at 2 GiB; the mebibyte is for the graph beside the weights."""
 
 _REQUIRED = ("onnx", "onnxscript", "onnxruntime")
 _LOGGERS = ("torch.onnx", "torch.export", "torch._export", "torch.fx", "onnxscript", "onnx_ir")
@@ -92,13 +88,10 @@ class OnnxExporter(OnnxConversion):
         with _quiet():
             program = _onnx_program(module, example_inputs, names, dynamic_batch=dynamic_batch)
             _replace_metadata(program.model, metadata, source_names(program, module))
-            try:
-                return _write(program, path)
-            except OSError as error:
-                raise ExportError(
-                    f"cannot write '{path}': {error.strerror or error}; "
-                    "choose a folder with enough space that you may write to"
-                ) from error
+            is_large = _weight_bytes(program) > MAX_PROTOBUF_BYTES
+            with checked_files(path) as written:
+                program.save(written, external_data=is_large)
+        return described(path, PRECISION, has_weights_beside=is_large)
 
     def open(self, path: Path, profile: TargetProfile) -> OnnxRunner:
         """Open an ONNX file on the profile's providers.
@@ -259,34 +252,9 @@ def _replace_metadata(model: Any, metadata: Mapping[str, str], sources: Mapping[
     model.metadata_props.update(metadata)
 
 
-def _write(program: ONNXProgram, path: Path) -> Artifact:
-    """Save into a folder beside ``path``, check, then rename: a broken file never has the name."""
-    import onnx  # optional library: imported when an exporter is really used
-
-    with tempfile.TemporaryDirectory(prefix=".onnx-", dir=path.parent) as scratch:
-        written = Path(scratch) / path.name
-        program.save(written, external_data=_weight_bytes(program) > MAX_PROTOBUF_BYTES)
-        try:
-            onnx.checker.check_model(written)  # by path, since memory allows no more than 2 GiB
-        except onnx.checker.ValidationError as error:
-            raise ExportError(f"the exported ONNX file is invalid: {_reason(error)}") from error
-        size_bytes = sum(file.stat().st_size for file in Path(scratch).iterdir())
-        sha256 = _sha256(written)
-        for file in Path(scratch).iterdir():
-            if file != written:
-                os.replace(file, path.parent / file.name)
-        os.replace(written, path)
-    return Artifact(path.name, "onnx", PRECISION, sha256, size_bytes)
-
-
 def _weight_bytes(program: ONNXProgram) -> int:
     weights = program.model.graph.initializers.values()
     return sum(weight.const_value.nbytes for weight in weights if weight.const_value is not None)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fairdeploy.deployment.file_writing import appearing_files, artifact_of
 from fairdeploy.errors import ExportError
 from fairdeploy.records import Artifact
 from fairdeploy_onnx.runner import import_onnxruntime
@@ -59,37 +58,41 @@ def save_model(model: Any, path: Path, metadata: Mapping[str, str]) -> Artifact:
 
     merged = metadata_of(model) | dict(metadata)
     onnx.helper.set_model_props(model, merged)
-    try:
-        with tempfile.TemporaryDirectory(prefix=".onnx-", dir=path.parent) as scratch:
-            written = Path(scratch) / path.name
-            onnx.save(
-                model,
-                written,
-                save_as_external_data=weight_bytes(model) > MAX_PROTOBUF_BYTES,
-                location=f"{path.name}.data",
-            )
-            onnx.checker.check_model(written)
-            artifact = _described(written, merged.get(PRECISION_KEY, "fp32"))
-            for file in sorted(Path(scratch).iterdir(), reverse=True):
-                os.replace(file, path.parent / file.name)
-    except onnx.checker.ValidationError as error:
-        raise ExportError(f"the ONNX file '{path.name}' is invalid: {one_line(error)}") from error
-    except OSError as error:
-        raise ExportError(
-            f"cannot write '{path}': {error.strerror or error}; "
-            "choose a folder with enough space that you may write to"
-        ) from error
-    return artifact
+    weight_bytes = sum(len(weight.raw_data) for weight in model.graph.initializer)
+    is_large = weight_bytes > MAX_PROTOBUF_BYTES
+    with checked_files(path) as written:
+        onnx.save(model, written, save_as_external_data=is_large, location=f"{path.name}.data")
+    return described(path, merged.get(PRECISION_KEY, "fp32"), has_weights_beside=is_large)
+
+
+@contextmanager
+def checked_files(path: Path) -> Iterator[Path]:
+    """A path to write to; what lies there appears at ``path`` if it is valid ONNX.
+
+    Raises:
+        ExportError: It is not, or the disk refused.
+    """
+    import onnx  # optional library: imported when an exporter is really used
+
+    with appearing_files(path) as written:
+        yield written
+        try:
+            onnx.checker.check_model(written)  # by path, since memory allows no more than 2 GiB
+        except onnx.checker.ValidationError as error:
+            raise ExportError(
+                f"the ONNX file '{path.name}' is invalid: {one_line(error)}"
+            ) from error
+
+
+def described(path: Path, precision: str, *, has_weights_beside: bool) -> Artifact:
+    """A file, with the weights that lie beside it."""
+    beside = (path.with_name(f"{path.name}.data"),) if has_weights_beside else ()
+    return artifact_of(path, "onnx", precision, beside)
 
 
 def metadata_of(model: Any) -> dict[str, str]:
     """What the file carries about itself."""
     return {item.key: item.value for item in model.metadata_props}
-
-
-def weight_bytes(model: Any) -> int:
-    """Of all initializers."""
-    return sum(len(weight.raw_data) for weight in model.graph.initializer)
 
 
 def opened(model: Any) -> Any:
@@ -153,13 +156,6 @@ def in_order(model: Any) -> Any:
     ordered = onnx_ir.from_proto(model)
     ordered.graph.sort()
     return onnx_ir.to_proto(ordered)
-
-
-def _described(path: Path, precision: str) -> Artifact:
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    size_bytes = sum(file.stat().st_size for file in path.parent.iterdir())
-    return Artifact(path.name, "onnx", precision, sha256, size_bytes)
 
 
 def _name_nodes(graph: Any) -> None:

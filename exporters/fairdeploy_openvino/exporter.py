@@ -11,12 +11,11 @@ from statistics import median
 from typing import Any
 
 from numpy.typing import NDArray
-from torch import Tensor, fx
 
-from fairdeploy.deployment.exporter_api import Batches, Exporter
-from fairdeploy.deployment.file_writing import export_through_onnx
+from fairdeploy.deployment.exporter_api import Batches
+from fairdeploy.deployment.file_writing import ThroughOnnx
 from fairdeploy.errors import ExportError
-from fairdeploy.records import Artifact, OperatorTime, TargetProfile, TensorNames
+from fairdeploy.records import Artifact, OperatorTime, TargetProfile
 from fairdeploy_openvino.conversion import write_ir
 from fairdeploy_openvino.library import (
     EXTRA,
@@ -29,7 +28,7 @@ from fairdeploy_openvino.notes import torch_nodes
 from fairdeploy_openvino.runner import OpenvinoRunner
 
 
-class OpenvinoExporter(Exporter):
+class OpenvinoExporter(ThroughOnnx):
     """Makes IR files from ONNX files, and runs both with OpenVINO.
 
     ``bf16`` is fp32 in the file and bfloat16 in the arithmetic, which OpenVINO would otherwise
@@ -67,26 +66,6 @@ class OpenvinoExporter(Exporter):
     def onnx_precision(self, precision: str) -> str:
         """fp32, but for int8 the quantised ONNX file where NNCF is not installed."""
         return "int8" if precision == "int8" and not has_nncf() else "fp32"
-
-    def export(
-        self,
-        module: fx.GraphModule,
-        example_inputs: tuple[Tensor, ...],
-        path: Path,
-        *,
-        dynamic_batch: bool,
-        metadata: Mapping[str, str],
-        names: TensorNames | None = None,
-    ) -> Artifact:
-        """Write ``module`` as IR in fp32, by way of ONNX.
-
-        Raises:
-            ExportError: An operation has no form, or the disk refused.
-        """
-        return export_through_onnx(
-            self, module, example_inputs, path,
-            dynamic_batch=dynamic_batch, metadata=metadata, names=names,
-        )  # fmt: skip
 
     def convert(
         self, onnx_path: Path, path: Path, precision: str, calibration: Batches | None

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
 
-from torch import Tensor, fx
-
-from fairdeploy.deployment.exporter_api import Batches, Exporter
-from fairdeploy.deployment.file_writing import appearing_files, artifact_of, export_through_onnx
+from fairdeploy.deployment.exporter_api import Batches
+from fairdeploy.deployment.file_writing import ThroughOnnx, appearing_files, artifact_of
 from fairdeploy.errors import ExportError
 from fairdeploy.files import cache_folder
-from fairdeploy.records import Artifact, TargetProfile, TensorNames
+from fairdeploy.records import Artifact, TargetProfile
 from fairdeploy_tensorrt.building import BATCHES, build_engine
 from fairdeploy_tensorrt.device import gpu_name, missing_for_running
 from fairdeploy_tensorrt.engine_tag import EngineTag, tag_path, write_tag
@@ -22,7 +19,7 @@ from fairdeploy_tensorrt.runner import EngineRunner
 from fairdeploy_tensorrt.timing_cache import TimingCache
 
 
-class TensorrtExporter(Exporter):
+class TensorrtExporter(ThroughOnnx):
     """TensorRT: engines that fit the GPU on which they were built."""
 
     name = "tensorrt"
@@ -44,26 +41,6 @@ class TensorrtExporter(Exporter):
     def onnx_precision(self, precision: str) -> str:
         """TensorRT takes every type as the ONNX file has it; int8 without zero points only."""
         return "int8-symmetric" if precision == "int8" else precision
-
-    def export(
-        self,
-        module: fx.GraphModule,
-        example_inputs: tuple[Tensor, ...],
-        path: Path,
-        *,
-        dynamic_batch: bool,
-        metadata: Mapping[str, str],
-        names: TensorNames | None = None,
-    ) -> Artifact:
-        """Write ``module`` as an fp32 engine, by way of ONNX.
-
-        Raises:
-            ExportError: An operation has no form, the build failed, or the disk refused.
-        """
-        return export_through_onnx(
-            self, module, example_inputs, path,
-            dynamic_batch=dynamic_batch, metadata=metadata, names=names,
-        )  # fmt: skip
 
     def convert(
         self, onnx_path: Path, path: Path, precision: str, calibration: Batches | None

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 from torch import Tensor, fx
 
-from fairdeploy.deployment.exporter_api import Exporter, get_exporter
+from fairdeploy.deployment.exporter_api import Exporter, Guarded, get_exporter
 from fairdeploy.errors import ExportError
-from fairdeploy.records import Artifact, TensorNames
+from fairdeploy.records import Artifact, TargetProfile
 
 
 @contextmanager
@@ -49,16 +51,27 @@ def artifact_of(
     return Artifact(path.name, file_format, precision, sha256, size_bytes)
 
 
-def export_through_onnx(
+class ThroughOnnx(Exporter):
+    """An exporter that makes its file from an ONNX file."""
+
+    def export(
+        self, module: fx.GraphModule, example_inputs: tuple[Tensor, ...], path: Path, **terms: Any
+    ) -> Artifact:
+        """Write ``module`` in fp32, by way of ONNX.
+
+        Raises:
+            ExportError: An operation has no form, or the disk refused.
+        """
+        return _exported(self, "fp32", module, example_inputs, path, **terms)
+
+
+def _exported(
     exporter: Exporter,
+    precision: str,
     module: fx.GraphModule,
     example_inputs: tuple[Tensor, ...],
     path: Path,
-    *,
-    dynamic_batch: bool,
-    metadata: Mapping[str, str],
-    names: TensorNames | None = None,
-    precision: str = "fp32",
+    **terms: Any,
 ) -> Artifact:
     """Export ``module`` as ONNX into a temporary folder, and make ``path`` of that.
 
@@ -70,14 +83,7 @@ def export_through_onnx(
     onnx = get_exporter("onnx")
     with tempfile.TemporaryDirectory(prefix="export-") as scratch:
         file = Path(scratch) / f"{path.stem}{onnx.file_suffix}"
-        onnx.export(
-            module,
-            example_inputs,
-            file,
-            dynamic_batch=dynamic_batch,
-            metadata=metadata,
-            names=names,
-        )
+        onnx.export(module, example_inputs, file, **terms)
         wanted = "fp32" if precision == "fp32" else exporter.onnx_precision(precision)
         if wanted != "fp32":
             file = _in_other_precision(onnx, file, wanted)
@@ -90,3 +96,31 @@ def _in_other_precision(onnx: Exporter, file: Path, precision: str) -> Path:
     path = file.with_name(f"model-{precision}{onnx.file_suffix}")
     onnx.convert(file, path, precision, None)
     return path
+
+
+# ---- exporters that write in the precision of a target profile -----------------------------------
+
+
+def exporter_for(profile: TargetProfile) -> Exporter:
+    """The profile's exporter, which writes in the profile's precision.
+
+    Raises:
+        ExportError: It is not installed, its runtime is missing, or it lacks the precision.
+    """
+    exporter = get_exporter(profile.runtime)
+    if profile.precision == "fp32":
+        return exporter
+    if profile.precision not in exporter.precisions:
+        raise ExportError(
+            f"target '{profile.name}' asks for precision '{profile.precision}', which the "
+            f"exporter '{profile.runtime}' does not write; choose another target"
+        )
+    return cast(Exporter, _InPrecision(exporter, profile.precision))
+
+
+class _InPrecision(Guarded):
+    """An exporter that goes by way of ONNX, and there of another precision where it must."""
+
+    def __init__(self, exporter: Exporter, precision: str) -> None:
+        super().__init__(exporter, Exporter, f"exporter '{exporter.name}'")
+        self.export = functools.partial(_exported, exporter, precision)

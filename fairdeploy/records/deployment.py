@@ -276,19 +276,19 @@ class LatencyMeasurement:
 
 @dataclass(frozen=True, slots=True)
 class AccuracyByStage:
-    """Accuracy on the same test images along the run; None where it was not measured."""
+    """Accuracy on the same test images after each of ``STEPS``; None where it was not measured."""
 
     original: AccuracyEstimate | None = None
     pruned: AccuracyEstimate | None = None
     """After removal, before recovery."""
     recovered: AccuracyEstimate | None = None
     """After the repair in closed form."""
-    exported: AccuracyEstimate | None = None
-    """Of the exported file, through the target's runtime."""
     distilled: AccuracyEstimate | None = None
     """After the short training without labels."""
     tuned: AccuracyEstimate | None = None
     """After ``--finetune``."""
+    exported: AccuracyEstimate | None = None
+    """Of the exported file, through the target's runtime."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
 from fairdeploy.records import (
@@ -21,32 +21,17 @@ from fairdeploy.records import (
     TuningSummary,
     Verdict,
 )
+from fairdeploy.records.accuracy import STEPS
+from fairdeploy.reporting.json_tree import row_of
 from fairdeploy.reporting.quantities import percent
-
-STEPS = {
-    "original": "original",
-    "pruned": "pruned, before repair",
-    "recovered": "after recovery",
-    "distilled": "after distillation",
-    "tuned": "after training",
-    "exported": "exported file",
-}
-"""Steps that are reported first, in this order and these words; any others follow."""
-
-
-def not_judged_row(data: DataSplits | None) -> dict[str, Any] | None:
-    """Why no accuracy is claimed, and what was tried; None where accuracy is what it is."""
-    found = None if data is None else data.not_judged
-    return None if found is None else asdict(found) | {"text": found.text}
 
 
 def accuracy_row(accuracy: AccuracyByStage) -> dict[str, Any]:
     """The estimate after each step; None where it was not measured."""
-    found = {field.name: getattr(accuracy, field.name) for field in fields(accuracy)}
-    steps = [*(name for name in STEPS if name in found), *(n for n in found if n not in STEPS)]
+    found: dict[str, AccuracyEstimate | None] = {step: getattr(accuracy, step) for step in STEPS}
     sizes = [estimate.num_images for estimate in found.values() if estimate]
-    row: dict[str, Any] = {step: estimate_row(found[step]) for step in steps}
-    return row | {"num_images": max(sizes, default=0)}
+    rows: dict[str, Any] = {step: estimate_row(estimate) for step, estimate in found.items()}
+    return rows | {"num_images": max(sizes, default=0)}
 
 
 def estimate_row(estimate: AccuracyEstimate | None) -> dict[str, float] | None:
@@ -87,16 +72,15 @@ def gate_row(gate: DropGate | None) -> dict[str, Any] | None:
     """Whether the result keeps to ``--max-drop``, why not, and how it was searched for."""
     if gate is None:
         return None
-    search = gate.search
     return {
         "max_drop": gate.max_drop,
         "images": gate.images,
         "difference": difference_row(gate.difference),
         "passed": gate.passed,
         "problem": None if gate.passed else gate_problem(gate),
-        "search": asdict(search) if search else None,
+        "search": row_of(gate.search),
         "images_needed": gate.images_needed,
-        "undecided": asdict(gate.undecided) if gate.undecided else None,
+        "undecided": row_of(gate.undecided),
     }
 
 
@@ -127,13 +111,12 @@ def _judged_row(
 ) -> dict[str, Any] | None:
     if summary is None:
         return None
-    verdict = None if summary.verdict is None else verdict_row(summary.verdict)
-    return asdict(summary) | {"verdict": verdict}
+    return row_of(summary) | {"verdict": row_of(summary.verdict, "outcome")}
 
 
 def verdict_row(verdict: Verdict) -> dict[str, Any]:
     """Whether a step's weights stay, and by which figure."""
-    return asdict(verdict) | {"outcome": verdict.outcome}
+    return row_of(verdict, "outcome")
 
 
 def purposes(data: DataSplits) -> list[dict[str, Any]]:

@@ -7,11 +7,14 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from fairdeploy.records import TargetProfile
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 def heading_rows(command: Sequence[str], seed: int) -> dict[str, Any]:
@@ -36,6 +39,17 @@ def circumstance_rows(
         "stage_seconds": dict(stage_seconds),
         "environment": dict(environment),
     }
+
+
+@overload
+def row_of(record: DataclassInstance, *properties: str) -> dict[str, Any]: ...
+@overload
+def row_of(record: DataclassInstance | None, *properties: str) -> dict[str, Any] | None: ...
+def row_of(record: DataclassInstance | None, *properties: str) -> dict[str, Any] | None:
+    """A record's fields, and then these of its properties; None of None."""
+    if record is None:
+        return None
+    return asdict(record) | {name: getattr(record, name) for name in properties}
 
 
 def json_tree(document: Mapping[str, Any]) -> dict[str, Any]:

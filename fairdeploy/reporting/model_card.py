@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from fairdeploy.records.accuracy import STEPS
 from fairdeploy.records.image_preparation import fit_in_words, pixels_in_words
 from fairdeploy.records.metrics import COUNTED, METRICS
-from fairdeploy.reporting.accuracy_rows import STEPS
 from fairdeploy.reporting.chain import agreement_titles, verdict
 from fairdeploy.reporting.quantities import (
-    NO_CLAIM,
     amount,
+    as_fast,
     budget_verdict,
     count,
     error_text,
@@ -19,6 +19,7 @@ from fairdeploy.reporting.quantities import (
     milliseconds,
     not_shown,
     percent,
+    quality_name,
     share_of,
     size,
 )
@@ -105,7 +106,7 @@ def _budget_lines(document: Document) -> Iterator[str]:
 
 
 def _accuracy_lines(document: Document) -> Iterator[str]:
-    accuracy = document["accuracy"]
+    accuracy, quality = document["accuracy"], quality_name(document)
     steps = [name for name in STEPS if accuracy.get(name)]
     if document.get("not_judged"):
         yield f"Not judged: {document['not_judged']['text']}."
@@ -114,7 +115,8 @@ def _accuracy_lines(document: Document) -> Iterator[str]:
     for name in steps:
         row = accuracy[name]
         interval = f"95 % interval {percent(row['low'])} to {percent(row['high'])}"
-        value = f"{percent(row['value'])} of {accuracy['num_images']:,} images"
+        of = "of" if quality == "accuracy" else f"{quality} on"
+        value = f"{percent(row['value'])} {of} {accuracy['num_images']:,} images"
         yield f"{STEPS[name]}: {value} ({interval})"
 
 
@@ -122,9 +124,8 @@ def _latency_lines(latency: Document | None) -> Iterator[str]:
     if latency is None:
         yield "Not measured."
         return
-    claim = f"{factor(latency['speedup'])} as fast as the original"
     yield (
-        f"{NO_CLAIM if latency['is_too_busy'] else claim} (95 % interval "
+        f"{as_fast(latency, ' as the original')} (95 % interval "
         f"{factor(latency['speedup_low'])} to {factor(latency['speedup_high'])}): "
         f"{milliseconds(latency['original_ms'])}, now {milliseconds(latency['shrunk_ms'])} a call, "
         f"batch {latency['batch']}, target {latency['target']}"
@@ -157,7 +158,8 @@ def _use_lines(document: Document) -> Iterator[str]:
     told = document.get("preprocessing")
     if told:
         yield f"images: {fit_in_words(told)}; pixels: {pixels_in_words(told)}"
-    is_classifier = document["accuracy"].get("original") is not None
+    is_judged = document["accuracy"].get("original") is not None
+    is_classifier = is_judged and quality_name(document) == "accuracy"
     does = "classifies an image" if is_classifier else "runs the network on an image"
     yield f"`python run.py IMAGE` {does}; it needs numpy, onnxruntime and Pillow"
     yield "`fairdeploy verify .` checks every file of this folder"

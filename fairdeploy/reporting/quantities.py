@@ -1,4 +1,7 @@
-"""Numbers as people read them. None, which stands for a value that is not a number, is a dash."""
+"""Numbers and facts as people read them; None, a value that is not a number, is a dash.
+
+Page, card and terminal only arrange what is said here.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,13 @@ _REPAIRED = {
     "batchnorm": "after renewing the batch norms",
     "none": "without repair",
 }
+
+
+def quality_name(document: Mapping[str, Any]) -> str:
+    """What the figure that judges a document's networks is called: ``accuracy`` of classes."""
+    task = document.get("task") or {}
+    has_own = task.get("name") in ("multilabel", "regression", "segmentation")
+    return str(task["quality"]) if has_own else "accuracy"
 
 
 def repaired(recovery: str) -> str:
@@ -81,9 +91,9 @@ def factor(value: float | None) -> str:
     return MISSING if value is None else f"{value:.2f}{TIMES}"
 
 
-def as_fast(latency: Mapping[str, Any]) -> str:
+def as_fast(latency: Mapping[str, Any], than: str = "") -> str:
     """``1.42x as fast``, or that the race allows no claim; from a row of any of our documents."""
-    return NO_CLAIM if latency["is_too_busy"] else f"{factor(latency['speedup'])} as fast"
+    return NO_CLAIM if latency["is_too_busy"] else f"{factor(latency['speedup'])} as fast{than}"
 
 
 def decided_by(method: Mapping[str, Any]) -> str:
@@ -188,6 +198,23 @@ def needed_text(gate: Mapping[str, Any]) -> str:
             f"accuracy {change_text(open_one['difference'])}"
         )
     return text
+
+
+ORIGINS = {
+    "profile": "as the target's profile says",
+    "--round-to": "as asked with --round-to",
+    "not measured": "the default: it was not measured on this target",
+    "budget": "since with the coarser ones that the target likes the budget is out of reach",
+}
+
+
+def multiple_text(row: Mapping[str, Any]) -> str:
+    """``multiples of 16, measured on the target by this run``."""
+    if row["source"] == "measured":
+        when = "by an earlier run" if row["is_cached"] else "by this run"
+        return f"multiples of {row['number']}, measured on the target {when}"
+    counts = "any count" if row["number"] == 1 else f"multiples of {row['number']}"
+    return f"{counts}, {ORIGINS[row['source']]}"
 
 
 _MEASURES: Mapping[str, tuple[str, Callable[[float], str]]] = {

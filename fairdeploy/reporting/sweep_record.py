@@ -22,16 +22,16 @@ from fairdeploy.records import (
     TargetProfile,
     TimedPlan,
 )
-from fairdeploy.reporting.accuracy_rows import difference_row, estimate_row, not_judged_row
-from fairdeploy.reporting.json_tree import circumstance_rows, heading_rows, json_tree
-from fairdeploy.reporting.page.sweep import render_sweep
-from fairdeploy.reporting.run_record import (
+from fairdeploy.reporting.accuracy_rows import difference_row, estimate_row
+from fairdeploy.reporting.document import (
     costs_row,
     data_row,
     json_text,
     method_row,
     model_row,
 )
+from fairdeploy.reporting.json_tree import circumstance_rows, heading_rows, json_tree, row_of
+from fairdeploy.reporting.page.sweep import render_sweep
 
 SCHEMA_VERSION = 1
 SWEEP_FILE = "sweep.json"
@@ -97,6 +97,7 @@ def build_sweep_document(
             "smallest": result.smallest,
             "original": original.costs[result.metric],
         },
+        "task": asdict(graph.outputs.task.words),
         "quality": result.trade_off.quality,
         "points": rows,
         "knee": {
@@ -109,7 +110,7 @@ def build_sweep_document(
         "method": method_row(method),
         "channel_multiple": dict(channel_multiple),
         "notes": list(result.notes),
-        "not_judged": not_judged_row(data),
+        "not_judged": row_of(data.not_judged, "text"),
         "num_test_images": original.accuracy.num_images if original.accuracy else 0,
         "data": data_row(data),
         **circumstance_rows(profile, warnings, stage_seconds, environment),
@@ -143,7 +144,7 @@ def _point_row(
         "tolerance": plan.allocation.tolerance if plan else None,
         "num_removed_units": plan.num_removed if plan else 0,
         "r_mass_removed_share": point.r_mass_share,
-        "proof": asdict(proof) | {"passed": proof.passed} if proof else None,
+        "proof": row_of(proof, "passed"),
         "accuracy": estimate_row(point.accuracy),
         "latency": _race_row(point.latency),
         "seconds": point.seconds,

@@ -12,8 +12,8 @@ from typing import Generic, TypeVar
 from fairdeploy.deployment.devices.local_device import Device
 from fairdeploy.deployment.devices.remote_device import measuring_device
 from fairdeploy.deployment.exporter_api import BrokenExporter, Exporter
+from fairdeploy.deployment.file_writing import exporter_for
 from fairdeploy.deployment.latency.measure import require_this_machine
-from fairdeploy.deployment.precision import exporter_for
 from fairdeploy.files import check_output_folder
 from fairdeploy.records import TargetProfile
 from fairdeploy.runs.progress import Progress, Stopwatch

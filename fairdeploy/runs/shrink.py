@@ -26,7 +26,7 @@ from fairdeploy.records import (
     UnitScores,
 )
 from fairdeploy.recovery.training.processes import launched_rank
-from fairdeploy.reporting.run_record import build_document, write_report
+from fairdeploy.reporting.document import Report, write_report
 from fairdeploy.runs.environment import describe_environment
 from fairdeploy.runs.folder.artifact_folder import complete_folder, result_files
 from fairdeploy.runs.folder.file_metadata import file_metadata
@@ -71,7 +71,8 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
         may_measure = latency_apart(budgets)[1] is not None and settings.host is None
         problem = Problem.of(run, model, graph, budgets, may_measure=may_measure)
         search = search_for(run, problem)
-        data = load_images(run, model, graph)
+        data, task = load_images(run, model, graph)
+        graph, search = graph.for_task(task), search.for_task(task)
         model = replace(model, preprocessing=data.preprocessing or model.preprocessing)
         scores = score(run, graph, data)
         with noted(SCORES_KEPT, KeyboardInterrupt):
@@ -137,7 +138,7 @@ def _document(
     planned, repaired = made.planned, made.repaired
     problem, allocation, evaluation = planned.problem, planned.allocation, repaired.evaluation
     gate = final_gate(run.settings.max_drop, planned.gate, evaluation, run.watch)
-    return build_document(
+    return Report(
         model=made.model,
         data=made.data,
         graph=problem.graph,
@@ -174,4 +175,4 @@ def _document(
         warnings=run.watch.warnings,
         own_class_problem=repaired.shrunk.own_class_problem,
         file_metadata=metadata,
-    )
+    ).document()

@@ -29,6 +29,7 @@ from fairdeploy.records import (
 from fairdeploy.records.architecture import is_factory_spec, parse_architecture
 from fairdeploy.records.method import ATTENTION_OPTIONS, AttentionOption, choice_of
 from fairdeploy.records.metrics import COUNTED
+from fairdeploy.records.task_names import TASKS, TaskName
 from fairdeploy.settings.toml import (
     Reader,
     Schema,
@@ -85,6 +86,7 @@ class ProjectFile:
     class_names: tuple[str, ...] | None = None
     """In the order in which the model numbers its classes."""
     class_order: ClassOrder | None = None
+    task: TaskName | None = None
     num_calibration: int | None = None
     num_selection: int | None = None
     max_test: int | None = None
@@ -270,6 +272,7 @@ _READERS: dict[str, Reader] = {
     "data": text,
     "class_names": texts,
     "class_order": _one_of(CLASS_ORDERS),
+    "task": _one_of(TASKS),
     "num_calibration": whole_number(2),
     "num_selection": whole_number(10),
     "max_test": whole_number(0),

@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from fairdeploy.deployment.exporter_api import get_exporter
+from fairdeploy.deployment.file_writing import exporter_for
 from fairdeploy.deployment.latency.measure import compare_latency
-from fairdeploy.deployment.precision import exporter_for
 from fairdeploy.graph.capture.capture import capture
 from fairdeploy.graph.capture.model_inputs import model_inputs
 from fairdeploy.inputs.model_loading import load_model

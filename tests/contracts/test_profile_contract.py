@@ -11,9 +11,9 @@ import onnxruntime
 import pytest
 
 from fairdeploy.deployment.exporter_api import get_exporter, load_exporters, unusable_because
+from fairdeploy.deployment.file_writing import exporter_for
 from fairdeploy.deployment.latency.measure import compare_latency
 from fairdeploy.deployment.latency.race import MIN_PAIRS
-from fairdeploy.deployment.precision import exporter_for
 from fairdeploy.errors import ExportError
 from fairdeploy.records import TargetProfile, default_multiple
 from fairdeploy.settings.target_profiles import list_profiles, load_profile

@@ -11,9 +11,8 @@ import torch
 from torch import nn
 
 from fairdeploy.deployment import file_writing
-from fairdeploy.deployment import precision as precision_module
 from fairdeploy.deployment.exporter_api import Exporter, guarded_exporter, offers
-from fairdeploy.deployment.precision import exporter_for
+from fairdeploy.deployment.file_writing import exporter_for
 from fairdeploy.errors import ExportError
 from fairdeploy.records import Artifact, TargetProfile
 from tests.deployment.fakes import ProfilingExporter, WorkingExporter, profile
@@ -56,8 +55,7 @@ class Engine(ProfilingExporter):
 @pytest.fixture(autouse=True)
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     found: dict[str, Exporter] = {"onnx": Onnx(), "engine": Engine(), "working": WorkingExporter()}
-    for module in (precision_module, file_writing):
-        monkeypatch.setattr(module, "get_exporter", lambda name: guarded_exporter(found[name]))
+    monkeypatch.setattr(file_writing, "get_exporter", lambda name: guarded_exporter(found[name]))
 
 
 def written(target: TargetProfile, folder: Path) -> str:

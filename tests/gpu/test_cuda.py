@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from fairdeploy.deployment.exporter_api import load_exporters, unusable_because
+from fairdeploy.deployment.file_writing import exporter_for
 from fairdeploy.deployment.latency.measure import compare_latency
 from fairdeploy.deployment.parity import check_parity, require_parity
-from fairdeploy.deployment.precision import exporter_for
 from fairdeploy.records import TargetProfile
 from fairdeploy.runs.shrink import shrink
 from fairdeploy.settings.options import ShrinkOptions

@@ -37,6 +37,7 @@ from fairdeploy.records import (
     RecoverySummary,
     TargetProfile,
 )
+from fairdeploy.reporting.document import Report
 
 
 class SmallNet(nn.Module):
@@ -64,7 +65,7 @@ def sample_graph() -> UnitGraph:
 
 
 def sample_arguments(graph: UnitGraph, **changes: Any) -> dict[str, Any]:
-    """Arguments of ``build_document``; ``changes`` replace some of them."""
+    """Arguments of ``Report``; ``changes`` replace some of them."""
     scores = tuple(_scores(group.name, group.size) for group in graph.groups)
     curves = sample_curves(graph)
     arguments: dict[str, Any] = {
@@ -81,7 +82,9 @@ def sample_arguments(graph: UnitGraph, **changes: Any) -> dict[str, Any]:
         "mending": Mending(_recovery()),
         "artifacts": (Artifact("model.onnx", "onnx", "fp32", "ab" * 32, 2345),),
         "parity": tuple(ParityResult("model.onnx", n, 2e-6, 1e-4, 1.0) for n in (1, 3)),
-        "accuracy": AccuracyByStage(*(_estimate(x) for x in (0.9, 0.41, 0.88, 0.88))),
+        "accuracy": AccuracyByStage(
+            _estimate(0.9), _estimate(0.41), _estimate(0.88), exported=_estimate(0.88)
+        ),
         "latency": sample_latency(),
         "profile": _profile(),
         "seed": 7,
@@ -98,6 +101,11 @@ def sample_arguments(graph: UnitGraph, **changes: Any) -> dict[str, Any]:
         "warnings": ("no class names were given",),
     }
     return arguments | changes
+
+
+def document_of(**arguments: Any) -> dict[str, Any]:
+    """The tree of ``report.json`` for arguments of ``Report``."""
+    return Report(**arguments).document()
 
 
 def sample_curves(graph: UnitGraph) -> dict[str, NDArray[np.float64]]:

@@ -14,13 +14,12 @@ from fairdeploy.records import (
     Tolerance,
     VariantCheck,
 )
-from fairdeploy.reporting.accuracy_rows import STEPS
+from fairdeploy.records.accuracy import STEPS
 from fairdeploy.reporting.chain import chain_of, merged_variants, variant_document, verdict
 from fairdeploy.reporting.json_tree import json_safe
 from fairdeploy.reporting.model_card import model_card
 from fairdeploy.reporting.page.report import part, with_chain
-from fairdeploy.reporting.run_record import build_document
-from tests.reporting.sample_run import sample_arguments, sample_graph
+from tests.reporting.sample_run import document_of, sample_arguments, sample_graph
 
 GOOD = VariantCheck(
     artifact=Artifact("model-fp16.onnx", "onnx", "fp16", "cd" * 32, 1200),
@@ -41,7 +40,7 @@ ELSEWHERE = VariantCheck(
 
 
 def document(*checks: VariantCheck) -> dict[str, Any]:
-    made = build_document(**sample_arguments(sample_graph()))
+    made = document_of(**sample_arguments(sample_graph()))
     made["variants"] = [variant_document(check) | {"images": "50"} for check in checks]
     made["chain"] = chain_of(made)
     safe = json_safe(made)
@@ -110,14 +109,14 @@ def test_the_card_has_the_accuracy_after_every_step() -> None:
         step: AccuracyEstimate(value, value - 0.02, value + 0.02, 800)
         for step, value in zip(STEPS, (0.91, 0.42, 0.83, 0.84, 0.85, 0.86), strict=True)
     }
-    card = model_card(build_document(**arguments | {"accuracy": AccuracyByStage(**estimates)}))
+    card = model_card(document_of(**arguments | {"accuracy": AccuracyByStage(**estimates)}))
     spaced = card.replace("\N{NO-BREAK SPACE}", " ")
     for step, words in STEPS.items():
         assert f"- {words}: {estimates[step].value:.1%}".replace("%", " %") in spaced
 
 
 def test_page_and_card_speak_of_top_1_only_where_something_has_classes() -> None:
-    document = build_document(**sample_arguments(sample_graph()))
+    document = document_of(**sample_arguments(sample_graph()))
     assert "same top-1" in part("Chain", doc=document)
     assert "same top-1" in model_card(document)
     assert "Top-1 is" in part("Files", doc=document)

@@ -19,8 +19,13 @@ from fairdeploy.records import (
     RunRecord,
 )
 from fairdeploy.reporting.page.report import MAX_BARS, MAX_CURVES, part, render_html
-from fairdeploy.reporting.run_record import build_document
-from tests.reporting.sample_run import sample_arguments, sample_curves, sample_graph, sample_latency
+from tests.reporting.sample_run import (
+    document_of,
+    sample_arguments,
+    sample_curves,
+    sample_graph,
+    sample_latency,
+)
 
 VOID = {"meta", "link", "wbr", "br"}
 ATTACK = "<script>alert('x')</script>\"&"
@@ -71,7 +76,7 @@ def graph() -> UnitGraph:
 
 def render(graph: UnitGraph, **changes: Any) -> Page:
     arguments = sample_arguments(graph, **changes)
-    document = build_document(**arguments)
+    document = document_of(**arguments)
     return Page(render_html(RunRecord(document, sample_curves(graph), arguments["latency"])))
 
 
@@ -108,7 +113,7 @@ def test_page_needs_nothing_from_elsewhere(graph: UnitGraph) -> None:
 
 def test_style_sheet_loads_nothing_and_serves_dark_mode_and_phones(graph: UnitGraph) -> None:
     arguments = sample_arguments(graph)
-    html = render_html(RunRecord(build_document(**arguments), {}, None))
+    html = render_html(RunRecord(document_of(**arguments), {}, None))
     style = html.partition("<style>")[2].partition("</style>")[0]
     assert "url(" not in style
     assert "@import" not in style

@@ -14,11 +14,17 @@ from rich.console import Console
 from fairdeploy.cli.summaries.shrink import shrink_summary
 from fairdeploy.cli.summaries.sweep import sweep_summary
 from fairdeploy.records import RunRecord
+from fairdeploy.reporting.document import write_report
 from fairdeploy.reporting.model_card import model_card
 from fairdeploy.reporting.page.report import TOOLS, render_html
 from fairdeploy.reporting.page.sweep import render_sweep
-from fairdeploy.reporting.run_record import build_document, write_report
-from tests.reporting.sample_run import sample_arguments, sample_curves, sample_graph, sample_latency
+from tests.reporting.sample_run import (
+    document_of,
+    sample_arguments,
+    sample_curves,
+    sample_graph,
+    sample_latency,
+)
 from tests.reporting.sample_sweep import sweep_document
 
 
@@ -51,7 +57,7 @@ def printed(summary: Any) -> str:
 def sample_record() -> RunRecord:
     graph = sample_graph()
     latency = sample_latency()
-    document = build_document(**sample_arguments(graph, latency=latency))
+    document = document_of(**sample_arguments(graph, latency=latency))
     return RunRecord(document, sample_curves(graph), latency)
 
 
@@ -102,5 +108,5 @@ def test_a_part_that_fails_is_told_inside_the_page_and_the_numbers_are_written_f
 def test_names_that_are_no_text_are_written_with_escapes(tmp_path: Path) -> None:
     record = sample_record()
     arguments = sample_arguments(sample_graph(), command=("fairdeploy", "caf\udce9.pt"))
-    write_report(tmp_path, RunRecord(build_document(**arguments), record.tod_curves, None))
+    write_report(tmp_path, RunRecord(document_of(**arguments), record.tod_curves, None))
     assert r"caf\\udce9.pt" in (tmp_path / "report.json").read_text()

@@ -11,9 +11,10 @@ import pytest
 from fairdeploy.cli.summaries.shrink import why_not_faster_lines
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import ModuleTime, Obstacle, OperatorComparison, OperatorRow, RunRecord
+from fairdeploy.reporting.document import why_not_faster
 from fairdeploy.reporting.page.report import render_html
-from fairdeploy.reporting.run_record import build_document, why_not_faster
 from tests.reporting.sample_run import (
+    document_of,
     sample_arguments,
     sample_curves,
     sample_graph,
@@ -44,7 +45,7 @@ def graph() -> UnitGraph:
 
 
 def document(graph: UnitGraph, **changes: Any) -> dict[str, Any]:
-    return build_document(**sample_arguments(graph, operators=OPERATORS, **changes))
+    return document_of(**sample_arguments(graph, operators=OPERATORS, **changes))
 
 
 def section(graph: UnitGraph, **changes: Any) -> str:
@@ -65,7 +66,7 @@ def test_rows_have_shares_of_their_network_and_ratios(graph: UnitGraph) -> None:
 
 
 def test_a_run_without_a_profiler_or_a_race_has_neither(graph: UnitGraph) -> None:
-    plain = build_document(**sample_arguments(graph))
+    plain = document_of(**sample_arguments(graph))
     assert (plain["operators"], plain["why_not_faster"]) == (None, None)
     assert why_not_faster(None, OPERATORS) is None
 
@@ -107,14 +108,14 @@ def test_the_page_says_loudly_when_the_network_got_slower(graph: UnitGraph) -> N
 
 def test_the_page_has_no_such_section_without_operators(graph: UnitGraph) -> None:
     page = render_html(
-        RunRecord(build_document(**sample_arguments(graph)), sample_curves(graph), None)
+        RunRecord(document_of(**sample_arguments(graph)), sample_curves(graph), None)
     )
     assert "Why not faster" not in page
 
 
 def test_the_page_says_so_when_nothing_stands_out(graph: UnitGraph) -> None:
     arguments = sample_arguments(graph, operators=replace(OPERATORS, obstacles=()))
-    page = render_html(RunRecord(build_document(**arguments), sample_curves(graph), None))
+    page = render_html(RunRecord(document_of(**arguments), sample_curves(graph), None))
     assert "No operator takes noticeably longer than its MACs promised." in page
 
 

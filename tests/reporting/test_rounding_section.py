@@ -18,8 +18,7 @@ from fairdeploy.records import (
     WidthTime,
 )
 from fairdeploy.reporting.page.report import render_html
-from fairdeploy.reporting.run_record import build_document
-from tests.reporting.sample_run import sample_arguments, sample_curves, sample_graph
+from tests.reporting.sample_run import document_of, sample_arguments, sample_curves, sample_graph
 
 CHOICE = MultipleChoice(
     16,
@@ -51,7 +50,7 @@ def graph() -> UnitGraph:
 
 
 def section(graph: UnitGraph, rounded: Rounding | None) -> str:
-    document: dict[str, Any] = build_document(**sample_arguments(graph, rounding=rounded))
+    document: dict[str, Any] = document_of(**sample_arguments(graph, rounding=rounded))
     page = render_html(RunRecord(document, sample_curves(graph), None))
     found = re.search(r"<section><h2>Channel multiples</h2>.*?</section>", page, re.DOTALL)
     return found[0] if found else ""
@@ -92,11 +91,11 @@ def test_the_page_says_so_when_rounding_changed_nothing(graph: UnitGraph) -> Non
 
 def test_a_run_with_any_counts_has_no_such_section(graph: UnitGraph) -> None:
     assert section(graph, None) == ""
-    assert build_document(**sample_arguments(graph))["rounding"] is None
+    assert document_of(**sample_arguments(graph))["rounding"] is None
 
 
 def test_the_json_holds_the_whole_sweep(graph: UnitGraph) -> None:
-    row = build_document(**sample_arguments(graph, rounding=ROUNDED))["rounding"]
+    row = document_of(**sample_arguments(graph, rounding=ROUNDED))["rounding"]
     assert row["choice"]["rows"][1] == {"channels": 33, "ms": 0.5}
     assert row["choice"]["costs"][0] == {
         "multiple": 1,

@@ -22,10 +22,16 @@ from fairdeploy.records import (
     ProofResult,
     RunRecord,
 )
+from fairdeploy.reporting.document import write_report
 from fairdeploy.reporting.json_tree import json_safe
 from fairdeploy.reporting.quantities import budget_verdict
-from fairdeploy.reporting.run_record import build_document, write_report
-from tests.reporting.sample_run import sample_arguments, sample_curves, sample_graph, sample_latency
+from tests.reporting.sample_run import (
+    document_of,
+    sample_arguments,
+    sample_curves,
+    sample_graph,
+    sample_latency,
+)
 
 PROMISED_KEYS = {
     "budget": {"metric", "asked", "allowed", "original", "got", "met"},
@@ -44,7 +50,7 @@ def graph() -> UnitGraph:
 
 @pytest.fixture(scope="module")
 def document(graph: UnitGraph) -> dict[str, Any]:
-    return build_document(**sample_arguments(graph))
+    return document_of(**sample_arguments(graph))
 
 
 def test_document_has_every_key_that_scripts_were_promised(document: dict[str, Any]) -> None:
@@ -81,7 +87,7 @@ def test_document_holds_the_numbers_of_the_run(document: dict[str, Any], graph: 
 
 def test_budget_row_says_what_was_allowed_and_whether_it_is_met(graph: UnitGraph) -> None:
     budgets = (Budget("params", "40%", fraction=0.4), Budget("macs", "20k", absolute=20_000.0))
-    rows = build_document(**sample_arguments(graph, budgets=budgets))["budget"]
+    rows = document_of(**sample_arguments(graph, budgets=budgets))["budget"]
     assert rows[0] == {
         "metric": "params", "asked": "40%", "allowed": 400.0, "original": 1000.0, "got": 398.0,
         "met": True,
@@ -96,7 +102,7 @@ def test_a_race_on_too_busy_a_machine_meets_no_latency_budget(graph: UnitGraph) 
     shown = []
     for latency in (calm, busy):
         arguments = sample_arguments(graph, budgets=(budget,), latency=latency)
-        (row,) = build_document(**arguments)["budget"]
+        (row,) = document_of(**arguments)["budget"]
         assert row["got"] <= row["allowed"]
         shown.append((row["met"], budget_verdict(row)))
     assert shown == [(True, "met"), (False, "not shown to be met: the machine was too busy")]
@@ -141,7 +147,7 @@ def test_numbers_that_json_does_not_know_become_null(graph: UnitGraph) -> None:
         proof=ProofResult(math.inf, 1e-5, 1, (2,)),
         parity=(ParityResult("model.onnx", 1, math.nan, 1e-4, 0.5),),
     )
-    document = build_document(**arguments)
+    document = document_of(**arguments)
     assert document["proof"]["max_relative_error"] is None
     assert document["proof"]["passed"] is False
     assert document["parity"][0]["max_relative_error"] is None
@@ -160,7 +166,7 @@ def test_document_without_measurements_says_so_with_nulls(graph: UnitGraph) -> N
         graph, accuracy=AccuracyByStage(), latency=None, mending=Mending(),
         data=DataSplits(images, None, None, "synthetic", "00"),
     )  # fmt: skip
-    document = build_document(**arguments)
+    document = document_of(**arguments)
     assert document["accuracy"] == {
         "original": None, "pruned": None, "recovered": None, "distilled": None, "tuned": None,
         "exported": None, "num_images": 0,
@@ -173,13 +179,13 @@ def test_document_without_measurements_says_so_with_nulls(graph: UnitGraph) -> N
 
 def test_accuracy_counts_images_of_the_stages_that_were_measured(graph: UnitGraph) -> None:
     accuracy = AccuracyByStage(recovered=AccuracyEstimate(0.5, 0.4, 0.6, 90))
-    document = build_document(**sample_arguments(graph, accuracy=accuracy))
+    document = document_of(**sample_arguments(graph, accuracy=accuracy))
     assert document["accuracy"]["original"] is None
     assert document["accuracy"]["num_images"] == 90
 
 
 def test_repeated_warnings_are_told_once(graph: UnitGraph) -> None:
-    document = build_document(**sample_arguments(graph, warnings=("one", "two", "one")))
+    document = document_of(**sample_arguments(graph, warnings=("one", "two", "one")))
     assert document["warnings"] == ["one", "two"]
 
 

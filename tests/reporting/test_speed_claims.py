@@ -19,8 +19,13 @@ from fairdeploy.reporting.measure_document import measure_row
 from fairdeploy.reporting.model_card import model_card
 from fairdeploy.reporting.page.report import render_html
 from fairdeploy.reporting.page.sweep import render_sweep
-from fairdeploy.reporting.run_record import build_document
-from tests.reporting.sample_run import sample_arguments, sample_curves, sample_graph, sample_latency
+from tests.reporting.sample_run import (
+    document_of,
+    sample_arguments,
+    sample_curves,
+    sample_graph,
+    sample_latency,
+)
 from tests.reporting.sample_sweep import sweep_document
 
 NO_CLAIM = "no claim: machine too busy"
@@ -45,7 +50,7 @@ def race(**changes: Any) -> LatencyComparison:
 
 def told(graph: UnitGraph, latency: LatencyComparison) -> Iterator[str]:
     """The summary, the model card, the page, and what ``measure`` prints."""
-    document = build_document(**sample_arguments(graph, latency=latency))
+    document = document_of(**sample_arguments(graph, latency=latency))
     yield dict(latency_lines(document["latency"]))["latency"]
     yield model_card(document)
     yield render_html(RunRecord(document, sample_curves(graph), latency))
@@ -58,7 +63,7 @@ def test_the_speed_up_is_the_same_everywhere_and_that_of_the_milliseconds(
     graph: UnitGraph,
 ) -> None:
     latency = race(speedup_low=1.2, speedup_high=1.3)
-    row = build_document(**sample_arguments(graph, latency=latency))["latency"]
+    row = document_of(**sample_arguments(graph, latency=latency))["latency"]
     assert row["original_ms"] / row["shrunk_ms"] == pytest.approx(1.26)
     first, second = (measure_row(latency)[name]["ms"] for name in ("first", "second"))
     assert first / second == pytest.approx(1.26)

@@ -9,8 +9,7 @@ import pytest
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import PruningMethod, RunRecord
 from fairdeploy.reporting.page.report import part, render_html
-from fairdeploy.reporting.run_record import build_document
-from tests.reporting.sample_run import sample_arguments, sample_curves, sample_graph
+from tests.reporting.sample_run import document_of, sample_arguments, sample_curves, sample_graph
 from tests.reporting.test_html_report import Page
 
 METHOD = {"signal": "wasserstein", "protect": "taylor", "allocation": "tod", "knob": "tolerance"}
@@ -98,7 +97,7 @@ def test_a_network_where_nothing_can_go_gives_up_nothing() -> None:
 def test_another_rule_is_explained_in_place_of_the_tolerance(
     graph: UnitGraph, method: PruningMethod, expected: str
 ) -> None:
-    document = build_document(**sample_arguments(graph, method=method))
+    document = document_of(**sample_arguments(graph, method=method))
     page = Page(render_html(RunRecord(document, sample_curves(graph), None)))
     text = page.text.replace("\N{NO-BREAK SPACE}", " ")
     assert expected in text
@@ -107,7 +106,7 @@ def test_another_rule_is_explained_in_place_of_the_tolerance(
 
 
 def test_the_default_names_its_signals_and_shows_the_curves(graph: UnitGraph) -> None:
-    document = build_document(**sample_arguments(graph))
+    document = document_of(**sample_arguments(graph))
     assert document["method"] == METHOD
     text = Page(render_html(RunRecord(document, sample_curves(graph), None))).text
     assert "wasserstein removes, taylor protects, tod shares out" in text

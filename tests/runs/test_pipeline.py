@@ -305,7 +305,7 @@ def failing(error: BaseException) -> Any:
     [
         ("fairdeploy_onnx.exporter.OnnxExporter.export", ExportError("no operator"), 1,
          {"model.pt2", "plan.json", "weights.safetensors"}),
-        ("fairdeploy.runs.shrink.build_document", TypeError("float(None)"), 1,
+        ("fairdeploy.runs.shrink.Report", TypeError("float(None)"), 1,
          {"model.onnx", "model.pt2", "plan.json", "weights.safetensors"}),
         ("fairdeploy.runs.stages.evaluation.Evaluation.changes", KeyboardInterrupt(), 130,
          {"model.onnx", "model.pt2", "plan.json", "weights.safetensors"}),

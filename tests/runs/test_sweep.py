@@ -15,7 +15,7 @@ import torch
 
 import fairdeploy
 from fairdeploy.deployment.devices import local_device
-from fairdeploy.deployment.precision import exporter_for
+from fairdeploy.deployment.file_writing import exporter_for
 from fairdeploy.errors import BudgetError, DeviceLostError, OutputError, ParityError
 from fairdeploy.records import LatencyComparison, LatencyStats, ProofResult
 from fairdeploy.runs import problem

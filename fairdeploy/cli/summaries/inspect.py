@@ -16,7 +16,7 @@ from fairdeploy.cli.summaries.shrink import restriction_lines, short
 from fairdeploy.cli.summaries.tables import two_columns
 from fairdeploy.records import UNMEASURED_MULTIPLE
 from fairdeploy.records.metrics import METRICS
-from fairdeploy.reporting.multiples import multiple_text
+from fairdeploy.reporting.quantities import multiple_text
 from fairdeploy.runs.inspect.alike_groups import alike_groups, common_glob
 from fairdeploy.runs.inspect.module_tree import deepest_tree_that_fits, tree
 

@@ -12,8 +12,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from fairdeploy.records.accuracy import STEPS
 from fairdeploy.records.metrics import COUNTED, METRICS
-from fairdeploy.reporting import accuracy_rows, chain, multiples, quantities
+from fairdeploy.reporting import accuracy_rows, chain, quantities
 from fairdeploy.reporting.page import charts
 
 
@@ -60,12 +61,13 @@ def _environment() -> Environment:
         quantities.count, quantities.error_text, quantities.factor, quantities.milliseconds,
         quantities.needed_text, quantities.percent, quantities.plural, quantities.points,
         quantities.repaired, quantities.seconds, quantities.short, quantities.signed,
-        quantities.size, quantities.verdict_text, quantities.decided_by, multiples.multiple_text,
+        quantities.size, quantities.verdict_text, quantities.decided_by, quantities.multiple_text,
     )  # fmt: skip
     made.filters |= {function.__name__: function for function in shown}
     made.filters |= {"dotted": dotted, "number": "{:,}".format, "sentence": _begin}
     asked = (
-        quantities.share_of, accuracy_rows.fidelity_rows, chain.agreement_titles,
+        quantities.share_of, quantities.quality_name, accuracy_rows.fidelity_rows,
+        chain.agreement_titles,
         charts.axis_labels, charts.interval_bar, charts.latency_histogram, charts.share_bar,
         charts.ticks, charts.tod_chart,
     )  # fmt: skip
@@ -75,8 +77,8 @@ def _environment() -> Environment:
         "METRICS": METRICS,
         "MISSING": quantities.MISSING,
         "NO_CLAIM": quantities.NO_CLAIM,
-        "ORIGINS": multiples.ORIGINS,
-        "STEPS": accuracy_rows.STEPS,
+        "ORIGINS": quantities.ORIGINS,
+        "STEPS": STEPS,
         "TIMES": quantities.TIMES,
         "chain_verdict": chain.verdict,
     }

@@ -10,8 +10,8 @@ import numpy as np
 from markupsafe import Markup
 
 from fairdeploy.records import LatencyComparison, RunRecord
+from fairdeploy.records.accuracy import STEPS
 from fairdeploy.records.metrics import METRICS
-from fairdeploy.reporting.accuracy_rows import STEPS
 from fairdeploy.reporting.page.page import draw, render_page
 from fairdeploy.reporting.quantities import percent, share_of
 

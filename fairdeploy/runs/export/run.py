@@ -18,9 +18,9 @@ from fairdeploy.errors import OutputError
 from fairdeploy.files import require_room_for, write_whole
 from fairdeploy.records import VariantCheck
 from fairdeploy.reporting.chain import chain_of, merged_variants, variant_document
+from fairdeploy.reporting.document import json_text
 from fairdeploy.reporting.json_tree import json_tree
 from fairdeploy.reporting.page.report import with_chain
-from fairdeploy.reporting.run_record import json_text
 from fairdeploy.runs.export.images import ExportImages, load_export_images
 from fairdeploy.runs.export.requests import Request, needs_images, requests_of, skipped
 from fairdeploy.runs.export.variants import VariantMaker

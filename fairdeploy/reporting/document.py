@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,125 +49,134 @@ from fairdeploy.reporting.accuracy_rows import (
     changes_row,
     gate_row,
     mending_rows,
-    not_judged_row,
     purposes,
 )
 from fairdeploy.reporting.chain import chain_of
 from fairdeploy.reporting.group_rows import block_rows, exchange_row, freeze_rows, group_rows
-from fairdeploy.reporting.json_tree import circumstance_rows, heading_rows, json_tree
+from fairdeploy.reporting.json_tree import circumstance_rows, heading_rows, json_tree, row_of
 from fairdeploy.reporting.page.report import render_html
 
 SCHEMA_VERSION = 1
 
 
-def build_document(
-    *,
-    model: LoadedModel,
-    data: DataSplits | None,
-    graph: UnitGraph,
-    budgets: Sequence[Budget],
-    original_costs: Mapping[str, float],
-    shrunk_costs: Mapping[str, float],
-    scores: Sequence[GroupScores],
-    diagnostics: AllocationDiagnostics,
-    allocation: Allocation,
-    proof: ProofResult,
-    mending: Mending,
-    artifacts: Sequence[Artifact],
-    parity: Sequence[ParityResult],
-    accuracy: AccuracyByStage,
-    latency: LatencyComparison | None,
-    profile: TargetProfile,
-    seed: int,
-    command: Sequence[str],
-    stage_seconds: Mapping[str, float],
-    environment: Mapping[str, Any],
-    warnings: Sequence[str] = (),
-    own_class_problem: str | None = None,
-    restrictions: Sequence[RestrictionOutcome] = (),
-    latency_search: LatencySearch | None = None,
-    operators: OperatorComparison | None = None,
-    rounding: Rounding | None = None,
-    file_metadata: Mapping[str, str] | None = None,
-    method: PruningMethod | None = None,
-    changes: AnswerChanges | None = None,
-    fidelity: Fidelity | None = None,
-    gate: DropGate | None = None,
-) -> dict[str, Any]:
-    """Put a whole run into the tree of ``report.json``, version 1.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Everything that a run found out, as its stages found it."""
 
-    Args:
-        data: None where the images are synthetic and have no source.
-        original_costs: By metric (``params``, ``macs``, ``size``); every budget's metric is a key.
-        shrunk_costs: The same of the network that is written.
-        scores: Of the removable groups, in the order of ``graph.groups``.
-        diagnostics: Of every removable group.
-        command: The command line as typed, word by word.
-        stage_seconds: Stage name to its duration, in the order in which they ran.
-        warnings: Everything the user was warned of.
-        own_class_problem: Why the user's own class could not be rebuilt; None or empty where it
-            was.
-        restrictions: What came of every restriction that the user gave.
-        latency_search: How a budget of latency was met, where there is one.
-        operators: Single operators before and after, where they were timed.
-        rounding: What rounding channel counts did, where they were rounded.
-        file_metadata: What every exported file carries inside.
-        method: Which signals and which rule decided; None: the defaults.
-        changes: How answers on the test images differ from the original's.
-        fidelity: How much the network gives what the original gives, where nothing is judged.
-        gate: Whether the result keeps to ``--max-drop``, where that was given.
+    model: LoadedModel
+    data: DataSplits | None
+    """None where the images are synthetic and have no source."""
+    graph: UnitGraph
+    budgets: Sequence[Budget]
+    original_costs: Mapping[str, float]
+    """By metric (``params``, ``macs``, ``size``); every budget's metric is a key."""
+    shrunk_costs: Mapping[str, float]
+    """The same of the network that is written."""
+    scores: Sequence[GroupScores]
+    """Of the removable groups, in the order of ``graph.groups``."""
+    diagnostics: AllocationDiagnostics
+    """Of every removable group."""
+    allocation: Allocation
+    proof: ProofResult
+    mending: Mending
+    artifacts: Sequence[Artifact]
+    parity: Sequence[ParityResult]
+    accuracy: AccuracyByStage
+    latency: LatencyComparison | None
+    profile: TargetProfile
+    seed: int
+    command: Sequence[str]
+    """The command line as typed, word by word."""
+    stage_seconds: Mapping[str, float]
+    """Stage name to its duration, in the order in which they ran."""
+    environment: Mapping[str, Any]
+    warnings: Sequence[str] = ()
+    """Everything the user was warned of."""
+    own_class_problem: str | None = None
+    """Why the user's own class could not be rebuilt; None or empty where it was."""
+    restrictions: Sequence[RestrictionOutcome] = ()
+    """What came of every restriction that the user gave."""
+    latency_search: LatencySearch | None = None
+    """How a budget of latency was met, where there is one."""
+    operators: OperatorComparison | None = None
+    """Single operators before and after, where they were timed."""
+    rounding: Rounding | None = None
+    """What rounding channel counts did, where they were rounded."""
+    file_metadata: Mapping[str, str] = field(default_factory=dict)
+    """What every exported file carries inside."""
+    method: PruningMethod = field(default_factory=PruningMethod)
+    """Which signals and which rule decided."""
+    changes: AnswerChanges | None = None
+    """How answers on the test images differ from the original's."""
+    fidelity: Fidelity | None = None
+    """How much the network gives what the original gives, where nothing is judged."""
+    gate: DropGate | None = None
+    """Whether the result keeps to ``--max-drop``, where that was given."""
 
-    Returns:
-        Dictionaries, lists, strings, finite numbers, booleans and None.
-    """
-    timed = _timed(latency, latency_search)
-    document = {
-        "schema_version": SCHEMA_VERSION,
-        **heading_rows(command, seed),
-        "task": asdict(graph.outputs.task.words),
-        "model": model_row(model, graph)
-        | {
-            "original": costs_row(original_costs),
-            "shrunk": costs_row(shrunk_costs),
-            "own_class": {"rebuilt": not own_class_problem, "problem": own_class_problem or None},
-        },
-        "budget": [
-            _latency_budget_row(budget, timed)
-            if budget.metric == "latency" and timed
-            else budget_row(budget, original_costs, shrunk_costs)
-            for budget in budgets
-        ],
-        "latency_search": asdict(latency_search) | {"num_measured": latency_search.num_measured}
-        if latency_search
-        else None,
-        "restrictions": [asdict(outcome) for outcome in restrictions],
-        "method": method_row(method or PruningMethod()),
-        "tolerance": allocation.tolerance,
-        "num_evaluations": allocation.num_evaluations,
-        "groups": group_rows(graph, scores, diagnostics, allocation),
-        "blocks": block_rows(graph, scores, allocation),
-        "exchange": exchange_row(diagnostics, scores),
-        "freezes": freeze_rows(graph),
-        "proof": asdict(proof) | {"passed": proof.passed},
-        **mending_rows(mending),
-        "artifacts": [asdict(artifact) for artifact in artifacts],
-        "parity": [asdict(result) | {"passed": result.passed} for result in parity],
-        "accuracy": accuracy_row(accuracy),
-        "not_judged": not_judged_row(data),
-        "changes": changes_row(changes, data.class_names if data else None),
-        "fidelity": asdict(fidelity) if fidelity else None,
-        "max_drop": gate_row(gate),
-        "latency": _latency(latency),
-        "operators": operator_rows(operators),
-        "rounding": asdict(rounding) if rounding else None,
-        "why_not_faster": why_not_faster(latency, operators),
-        "data": data_row(data),
-        **circumstance_rows(profile, warnings, stage_seconds, environment),
-    }
-    document["file_metadata"] = dict(file_metadata or {})
-    document["preprocessing"] = asdict(model.preprocessing)
-    document["chain"] = chain_of(document)
-    return json_tree(document)
+    def document(self) -> dict[str, Any]:
+        """The tree of ``report.json``, version 1.
+
+        Returns:
+            Dictionaries, lists, strings, finite numbers, booleans and None.
+        """
+        document = {
+            "schema_version": SCHEMA_VERSION,
+            **heading_rows(self.command, self.seed),
+            "task": row_of(self.graph.outputs.task.words),
+            **self._plan_rows(),
+            **self._result_rows(),
+            "data": data_row(self.data),
+            **circumstance_rows(self.profile, self.warnings, self.stage_seconds, self.environment),
+            "file_metadata": dict(self.file_metadata),
+            "preprocessing": row_of(self.model.preprocessing),
+        }
+        return json_tree(document | {"chain": chain_of(document)})
+
+    def _plan_rows(self) -> dict[str, Any]:
+        """What was removed, and why."""
+        problem = self.own_class_problem or None
+        return {
+            "model": model_row(self.model, self.graph)
+            | {
+                "original": costs_row(self.original_costs),
+                "shrunk": costs_row(self.shrunk_costs),
+                "own_class": {"rebuilt": problem is None, "problem": problem},
+            },
+            "budget": [self._budget_row(budget) for budget in self.budgets],
+            "latency_search": row_of(self.latency_search, "num_measured"),
+            "restrictions": [row_of(outcome) for outcome in self.restrictions],
+            "method": method_row(self.method),
+            "tolerance": self.allocation.tolerance,
+            "num_evaluations": self.allocation.num_evaluations,
+            "groups": group_rows(self.graph, self.scores, self.diagnostics, self.allocation),
+            "blocks": block_rows(self.graph, self.scores, self.allocation),
+            "exchange": exchange_row(self.diagnostics, self.scores),
+            "freezes": freeze_rows(self.graph),
+        }
+
+    def _result_rows(self) -> dict[str, Any]:
+        """What came of it: proof, repair, files, accuracy and speed."""
+        return {
+            "proof": row_of(self.proof, "passed"),
+            **mending_rows(self.mending),
+            "artifacts": [row_of(artifact) for artifact in self.artifacts],
+            "parity": [row_of(result, "passed") for result in self.parity],
+            "accuracy": accuracy_row(self.accuracy),
+            "not_judged": row_of(self.data.not_judged if self.data else None, "text"),
+            "changes": changes_row(self.changes, self.data.class_names if self.data else None),
+            "fidelity": row_of(self.fidelity),
+            "max_drop": gate_row(self.gate),
+            "latency": _latency(self.latency),
+            "operators": operator_rows(self.operators),
+            "rounding": row_of(self.rounding),
+            "why_not_faster": why_not_faster(self.latency, self.operators),
+        }
+
+    def _budget_row(self, budget: Budget) -> dict[str, Any]:
+        timed = _timed(self.latency, self.latency_search)
+        if budget.metric == "latency" and timed:
+            return _latency_budget_row(budget, timed)
+        return budget_row(budget, self.original_costs, self.shrunk_costs)
 
 
 def write_report(folder: Path, record: RunRecord) -> None:
@@ -282,7 +291,10 @@ def data_row(data: DataSplits | None) -> dict[str, Any] | None:
 
 
 def _num_classes(images: ImageSet) -> int | None:
-    return None if images.labels is None else len(np.unique(images.labels.numpy()))
+    labels = images.labels
+    if labels is None or labels.dim() > 1 or labels.is_floating_point():
+        return None
+    return len(np.unique(labels.numpy()))
 
 
 # ---- operators in ``report.json``: what each takes, and why the network is not faster ------------
@@ -301,9 +313,7 @@ def operator_rows(operators: OperatorComparison | None) -> dict[str, Any] | None
         "original_ms": operators.original_ms,
         "shrunk_ms": operators.shrunk_ms,
         "num_runs": operators.num_runs,
-        "by_operator": [
-            _compared(asdict(row), both) | {"lost_ms": row.lost_ms} for row in operators.operators
-        ],
+        "by_operator": [_compared(row_of(row, "lost_ms"), both) for row in operators.operators],
         "by_module": [_compared(asdict(row), both) for row in operators.modules],
     }
 
