@@ -16,6 +16,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from tests.torch_files import TorchRunner, write_torch_file
+
 if "ONEDNN_MAX_CPU_ISA" in os.environ:  # see kernels.py
     # OpenVINO has a oneDNN of its own, but asks the processor itself which kernels there are: under
     # a limit it finds none for what it planned. Torch's reads the limit once, so it can go then.
@@ -83,6 +85,21 @@ def _one_operator_table() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.onnx, "export", exported)
+        yield
+
+
+@pytest.fixture(scope="module")
+def quick_files() -> Iterator[None]:
+    """Let the ONNX exporter write torch's own network: for runs whose file is not what is tested.
+
+    Most of such a run is torch's export. What ONNX files hold is tested in ``exporters``,
+    ``contracts``, ``conformance`` and in the runs that do not ask for this.
+    """
+    from fairdeploy_onnx import OnnxExporter
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OnnxExporter, "export", write_torch_file)
+        patch.setattr(OnnxExporter, "open", lambda self, path, profile: TorchRunner(path))
         yield
 
 

@@ -28,6 +28,7 @@ def test_without_the_provider_it_ends_with_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_on_a_cpu_it_makes_every_table_with_torch_beside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,11 +16,9 @@ import difflib
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
-from torch import fx
-
 from fairdeploy.errors import UsageError
-from fairdeploy.graph.call_facts import module_path
-from fairdeploy.graph.operators import kind_of, multiplies, op_name
+from fairdeploy.graph.call_facts import module_path, stored_factors
+from fairdeploy.graph.operators import multiplies, op_name
 from fairdeploy.graph.unit_graph import Group, UnitGraph
 from fairdeploy.graph.walk.label_grids import length_of
 
@@ -48,7 +46,7 @@ class Layers:
             name
             for node in graph.module.graph.nodes
             if node.op == "call_function" and multiplies(op_name(node))
-            for name in _parameters_of(node)
+            for name in stored_factors(node)
         }
         self._matrices = {n for n in weights & set(graph.tensor_units) if _rank(graph, n) > 1}
         self._depthwise = {
@@ -106,17 +104,6 @@ def _near(glob: str, names: Sequence[str]) -> str:
         tops = sorted({name.partition(".")[0] for name in names})
         return f"it has {', '.join(repr(name) for name in tops[:8])}; "
     return f"did you mean {' or '.join(repr(name) for name in close)}? "
-
-
-def _parameters_of(node: fx.Node) -> Iterable[str]:
-    """Parameters that a call reads, also through a transposition."""
-    sources = list(node.all_input_nodes)
-    while sources:
-        source = sources.pop()
-        if source.op == "get_attr":
-            yield str(source.target)
-        elif kind_of(source) in {"transpose", "permute", "same"}:
-            sources.extend(source.all_input_nodes)
 
 
 def _rank(graph: UnitGraph, tensor: str) -> int:

@@ -18,6 +18,7 @@ from fairdeploy.cli.commands.demo import demo
 from fairdeploy.cli.commands.export import export
 from fairdeploy.cli.commands.inspect import inspect
 from fairdeploy.cli.commands.measure import measure
+from fairdeploy.cli.commands.schema import schema
 from fairdeploy.cli.commands.shrink import shrink
 from fairdeploy.cli.commands.standing import doctor, targets
 from fairdeploy.cli.commands.sweep import sweep
@@ -61,6 +62,7 @@ for command in (
     measure,
     bundle,
     targets,
+    schema,
     cache,
     doctor,
     demo,

@@ -46,6 +46,7 @@ from fairdeploy.cli.options import (
     SignalBy,
     Std,
     Target,
+    TaskName,
     TrustPickle,
     TrustProject,
     WeightsKey,
@@ -62,6 +63,7 @@ from fairdeploy.records import (
     ImageFitting,
 )
 from fairdeploy.records.method import ATTENTION_OPTIONS
+from fairdeploy.records.task_names import TASKS
 from fairdeploy.settings.options import RECOVERY_METHODS, TrainingOptions
 from fairdeploy.settings.values import (
     chosen,
@@ -238,6 +240,7 @@ class RunFlags(TrainingFlags, ControlFlags):
     white: White = None
     class_names: ClassNames = None
     class_order: OrderBy = None
+    task: TaskName = None
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier result.")] = False
     no_latency: Annotated[bool, typer.Option("--no-latency", help="Do not measure.")] = False
     quiet: Quiet = False
@@ -266,6 +269,7 @@ class RunFlags(TrainingFlags, ControlFlags):
             if self.class_names is not None
             else None,
             "class_order": chosen("--class-order", self.class_order, CLASS_ORDERS),
+            "task": chosen("--task", self.task, TASKS),
             "force": self.force,
             "with_latency": not self.no_latency,
             "command": ("fairdeploy", *sys.argv[1:]),

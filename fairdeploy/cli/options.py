@@ -15,6 +15,7 @@ from fairdeploy.records import (
     SIGNALS,
 )
 from fairdeploy.records.method import ATTENTION_OPTIONS
+from fairdeploy.records.task_names import TASKS
 
 _WHAT_MAY_GO = "What may go"
 _THERE = "On another machine"
@@ -116,6 +117,14 @@ White = Annotated[
 ClassNames = Annotated[
     str | None,
     typer.Option(metavar="A,B,C", help="The classes in the order in which the network has them."),
+]
+TaskName = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        metavar="|".join(TASKS),
+        help="What the answers are for; told from the labels and the output if not given.",
+    ),
 ]
 OrderBy = Annotated[
     str | None,

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import torch
 from torch import Tensor, fx, nn
+
+from fairdeploy.graph.operators import kind_of
 
 
 class UnlabelledError(Exception):
@@ -99,3 +104,25 @@ def fetches_of(module: fx.GraphModule, tensor: Tensor) -> list[fx.Node]:
     """The ``get_attr`` nodes that fetch a tensor, under whatever name."""
     nodes = (node for node in module.graph.nodes if node.op == "get_attr")
     return [node for node in nodes if fetch_tensor(module, str(node.target)) is tensor]
+
+
+def writes(node: fx.Node) -> bool:
+    """Whether a call writes to memory that it is given."""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def delete_tensor(module: nn.Module, name: str) -> None:
+    """Take the parameter or buffer of this dotted name out of a module (changes ``module``)."""
+    owner, _, leaf = name.rpartition(".")
+    delattr(module.get_submodule(owner), leaf)
+
+
+def stored_factors(node: fx.Node) -> Iterator[str]:
+    """Names of the stored tensors that a call reads, also through a transposition."""
+    sources = list(node.all_input_nodes)
+    while sources:
+        source = sources.pop()
+        if source.op == "get_attr":
+            yield str(source.target)
+        elif kind_of(source) in {"transpose", "permute", "same"}:
+            sources.extend(source.all_input_nodes)

@@ -22,14 +22,11 @@ from fairdeploy.graph.unit_graph import (
     Branch,
     CostDim,
     CostTerm,
-    Group,
     UnitGraph,
     UnitIds,
     group_of_unit,
 )
 from fairdeploy.graph.walk.label_grids import rows_of
-from fairdeploy.graph.walk.labels import Labels
-from fairdeploy.graph.walk.propagation import Propagation
 from fairdeploy.graph.walk.rules.einsum import einsum_letters
 from fairdeploy.graph.walk.rules.recurrent import recurrent_call
 
@@ -56,12 +53,21 @@ class Lengths:
     group "a unit" is one of each block.
     """
 
-    def __init__(
-        self, groups: Sequence[Group], group_of_unit: Labels, pairs: Sequence[tuple[int, int]]
-    ) -> None:
-        self._sizes = [group.size for group in groups]
-        self._group_of_unit = group_of_unit
-        self._pairs = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    def __init__(self, graph: UnitGraph) -> None:
+        self._graph = graph
+        self._sizes = [group.size for group in graph.groups]
+        self._group_of_unit = group_of_unit(graph.groups, graph.num_units)
+
+    def of_node(self, node: object) -> list[Length]:
+        """Of each dimension of a value, or of a stored tensor that the node fetches."""
+        assert isinstance(node, fx.Node)
+        if node.op == "get_attr":
+            return self.of_all(self._graph.tensor_units[str(node.target)])
+        return self.of_all(self._graph.value_units[node.name])
+
+    def of_all(self, dims: Sequence[UnitIds]) -> list[Length]:
+        """Of each dimension, from its unit numbers."""
+        return [self.of(units, dim) for dim, units in enumerate(dims)]
 
     def of(self, units: UnitIds, dim: int) -> Length:
         """Length of dimension ``dim``, whose indices belong to ``units``."""
@@ -76,7 +82,7 @@ class Lengths:
             (int(group), _whole(count / self._sizes[group]))
             for group, count in zip(groups, counts, strict=True)
         )
-        met = self._group_of_unit[self._pairs[owned[owned >= num_units] - num_units]]
+        met = self._group_of_unit[self._graph.pairs[owned[owned >= num_units] - num_units]]
         pairs, counts = np.unique(met, axis=0, return_counts=True)
         by_pair = tuple(
             (int(one), int(two), _whole(count / self._sizes[one] / self._sizes[two]))
@@ -125,61 +131,40 @@ def gates_of(branches: Sequence[Branch]) -> tuple[Gates, Gates]:
     return of_tensor, of_node
 
 
-def build_cost_terms(
-    walk: Propagation,
-    groups: Sequence[Group],
-    group_of_unit: Labels,
-    pairs: Sequence[tuple[int, int]],
-    tensor_units: Mapping[str, tuple[UnitIds, ...]],
-    value_units: Mapping[str, tuple[UnitIds, ...]],
-    *,
-    batch: int,
-    branches: Sequence[Branch] = (),
-) -> dict[str, tuple[CostTerm, ...]]:
+def build_cost_terms(graph: UnitGraph) -> dict[str, tuple[CostTerm, ...]]:
     """Cost terms of ``params``, ``macs`` and ``size``."""
-    of_tensor, of_node = gates_of(branches)
-    lengths = Lengths(groups, group_of_unit, pairs)
+    of_tensor, of_node = gates_of(graph.branches)
+    lengths = Lengths(graph)
     params: list[CostTerm] = []
     size: list[CostTerm] = []
-    parameter_names = {name for name, _ in walk.module.named_parameters(remove_duplicate=False)}
+    parameter_names = {name for name, _ in graph.module.named_parameters(remove_duplicate=False)}
     seen: set[int] = set()
-    for name, dims in tensor_units.items():
-        tensor = fetch_tensor(walk.module, name)
+    for name, dims in graph.tensor_units.items():
+        tensor = fetch_tensor(graph.module, name)
         assert tensor is not None
         if id(tensor) in seen:  # shared: it is stored once
             continue
         seen.add(id(tensor))
-        found = [lengths.of(units, dim) for dim, units in enumerate(dims)]
-        found += of_tensor.get(name, [])
+        found = [*lengths.of_all(dims), *of_tensor.get(name, [])]
         if name in parameter_names:
             params += cost_terms_of_product(1.0, found)
         size += cost_terms_of_product(tensor.element_size(), found)
     macs = [
         term
-        for node in walk.module.graph.nodes
-        for scale, factors in mac_products(node, lengths, tensor_units, value_units)
-        for term in cost_terms_of_product(scale / batch, [*factors, *of_node.get(node.name, [])])
+        for node in graph.module.graph.nodes
+        for term in _terms(
+            mac_products(node, lengths), graph.inputs.batch, of_node.get(node.name, [])
+        )
     ]
     return {"params": tuple(params), "macs": tuple(macs), "size": tuple(size)}
 
 
-def mac_products(
-    node: fx.Node,
-    lengths: Lengths,
-    tensor_units: Mapping[str, tuple[UnitIds, ...]],
-    value_units: Mapping[str, tuple[UnitIds, ...]],
-) -> list[tuple[float, list[Length]]]:
+def mac_products(node: fx.Node, lengths: Lengths) -> list[tuple[float, list[Length]]]:
     """Factors whose product is the node's MACs for the whole example batch."""
     name = op_name(node) if node.op == "call_function" else ""
     if any(has_size_from_data(one.meta.get("val")) for one in (node, *node.all_input_nodes)):
         return []  # nobody knows how many rows it has
-
-    def units(argument: object) -> list[Length]:
-        assert isinstance(argument, fx.Node)
-        is_stored = argument.op == "get_attr"
-        dims = tensor_units[str(argument.target)] if is_stored else value_units[argument.name]
-        return [lengths.of(numbers, dim) for dim, numbers in enumerate(dims)]
-
+    units = lengths.of_node
     if name == "linear":
         return [(1.0, [*units(node)[:-1], *units(node.args[1])])]
     if name in {"conv1d", "conv2d", "conv3d", "convolution"}:
@@ -255,25 +240,23 @@ def node_works(graph: UnitGraph) -> tuple[NodeWork, ...]:
     That of a convolution, linear layer or matrix product is its MACs; that of everything else the
     elements that it writes. A model of latency multiplies it with what one takes on a device.
     """
-    lengths = Lengths(graph.groups, group_of_unit(graph.groups, graph.num_units), _pairs(graph))
-    batch = graph.inputs.batch
+    lengths, batch = Lengths(graph), graph.inputs.batch
     _, gates = gates_of(graph.branches)
     return tuple(
         NodeWork(node.name, kind, tuple(terms), _dims(gates.get(node.name, [])))
         for node in graph.module.graph.nodes
         if node.op == "call_function" and node.name in graph.value_units
-        for kind, terms in [_work(node, graph, lengths, batch, gates.get(node.name, []))]
+        for kind, terms in [_work(node, lengths, batch, gates.get(node.name, []))]
     )
 
 
 def _work(
-    node: fx.Node, graph: UnitGraph, lengths: Lengths, batch: int, gates: list[Length]
+    node: fx.Node, lengths: Lengths, batch: int, gates: list[Length]
 ) -> tuple[WorkKind, list[CostTerm]]:
-    products = mac_products(node, lengths, graph.tensor_units, graph.value_units)
+    products = mac_products(node, lengths)
     if products:
         return "macs", list(_terms(products, batch, gates))
-    written = [lengths.of(units, dim) for dim, units in enumerate(graph.value_units[node.name])]
-    return "elements", list(_terms([(1.0, written)], batch, gates))
+    return "elements", list(_terms([(1.0, lengths.of_node(node))], batch, gates))
 
 
 def _terms(
@@ -285,7 +268,3 @@ def _terms(
 
 def _dims(gates: list[Length]) -> tuple[CostDim, ...]:
     return tuple((gate.fixed, gate.by_group) for gate in gates)
-
-
-def _pairs(graph: UnitGraph) -> list[tuple[int, int]]:
-    return [(int(one), int(two)) for one, two in graph.pairs]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import fx
 
 from fairdeploy.graph.batch_dimension import BatchDimension, batch_dimensions
+from fairdeploy.graph.call_facts import stored_factors
 from fairdeploy.graph.operators import kind_of, op_name, operator_of
 from fairdeploy.graph.unit_graph import KEPT, UnitGraph, UnitIds
 
@@ -73,7 +74,7 @@ def _channel_dim(layer: fx.Node, graph: UnitGraph) -> int | None:
         channel_dim = len(dims) - 1 - operator.num_spatial
     elif operator.kind == "convolution":
         channel_dim = 1
-    elif (operator.is_linear and _has_parameter_weight(layer)) or _is_recurrent_output(layer):
+    elif (operator.is_linear and any(stored_factors(layer))) or _is_recurrent_output(layer):
         channel_dim = len(dims) - 1
     else:
         return None
@@ -87,18 +88,6 @@ def _is_recurrent_output(node: fx.Node) -> bool:
         return False
     source = node.args[0]
     return isinstance(source, fx.Node) and kind_of(source) == "recurrent"
-
-
-def _has_parameter_weight(layer: fx.Node) -> bool:
-    """Whether a matrix product multiplies with a parameter, and not with another activation."""
-    sources = list(layer.all_input_nodes)
-    while sources:
-        source = sources.pop()
-        if source.op == "get_attr":
-            return True
-        if kind_of(source) in {"transpose", "permute", "same"}:
-            sources.extend(source.all_input_nodes)
-    return False
 
 
 def _last_of_chain(layer: fx.Node, channel_dim: int, graph: UnitGraph) -> fx.Node:

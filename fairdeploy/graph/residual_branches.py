@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from fairdeploy.graph.call_facts import fetch_tensor, hint_shape, module_path
+from fairdeploy.graph.call_facts import fetch_tensor, hint_shape, module_path, writes
 from fairdeploy.graph.operators import op_name
 from fairdeploy.graph.unit_graph import Branch, Group, UnitGraph
+from fairdeploy.graph.walk.groups import unique_name
 
 aten = torch.ops.aten
 BLOCK = "block"
@@ -55,9 +56,7 @@ def branch_groups(
     for number, found in enumerate(_find(module)):
         stream = hint_shape(found.total.meta["val"])[1:]
         tensors = tensors_of.read_by(found.nodes)
-        name = _name(found, module)
-        used[name] = used.get(name, 0) + 1
-        name = name if used[name] == 1 else f"{name}#{used[name]}"
+        name = unique_name(_name(found, module), used)
         branches.append(
             Branch(
                 name=name,
@@ -120,17 +119,12 @@ def _exclusive(value: fx.Node, total: fx.Node, nodes: list[fx.Node]) -> set[fx.N
         readers = [user for user in node.users if not is_check(user)]
         if node.op != "placeholder" and readers and all(user in found for user in readers):
             found.add(node)
-    return set() if any(map(_writes, found)) else found
+    return set() if any(map(writes, found)) else found
 
 
 def is_check(node: fx.Node) -> bool:
     """Whether a node only insists on something about what it reads."""
     return not node.users and op_name(node).startswith("_assert")
-
-
-def _writes(node: fx.Node) -> bool:
-    target = node.target
-    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
 
 
 def _nodes_that_depend_on_inputs(nodes: list[fx.Node]) -> set[fx.Node]:

@@ -9,7 +9,7 @@ number must go. Units are numbered from 0; ``KEPT`` (-1) marks an index that nev
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -21,6 +21,7 @@ from fairdeploy.graph.capture.model_inputs import ModelInputs
 from fairdeploy.graph.capture.model_outputs import ModelOutputs
 from fairdeploy.graph.walk.label_grids import length_of
 from fairdeploy.records.method import AttentionOption
+from fairdeploy.tasks.base import Task
 
 KEPT = -1
 
@@ -222,6 +223,10 @@ class UnitGraph:
     def example_inputs(self) -> tuple[Tensor, ...]:
         """The tensors that the network was captured with, one per input, batch first."""
         return self.inputs.example
+
+    def for_task(self, task: Task) -> UnitGraph:
+        """The same with a main output that is for ``task``."""
+        return replace(self, outputs=replace(self.outputs, task=task))
 
     @property
     def device(self) -> torch.device:

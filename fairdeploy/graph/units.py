@@ -21,13 +21,10 @@ from fairdeploy.graph.residual_branches import branch_groups
 from fairdeploy.graph.unit_graph import (
     KEPT,
     Branch,
-    Contracted,
-    Coupled,
     Group,
     Member,
     UnitGraph,
     UnitIds,
-    group_of_unit,
 )
 from fairdeploy.graph.walk.freezes import collect_freezes, frozen_groups
 from fairdeploy.graph.walk.groups import Labelled, label, number_groups, unique_name
@@ -99,33 +96,26 @@ def unit_graph_from_capture(
     if blocks:
         layer, branches = _with_branches(captured.module, layer)
     walk = labelled.walk
-    num_units = _num_units(layer.groups)
-    owner = group_of_unit(layer.groups, num_units)
-    return UnitGraph(
+    graph = UnitGraph(
         module=captured.module,
         groups=layer.groups,
         frozen_groups=frozen_groups(walk, labelled.entries),
         freezes=collect_freezes(walk),
-        num_units=num_units,
+        num_units=_num_units(layer.groups),
         pairs=np.array(list(pairs), dtype=np.int64).reshape(-1, 2),
         tensor_units=layer.tensor_units,
         value_units=layer.value_units,
-        contractions=tuple(
-            Contracted(point.node.name, point.argument.name, point.dim)
-            for point in walk.contractions
-        ),
-        cost_terms=build_cost_terms(
-            walk, layer.groups, owner, list(pairs), layer.tensor_units, layer.value_units,
-            batch=captured.inputs.batch, branches=branches,
-        ),
+        contractions=tuple(walk.contractions),
+        cost_terms={},
         attention=attention,
         allow_norm_coupled=allow_norm_coupled,
-        coupled_norms=tuple(Coupled(norm.node.name, norm.dims) for norm in walk.coupled_norms),
+        coupled_norms=tuple(walk.coupled_norms),
         has_dynamic_batch=captured.has_dynamic_batch,
         inputs=captured.inputs,
         outputs=captured.outputs,
         branches=branches,
-    )  # fmt: skip
+    )
+    return replace(graph, cost_terms=build_cost_terms(graph))
 
 
 def _num_units(groups: tuple[Group, ...]) -> int:

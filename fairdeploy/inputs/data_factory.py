@@ -11,7 +11,14 @@ from torch import Tensor
 
 from fairdeploy.errors import DataError
 from fairdeploy.inputs.factories import load_factory, one_line
-from fairdeploy.inputs.image_pool import Fetched, ImagePool, Indices, PooledData, check_labels
+from fairdeploy.inputs.image_pool import (
+    Fetched,
+    ImagePool,
+    Indices,
+    PooledData,
+    Targets,
+    check_labels,
+)
 from fairdeploy.inputs.other_inputs import Wanted
 from fairdeploy.inputs.random_state import seeded_random_state
 from fairdeploy.records import Preprocessing
@@ -162,9 +169,15 @@ def _split_batch(
 def _pool_of(
     spec: str, images: Tensor, labels: list[Tensor], class_names: Sequence[str] | None
 ) -> ImagePool:
-    numbers: Indices | None = None
+    numbers: Targets | None = None
     if labels:
-        array = torch.cat(labels).numpy()
+        try:
+            array = torch.cat(labels).numpy()
+        except RuntimeError as error:
+            raise DataError(
+                f"the labels of '{spec}' are of different shapes: "
+                f"{' and '.join(str(list(each.shape[1:])) for each in labels[:2])} an image"
+            ) from error
         numbers = check_labels(array, len(images), f"the loader of '{spec}'", class_names)
 
     def fetch(indices: Indices) -> Fetched:

@@ -1,4 +1,7 @@
-"""Image folders: class sub-folders, optionally under ``train/`` and ``test/``, or a flat folder."""
+"""Image folders: class sub-folders, optionally under ``train/`` and ``test/``, or a flat folder.
+
+``images/`` beside ``masks/`` holds images and, under the same names, their masks.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from fairdeploy.errors import DataError
 from fairdeploy.files import require_regular
 from fairdeploy.inputs.image_pool import Fetched, ImagePool, Indices, PooledData, with_white
 from fairdeploy.records import ClassOrder, Preprocessing
-from fairdeploy.records.image_preparation import decoded, deep_pixels, prepared
+from fairdeploy.records.image_preparation import decoded, deep_pixels, fitted, prepared
 from fairdeploy.records.inputs import natural_key
 
 _SUFFIXES = frozenset(
@@ -30,6 +33,10 @@ _SUFFIXES = frozenset(
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM", "TGA", "MPO")
 _TRAIN_NAMES = ("train", "training")
 _TEST_NAMES = ("test", "val", "valid", "validation")
+_IMAGE_NAMES = ("images", "image", "imgs", "img")
+_MASK_NAMES = ("masks", "mask", "annotations", "labels")
+_MASK_DIMS = 2
+_MOST_CLASSES = 60_000
 _MAX_THREADS = 8
 _MAX_SKIPPED_SHARE = 0.01
 _MAX_LOOKED_AT = 64
@@ -42,6 +49,8 @@ class _Listing:
     files: tuple[Path, ...]
     labels: Indices | None
     class_names: tuple[str, ...] | None
+    masks: tuple[Path, ...] | None = None
+    """Of the files, in their order."""
     warnings: tuple[str, ...] = ()
 
 
@@ -62,13 +71,20 @@ def open_image_folder(
     Raises:
         DataError: No images, one class only, or a class that is not among ``class_names``.
     """
-    train, test = _find_splits(folder)
-    listing = _list_images(train, class_names, class_order)
+    images, masks = _with_masks(folder)
+    train, test = _find_splits(images)
+
+    def list_images(part: Path, names: Sequence[str] | None) -> _Listing:
+        if masks is None:
+            return _list_images(part, names, class_order)
+        return _list_masked(part, masks / part.relative_to(images), names)
+
+    listing = list_images(train, class_names)
     preprocessing, told = _with_white(preprocessing, listing.files)
     pool = _pool_of(listing, preprocessing)
     if test is None:
         return PooledData(pool, None, listing.class_names, listing.warnings + told, preprocessing)
-    test_listing = _list_images(test, listing.class_names, class_order)
+    test_listing = list_images(test, listing.class_names)
     if (listing.labels is None) != (test_listing.labels is None):
         raise DataError(f"'{train}' and '{test}' differ: only one of them has class sub-folders")
     return PooledData(
@@ -125,8 +141,40 @@ def _list_images(folder: Path, class_names: Sequence[str] | None, order: ClassOr
             "at least two classes are needed, or a flat folder of unlabelled images"
         )
     return _Listing(
-        tuple(files), np.array(labels, dtype=np.int64), names, _listing_warnings(folder, empty)
-    )
+        tuple(files), np.array(labels, dtype=np.int64), names,
+        warnings=_listing_warnings(folder, empty),
+    )  # fmt: skip
+
+
+def _with_masks(folder: Path) -> tuple[Path, Path | None]:
+    """The folder of the images, and that of their masks if there is one."""
+    names = {child.name.lower(): child for child in _sub_folders(folder)}
+    images = next((names[name] for name in _IMAGE_NAMES if name in names), None)
+    masks = next((names[name] for name in _MASK_NAMES if name in names), None)
+    if images is None or masks is None or not _images_in(masks, recursive=True, may_be_empty=True):
+        return folder, None
+    return images, masks
+
+
+def _list_masked(folder: Path, masks: Path, names: Sequence[str] | None) -> _Listing:
+    """Images with the mask of the same name.
+
+    Raises:
+        DataError: An image has none.
+    """
+    files = _images_in(folder, recursive=True)
+    known: dict[Path, Path] = {}
+    if masks.is_dir():
+        found = _images_in(masks, recursive=True, may_be_empty=True)
+        known = {path.relative_to(masks).with_suffix(""): path for path in found}
+    paired = [known.get(path.relative_to(folder).with_suffix("")) for path in files]
+    for path, mask in zip(files, paired, strict=True):
+        if mask is None:
+            raise DataError(
+                f"'{path}' has no mask of its name in '{masks}'; add it, or move the image away"
+            )
+    class_names = None if names is None else tuple(names)
+    return _Listing(files, None, class_names, tuple(m for m in paired if m is not None))
 
 
 def _listing_warnings(folder: Path, empty: list[str]) -> tuple[str, ...]:
@@ -163,9 +211,41 @@ def _no_images(folder: Path) -> DataError:
 
 def _pool_of(listing: _Listing, preprocessing: Preprocessing) -> ImagePool:
     def fetch(indices: Indices) -> Fetched:
-        return _decode_chosen(listing.files, indices, preprocessing)
+        fetched = _decode_chosen(listing.files, indices, preprocessing)
+        if listing.masks is None:
+            return fetched
+        pairs = [(listing.files[i], listing.masks[i]) for i in fetched.indices.tolist()]
+        masks = [_decode_mask(*pair, preprocessing) for pair in pairs]
+        return replace(fetched, labels=torch.stack(masks))
 
-    return ImagePool(len(listing.files), listing.labels, fetch)
+    return ImagePool(
+        len(listing.files), listing.labels, fetch, reads_labels=listing.masks is not None
+    )
+
+
+def _decode_mask(file: Path, path: Path, preprocessing: Preprocessing) -> Tensor:
+    """Class numbers, int32 [H, W], cut like the image; -1 where that has a border.
+
+    Raises:
+        DataError: Not a whole image of one channel, or of another size than ``file``.
+    """
+    size = _opened(file, lambda image: (image.height, image.width))
+    pixels = _opened(path, np.asarray)
+    if pixels is None or pixels.ndim != _MASK_DIMS or pixels.dtype.kind not in "bui":
+        raise DataError(
+            f"'{path}' is not a mask; give an image of one channel that holds class numbers (a "
+            "palette is fine, colours are not)"
+        )
+    if size is not None and pixels.shape != size:
+        raise DataError(
+            f"'{path}' has {pixels.shape[1]}x{pixels.shape[0]} pixels, and its image "
+            f"{size[1]}x{size[0]}; give masks of the size of their images"
+        )
+    # One more than the class, so that the zeros of a border are none.
+    numbers = (np.clip(pixels.astype(np.int64), -1, _MOST_CLASSES) + 1).astype(np.uint16)
+    told = asdict(preprocessing) | {"interpolation": "nearest", "mean": (0.0,), "channels": 1}
+    cut = fitted(numbers[:, :, None], told)[:, :, 0]
+    return torch.from_numpy(cut.astype(np.int32) - 1)
 
 
 def _decode_chosen(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ from fairdeploy.records import Preprocessing
 from fairdeploy.records.inputs import WHITES
 
 Indices = NDArray[np.int64]
+Targets = NDArray[Any]
+_MATRIX = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,8 @@ class Fetched:
     images: Tensor
     indices: Indices
     warnings: tuple[str, ...] = ()
+    labels: Tensor | None = None
+    """Where they are read with the images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +35,18 @@ class ImagePool:
     """Labelled or unlabelled images, counted but not yet read."""
 
     size: int
-    labels: Indices | None
+    labels: Targets | None
+    """[size, ...]"""
     fetch: Callable[[Indices], Fetched]
     others: Mapping[str, Tensor] = field(default_factory=dict)
     """What the model's other inputs take with each image, by name, [size, ...]."""
+    reads_labels: bool = False
+    """Whether labels are read with the images."""
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether there are labels."""
+        return self.labels is not None or self.reads_labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,32 +79,34 @@ def with_white(
 
 def check_labels(
     labels: NDArray[np.generic], num_images: int, what: str, class_names: Sequence[str] | None
-) -> Indices:
-    """Labels as int64 [N]; one class number per image.
+) -> Targets:
+    """Labels as int64 [N] where they are one whole number an image; else as they are, [N, ...].
 
     Raises:
-        DataError: Wrong count, not whole numbers, negative, or without a class name.
+        DataError: Wrong count, no finite numbers, or without a class name.
     """
-    flat = labels.reshape(-1) if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    if flat.ndim != 1:
+    if labels.dtype.kind not in "iufb":
         raise DataError(
-            f"{what} has labels of shape {list(labels.shape)}; give one number each: several "
-            "labels per image (multi-hot, boxes, masks) are not judged yet, and without labels "
-            "the images serve to score and repair"
+            f"{what} has labels of type {labels.dtype}; give class numbers from 0, numbers, flags "
+            "or masks"
         )
-    if len(flat) != num_images:
-        raise DataError(f"{what} has {num_images} images but {len(flat)} labels")
-    if flat.dtype.kind not in "iufb" or not np.all(np.equal(flat, np.trunc(flat))):
-        raise DataError(
-            f"{what} has labels of type {flat.dtype}; give whole class numbers from 0: numbers to "
-            "predict (regression) are not judged yet, and without labels the images serve to score "
-            "and repair"
-        )
-    whole = flat.astype(np.int64)
-    if len(whole) and whole.min() < 0:
-        raise DataError(f"{what} has the label {whole.min()}; give class numbers from 0")
+    if labels.ndim == 0 or len(labels) != num_images:
+        count = 1 if labels.ndim == 0 else len(labels)
+        raise DataError(f"{what} has {num_images} images but {count} labels")
+    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
+        raise DataError(f"{what} has labels that are NaN or infinite; leave those images out")
+    if labels.ndim == _MATRIX and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if not is_class_number(labels):
+        return labels.astype(np.float32) if labels.dtype.kind == "f" else labels
+    whole = labels.astype(np.int64)
     if class_names is not None and len(whole) and whole.max() >= len(class_names):
         raise DataError(
             f"{what} has the label {whole.max()}, but there are only {len(class_names)} class names"
         )
     return whole
+
+
+def is_class_number(labels: Targets) -> bool:
+    """Whether labels are one whole number an image, which may be that of a class."""
+    return labels.ndim == 1 and bool(np.all(np.equal(labels, np.trunc(labels))))

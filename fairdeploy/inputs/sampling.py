@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fairdeploy.inputs.image_pool import ImagePool, Indices
+from fairdeploy.inputs.image_pool import ImagePool, Indices, is_class_number
 
 # A small labelled pool keeps at least this share for measuring accuracy.
 _MIN_TEST_SHARE = 0.2
@@ -78,7 +78,7 @@ def choose(train: ImagePool, test: ImagePool | None, wishes: Wishes, seed: int) 
         calibration = choose_balanced(train, wishes.num_calibration, seed)
         everything = np.arange(test.size, dtype=np.int64)
         share = _SHARE_WITHOUT if wishes.num_selection else 1.0
-        most = 0 if test.labels is None else min(wishes.max_test, int(share * test.size))
+        most = 0 if not test.is_labelled else min(wishes.max_test, int(share * test.size))
         tested = choose_uniform(everything, most, seed)
         selection = _selected(np.setdiff1d(everything, tested), wishes.num_selection, seed)
         left = np.setdiff1d(np.arange(train.size, dtype=np.int64), calibration)
@@ -91,7 +91,7 @@ def choose_balanced(pool: ImagePool, count: int, seed: int) -> Indices:
     """``count`` indices with the classes as equal as the pool allows; all if there are fewer."""
     generator = np.random.default_rng(seed)
     order = generator.permutation(pool.size)
-    if pool.labels is None:
+    if pool.labels is None or not is_class_number(pool.labels):
         return np.sort(order[:count])
     # Rank of each image within its class: taking the lowest ranks first goes round the classes.
     ranks = np.empty(pool.size, dtype=np.int64)
@@ -114,13 +114,14 @@ def choose_uniform(candidates: Indices, count: int, seed: int) -> Indices:
 def split_one_pool(pool: ImagePool, wishes: Wishes, seed: int) -> Choice:
     """Calibration first, then test, selection and training; unlabelled images need no test."""
     everything = np.arange(pool.size, dtype=np.int64)
-    if pool.labels is None:
+    if not pool.is_labelled:
         calibration = choose_balanced(pool, wishes.num_calibration, seed)
         rest = np.setdiff1d(everything, calibration)
         tested = _none()
     else:
         # In a tiny pool the reserve must not cost calibration a class.
-        two_each = 2 * len(np.unique(pool.labels))
+        classes = pool.labels if pool.labels is not None and is_class_number(pool.labels) else [0]
+        two_each = 2 * len(np.unique(classes))
         most = max(two_each, int(pool.size * (1 - _MIN_TEST_SHARE)))
         calibration = choose_balanced(pool, min(wishes.num_calibration, most), seed)
         rest = np.setdiff1d(everything, calibration)

@@ -43,7 +43,7 @@ def read_choice(spec: str, data: PooledData, choice: Choice) -> DataSplits:
     calibration, warnings = _read_set(spec, data.train, choice.calibration)
     _check_classes(spec, calibration)
     test: ImageSet | None = None
-    if held_out.labels is not None and len(choice.test):
+    if held_out.is_labelled and len(choice.test):
         test, more = _read_set(spec, held_out, choice.test)
         warnings += more
     elif calibration.labels is not None:
@@ -159,9 +159,11 @@ def _check_apart(spec: str, calibration: ImageSet) -> None:
 
 def _check_classes(spec: str, calibration: ImageSet) -> None:
     labels = calibration.labels
-    if labels is not None and len(labels) and bool((labels == labels[0]).all()):
+    if labels is None or not len(labels) or labels.dim() > 1:
+        return
+    if bool((labels == labels[0]).all()):
         raise DataError(
-            f"the calibration images of '{spec}' are all of class {int(labels[0])}; "
+            f"the calibration images of '{spec}' are all of class {labels[0].item():g}; "
             "at least two classes are needed"
         )
 
@@ -175,7 +177,7 @@ def _training(
     def fetch(places: NDArray[np.int64]) -> ImageSet:
         return without_copies(_read_set(spec, pool, indices[places])[0], held_out)
 
-    return TrainingImages(len(indices), pool.labels is not None, fetch)
+    return TrainingImages(len(indices), pool.is_labelled, fetch)
 
 
 def _read_set(spec: str, pool: ImagePool, indices: Indices) -> tuple[ImageSet, tuple[str, ...]]:
@@ -186,9 +188,11 @@ def _read_set(spec: str, pool: ImagePool, indices: Indices) -> tuple[ImageSet, t
         raise DataError(f"image {first} of '{spec}' holds NaN or infinite values; remove it")
     at = torch.from_numpy(fetched.indices)
     others = {name: tensor[at] for name, tensor in pool.others.items()}
-    if pool.labels is None:
+    labels = fetched.labels
+    if pool.labels is not None:
+        labels = torch.from_numpy(pool.labels[fetched.indices])
+    if labels is None:
         return ImageSet(fetched.images, None, "none", others=others), fetched.warnings
-    labels = torch.from_numpy(pool.labels[fetched.indices])
     return ImageSet(fetched.images, labels, "given", others=others), fetched.warnings
 
 

@@ -72,6 +72,9 @@ class PairedDifference:
     """Images that only the other has right."""
     num_changed: int
     """Images that get another class than the original gives, right or wrong."""
+    spread: float | None = None
+    """Standard deviation of what an image adds to the value; None: that of ``num_lost`` and
+    ``num_gained``, of images that are right or wrong."""
 
     @classmethod
     def of_counts(
@@ -104,11 +107,13 @@ class PairedDifference:
         From the share of images that just one of both networks has right: with many of those, a
         difference of two accuracies is known badly.
         """
-        discordant = (self.num_lost + self.num_gained + 1) / (self.num_images + 2)
+        variance = (self.num_lost + self.num_gained + 1) / (self.num_images + 2)
+        if self.spread is not None:
+            variance = self.spread**2
         if max_drop <= 0:
             return None
         quantile = NormalDist().inv_cdf(1 - (1 - _CONFIDENCE) / 2)
-        return math.ceil(discordant * (2 * quantile / max_drop) ** 2)
+        return math.ceil(variance * (2 * quantile / max_drop) ** 2)
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,10 +100,11 @@ class LoadedModel:
 
 @dataclass(frozen=True, slots=True)
 class ImageSet:
-    """Images as the model takes them, float32 [N, C, H, W], with int64 labels [N]."""
+    """Images as the model takes them, float32 [N, C, H, W], with what is right about each."""
 
     images: Tensor
     labels: Tensor | None
+    """Of classes int64 [N]; other tasks have numbers, flags or masks, [N, ...]."""
     label_source: LabelSource
     is_synthetic: bool = False
     others: Mapping[str, Tensor] = field(default_factory=dict)

@@ -77,7 +77,7 @@ class Judge:
         self._task = graph.outputs.task
         self.measure: Measure = "error"
         self._wanted = selection.labels
-        if not self._task.has_targets:
+        if not (self._task.has_targets and self._task.judges_by_marks):
             return
         if selection.labels is not None and selection.label_source == "given":
             self.measure = "accuracy"

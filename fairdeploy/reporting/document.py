@@ -291,7 +291,10 @@ def data_row(data: DataSplits | None) -> dict[str, Any] | None:
 
 
 def _num_classes(images: ImageSet) -> int | None:
-    return None if images.labels is None else len(np.unique(images.labels.numpy()))
+    labels = images.labels
+    if labels is None or labels.dim() > 1 or labels.is_floating_point():
+        return None
+    return len(np.unique(labels.numpy()))
 
 
 # ---- operators in ``report.json``: what each takes, and why the network is not faster ------------

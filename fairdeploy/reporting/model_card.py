@@ -19,6 +19,7 @@ from fairdeploy.reporting.quantities import (
     milliseconds,
     not_shown,
     percent,
+    quality_name,
     share_of,
     size,
 )
@@ -105,7 +106,7 @@ def _budget_lines(document: Document) -> Iterator[str]:
 
 
 def _accuracy_lines(document: Document) -> Iterator[str]:
-    accuracy = document["accuracy"]
+    accuracy, quality = document["accuracy"], quality_name(document)
     steps = [name for name in STEPS if accuracy.get(name)]
     if document.get("not_judged"):
         yield f"Not judged: {document['not_judged']['text']}."
@@ -114,7 +115,8 @@ def _accuracy_lines(document: Document) -> Iterator[str]:
     for name in steps:
         row = accuracy[name]
         interval = f"95 % interval {percent(row['low'])} to {percent(row['high'])}"
-        value = f"{percent(row['value'])} of {accuracy['num_images']:,} images"
+        of = "of" if quality == "accuracy" else f"{quality} on"
+        value = f"{percent(row['value'])} {of} {accuracy['num_images']:,} images"
         yield f"{STEPS[name]}: {value} ({interval})"
 
 
@@ -156,7 +158,8 @@ def _use_lines(document: Document) -> Iterator[str]:
     told = document.get("preprocessing")
     if told:
         yield f"images: {fit_in_words(told)}; pixels: {pixels_in_words(told)}"
-    is_classifier = document["accuracy"].get("original") is not None
+    is_judged = document["accuracy"].get("original") is not None
+    is_classifier = is_judged and quality_name(document) == "accuracy"
     does = "classifies an image" if is_classifier else "runs the network on an image"
     yield f"`python run.py IMAGE` {does}; it needs numpy, onnxruntime and Pillow"
     yield "`fairdeploy verify .` checks every file of this folder"

@@ -24,6 +24,13 @@ _REPAIRED = {
 }
 
 
+def quality_name(document: Mapping[str, Any]) -> str:
+    """What the figure that judges a document's networks is called: ``accuracy`` of classes."""
+    task = document.get("task") or {}
+    has_own = task.get("name") in ("multilabel", "regression", "segmentation")
+    return str(task["quality"]) if has_own else "accuracy"
+
+
 def repaired(recovery: str) -> str:
     """``after repair by least squares``, for a recovery method."""
     return _REPAIRED.get(recovery, f"after {recovery}")

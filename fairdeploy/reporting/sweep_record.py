@@ -7,6 +7,7 @@ seconds, and what is not a number is null.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,7 @@ def build_sweep_document(
             "smallest": result.smallest,
             "original": original.costs[result.metric],
         },
+        "task": asdict(graph.outputs.task.words),
         "quality": result.trade_off.quality,
         "points": rows,
         "knee": {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from fairdeploy.records import (
     Allocation,
     AllocationRule,
     Budget,
+    DataSplits,
     DropGate,
     GroupScores,
     LatencySearch,
@@ -39,7 +41,8 @@ from fairdeploy.runs.run import Run
 from fairdeploy.runs.stages.groups import group_scores, group_sizes, limits_of, removed_units
 from fairdeploy.runs.stages.multiples import Multiple, resolve_multiple, with_multiple
 from fairdeploy.settings.budgets import latency_apart
-from fairdeploy.settings.run import RunSettings
+from fairdeploy.settings.run import RunSettings, ShrinkSettings
+from fairdeploy.tasks.base import Task
 
 BUDGET_INTERVAL = 0.02
 """Width of the 95 % interval at which a race for a budget stops: it is hit within 3 %."""
@@ -147,6 +150,10 @@ class Problem:
         rules = tuple(rule for rule in self.rules if rule.kind != "round_to")
         return replace(self, rules=rules, multiple=Multiple(1, "budget"))
 
+    def for_task(self, task: Task) -> Problem:
+        """The same with a network whose main output is for ``task``."""
+        return replace(self, graph=self.graph.for_task(task))
+
     def refuse_unreachable(self) -> None:
         """Refuse a counted budget that no plan meets, before any image is read.
 
@@ -191,6 +198,30 @@ class Planned:
     def removed(self) -> NDArray[np.bool_]:
         """Which units go, shape [num_units]."""
         return removed_units(self.problem.graph, self.groups, self.allocation)
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Knows the problem; what it can do before any image is read is done."""
+
+    run: Run[ShrinkSettings]
+    problem: Problem
+
+    def plan(self, scores: UnitScores, data: DataSplits) -> Planned:
+        """Which units go.
+
+        Args:
+            scores: Of all units.
+            data: Where networks must be repaired or tested on the way.
+
+        Raises:
+            FairdeployError: There is no such plan.
+        """
+        raise NotImplementedError
+
+    def for_task(self, task: Task) -> Self:
+        """The same with a network whose main output is for ``task``."""
+        return replace(self, problem=self.problem.for_task(task))
 
 
 def tensor_names(graph: UnitGraph, is_input_named: bool) -> TensorNames:

@@ -29,15 +29,19 @@ from fairdeploy.records import (
 from fairdeploy.records.architecture import is_factory_spec, parse_architecture
 from fairdeploy.records.method import ATTENTION_OPTIONS, AttentionOption, choice_of
 from fairdeploy.records.metrics import COUNTED
+from fairdeploy.records.task_names import TASKS, TaskName
 from fairdeploy.settings.toml import (
     Reader,
+    Schema,
     by_glob,
+    described,
     numbers,
     positive_number,
     read_text,
     read_toml_table,
     read_values,
     share,
+    table_schema,
     text,
     text_or_texts,
     texts,
@@ -82,6 +86,7 @@ class ProjectFile:
     class_names: tuple[str, ...] | None = None
     """In the order in which the model numbers its classes."""
     class_order: ClassOrder | None = None
+    task: TaskName | None = None
     num_calibration: int | None = None
     num_selection: int | None = None
     max_test: int | None = None
@@ -236,8 +241,18 @@ def _one_of(choices: tuple[_Choice, ...]) -> Callable[[object], _Choice]:
             raise ValueError(f"one of {', '.join(choices)}")
         return option
 
-    return read
+    return described(read, enum=list(choices))
 
+
+_SIZE = {"type": "integer", "minimum": 1}
+_ABOVE_0 = {"type": "number", "exclusiveMinimum": 0}
+_SIZES = tuple({"type": "array", "items": _SIZE, "minItems": n, "maxItems": n} for n in (1, 3))
+described(_input_size, anyOf=[_SIZE, *_SIZES])
+described(_positive_numbers, anyOf=[_ABOVE_0, {"type": "array", "items": _ABOVE_0, "minItems": 1}])
+described(
+    _drop, anyOf=[{"type": "string"}, {"type": "number", "minimum": 0, "exclusiveMaximum": 1}]
+)
+described(_rate, **_ABOVE_0, maximum=_LARGEST_RATE)
 
 _READERS: dict[str, Reader] = {
     "arch": text,
@@ -257,6 +272,7 @@ _READERS: dict[str, Reader] = {
     "data": text,
     "class_names": texts,
     "class_order": _one_of(CLASS_ORDERS),
+    "task": _one_of(TASKS),
     "num_calibration": whole_number(2),
     "num_selection": whole_number(10),
     "max_test": whole_number(0),
@@ -286,6 +302,11 @@ _READERS: dict[str, Reader] = {
     "batch_size": whole_number(2),
     "ema": truth,
 }
+
+
+def project_schema() -> Schema:
+    """JSON Schema of ``fairdeploy.toml``."""
+    return table_schema(PROJECT_FILE_NAME, _READERS)
 
 
 def _located(value: str | None, folder: Path) -> str | None:

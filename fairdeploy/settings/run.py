@@ -23,6 +23,7 @@ from fairdeploy.records.deployment import HostOptions
 from fairdeploy.records.input_specs import InputSpec, parse_inputs
 from fairdeploy.records.method import AttentionOption, choice_of
 from fairdeploy.records.metrics import COUNTED
+from fairdeploy.records.task_names import TaskName
 from fairdeploy.records.training import DEFAULT_BATCH_SIZE, TuningOptions
 from fairdeploy.settings.budgets import latency_apart, parse_budgets
 from fairdeploy.settings.options import (
@@ -92,6 +93,8 @@ class RunSettings:
     loaders: tuple[Iterable[object], ...] | None
     class_names: tuple[str, ...] | None
     class_order: ClassOrder
+    task: TaskName | None
+    """None: what labels and output tell."""
     num_calibration: int
     max_test: int
     output: Path
@@ -378,6 +381,7 @@ def _resolve_run(
         data=data,
         loaders=options.loaders,
         class_names=first_given(options.class_names, project.class_names),
+        task=first_given(options.task, project.task),
         class_order=first_given(options.class_order, project.class_order) or "natural",
         num_calibration=num_calibration,
         max_test=project.max_test or DEFAULT_TEST_IMAGES,

@@ -11,10 +11,13 @@ from fairdeploy.errors import ProjectFileError
 from fairdeploy.records import TargetProfile
 from fairdeploy.settings.toml import (
     Reader,
+    Schema,
+    described,
     not_negative_number,
     positive_number,
     read_text,
     read_toml_table,
+    table_schema,
     text,
     texts,
     whole_number,
@@ -55,6 +58,11 @@ def list_profiles() -> tuple[TargetProfile, ...]:
     return tuple(_parse_shipped(entry) for _, entry in sorted(_shipped_profiles().items()))
 
 
+def profile_schema() -> Schema:
+    """JSON Schema of a target profile."""
+    return table_schema("target profile", _READERS | _OPTIONAL_READERS, tuple(_READERS))
+
+
 def _precision(value: object) -> str:
     if value not in _PRECISIONS:
         raise ValueError(f"one of {', '.join(_PRECISIONS)}")
@@ -76,6 +84,12 @@ def _image_shape(value: object) -> tuple[int, ...]:
         raise ValueError("three whole numbers: [channels, height, width]")
     return shape
 
+
+described(_precision, enum=list(_PRECISIONS))
+described(_channel_multiple, anyOf=[{"type": "integer", "minimum": 1}, {"const": AUTO}])
+described(
+    _image_shape, type="array", items={"type": "integer", "minimum": 1}, minItems=3, maxItems=3
+)
 
 _READERS: dict[str, Reader] = {
     "description": text,

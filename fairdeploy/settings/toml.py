@@ -14,6 +14,7 @@ from fairdeploy.errors import ProjectFileError
 from fairdeploy.files import read_regular_text
 
 _Value = TypeVar("_Value")
+_Reads = TypeVar("_Reads", bound="Reader")
 
 _LARGEST = 2**63 - 1
 _SHORT = reprlib.Repr()
@@ -24,6 +25,31 @@ _MAX_DOTS = 1_000
 
 Reader = Callable[[object], Any]
 """Turns a TOML value into the record's value, or raises ValueError with what would be right."""
+
+
+Schema = dict[str, Any]
+_SCHEMAS: dict[Reader, Schema] = {}
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_LIST: Schema = {"type": "array", "minItems": 1}
+_SEVERAL: Schema = {"anyOf": [{"type": "string"}, {**_LIST, "items": {"type": "string"}}]}
+
+
+def described(reader: _Reads, **schema: Any) -> _Reads:
+    """The same reader; ``table_schema`` says of its key what JSON Schema can say."""
+    _SCHEMAS[reader] = schema
+    return reader
+
+
+def table_schema(title: str, readers: Mapping[str, Reader], required: Sequence[str] = ()) -> Schema:
+    """JSON Schema of a table with these keys."""
+    return {
+        "$schema": _DIALECT,
+        "title": title,
+        "type": "object",
+        "properties": {key: _SCHEMAS[reader] for key, reader in readers.items()},
+        "required": list(required),
+        "additionalProperties": False,
+    }
 
 
 def read_toml_table(text: str, path: Path | str, readers: Mapping[str, Reader]) -> dict[str, Any]:
@@ -135,7 +161,7 @@ def whole_number(minimum: int) -> Callable[[object], int]:
             raise ValueError(f"a whole number from {minimum}")
         return value
 
-    return read
+    return described(read, type="integer", minimum=minimum, maximum=_LARGEST)
 
 
 def whole_numbers(minimum: int) -> Callable[[object], tuple[int, ...]]:
@@ -151,7 +177,7 @@ def whole_numbers(minimum: int) -> Callable[[object], tuple[int, ...]]:
             raise ValueError(f"a list of whole numbers from {minimum}")
         return items
 
-    return read
+    return described(read, **_LIST, items=_SCHEMAS[read_one])
 
 
 def positive_number(value: object) -> float:
@@ -190,7 +216,8 @@ def by_glob(
         except ValueError as error:
             raise ValueError(f"{error}, or a table of globs with such values: {example}") from error
 
-    return read
+    one = _SCHEMAS[reader]
+    return described(read, anyOf=[one, {"type": "object", "additionalProperties": one}])
 
 
 def numbers(value: object) -> tuple[float, ...]:
@@ -207,3 +234,13 @@ def _number(value: object) -> float | None:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return None
     return float(value) if math.isfinite(value) else None
+
+
+described(text, type="string", minLength=1)
+described(truth, type="boolean")
+described(texts, type="array", items={"type": "string"})
+described(text_or_texts, **_SEVERAL)
+described(positive_number, type="number", exclusiveMinimum=0)
+described(not_negative_number, type="number", minimum=0)
+described(share, type="number", minimum=0, maximum=1)
+described(numbers, anyOf=[{"type": "number"}, {**_LIST, "items": {"type": "number"}}])

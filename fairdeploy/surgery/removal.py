@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from fairdeploy.errors import UsageError
-from fairdeploy.graph.call_facts import fetch_tensor
+from fairdeploy.graph.call_facts import delete_tensor, fetch_tensor
 from fairdeploy.graph.capture.capture import quiet_export
 from fairdeploy.graph.operators import gives_back, operator_of
 from fairdeploy.graph.residual_branches import is_check
 from fairdeploy.graph.unit_graph import KEPT, Branch, UnitGraph, UnitIds
 from fairdeploy.graph.walk.label_grids import rows_of
-from fairdeploy.surgery.graph_rewrite import rewrite_constants
+from fairdeploy.graph.walk.rewriter import Rewriter
+from fairdeploy.graph.walk.rules import rewrite_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,11 @@ def remove_units(graph: UnitGraph, removed: NDArray[np.bool_]) -> ShrunkNetwork:
         assert tensor is not None
         sliced[name] = slice_tensor(tensor, tuple(stays.mask(units) for units in dims))
     module = with_tensors(graph.module, sliced)
-    rewrite_constants(graph, module, stays.count)
+    rewriter = Rewriter(graph, module, stays.count)
+    for original, node in zip(graph.module.graph.nodes, list(module.graph.nodes), strict=True):
+        rewrite = rewrite_of(node) if node.op == "call_function" else None
+        if rewrite is not None:
+            rewrite(rewriter, original, node)
     cut_branches(module, graph.branches_gone(removed))
     module.graph.lint()
     module.recompile()
@@ -144,7 +149,7 @@ def cut_branches(module: fx.GraphModule, branches: Iterable[Branch]) -> None:
             module.graph.erase_node(node)
     for name in tensors:
         if fetch_tensor(module, name) is not None:
-            _delete(module, name)
+            delete_tensor(module, name)
 
 
 def _pass_on(node: fx.Node, value: fx.Node) -> None:
@@ -167,11 +172,6 @@ def _repeats(user: fx.Node, source: fx.Node) -> bool:
         and user.args[1:] == source.args[1:]
         and user.kwargs == source.kwargs
     )
-
-
-def _delete(module: nn.Module, name: str) -> None:
-    owner, _, leaf = name.rpartition(".")
-    delattr(module.get_submodule(owner), leaf)
 
 
 def full_size(graph: UnitGraph, shrunk: fx.GraphModule, removed: NDArray[np.bool_]) -> UnitGraph:

@@ -55,6 +55,9 @@ class Task:
     words: ClassVar[TaskWords] = TaskWords("unknown", "", "", is_higher_better=True)
     has_targets: ClassVar[bool] = False
     """Whether answers are compared with targets at all; else with the original's answers."""
+    judges_by_marks: ClassVar[bool] = True
+    """Whether a repair is judged by ``marks`` where there are targets; else by how close its
+    answers come to the original's."""
 
     # ---- targets and images ----------------------------------------------------------------------
 
@@ -154,6 +157,10 @@ class Task:
             targets: Of the same images.
         """
         raise NotImplementedError
+
+    def baseline(self, targets: Tensor) -> float | None:
+        """The quality of always giving the same answer; None where it is checked otherwise."""
+        return None
 
     def difference(self, before: Tensor, after: Tensor, targets: Tensor) -> PairedDifference:
         """The quality of ``after`` minus that of ``before`` on the same images."""

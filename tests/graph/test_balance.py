@@ -9,8 +9,7 @@ from torch import nn
 
 from fairdeploy.graph.unit_graph import Group, UnitGraph
 from fairdeploy.graph.units import build_unit_graph
-from fairdeploy.graph.walk.balance import find_components
-from fairdeploy.graph.walk.walk_records import Balance
+from fairdeploy.graph.walk.balance import Balance, find_components
 from fairdeploy.surgery.equivalence import prove
 from fairdeploy.surgery.removal import remove_units
 

@@ -38,7 +38,7 @@ def counted_macs(module: nn.Module, examples: tuple[Tensor, ...] = EXAMPLE) -> f
     return counter.get_total_flops() / 2
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     network=networks(max_inputs=2),
     seed=st.integers(0, 1000),

@@ -167,7 +167,7 @@ def actual_costs(graph: UnitGraph, removed: np.ndarray) -> tuple[int, int]:
     )
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(sorted(NETWORKS)), st.integers(0, 2**16))
 def test_costs_are_those_of_the_network_that_is_left(kind: str, seed: int) -> None:
     graph = graph_of(network(kind))
@@ -183,7 +183,7 @@ def test_costs_are_those_of_the_network_that_is_left(kind: str, seed: int) -> No
     assert (round(costs["params"]), round(costs["size"])) == actual_costs(graph, removed)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(networks(max_blocks=4), st.integers(0, 2**16))
 def test_costs_never_rise_when_something_goes(module: RandomNetwork, seed: int) -> None:
     graph = build_unit_graph(module, module.examples(), blocks=True)

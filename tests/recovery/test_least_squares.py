@@ -106,7 +106,7 @@ def test_too_few_images_are_refused_before_anything_changes(count: int) -> None:
     assert all(torch.equal(t, before[name]) for name, t in pair.shrunk.state_dict().items())
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(network=networks(), seed=st.integers(0, 99))
 def test_any_network_is_recovered_without_a_layer_getting_worse(
     network: RandomNetwork, seed: int

@@ -25,6 +25,11 @@ def build():
 """
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _quick_files(quick_files: None) -> None:
+    """No test here looks into an ONNX file."""
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network that has all images right: their labels are its own answers."""

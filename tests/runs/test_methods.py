@@ -38,6 +38,11 @@ from tests.tiny_project import network, write_project
 _TYPED = ["--no-latency", "--recover", "none"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _quick_files(quick_files: None) -> None:
+    """No test here looks into an ONNX file."""
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A tiny project with a cache of its own."""

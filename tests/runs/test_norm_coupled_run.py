@@ -22,6 +22,11 @@ from tests.random_networks import randomise
 FACTORY = "from tests.layer_normed import Transformer\n\ndef build():\n    return Transformer()\n"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _quick_files(quick_files: None) -> None:
+    """No test here looks into an ONNX file."""
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("project")

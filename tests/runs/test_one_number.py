@@ -8,14 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from fairdeploy.errors import DataError, ModelError, UsageError
-from fairdeploy.inputs.calibration import load_data
+from fairdeploy.errors import ModelError, UsageError
 from fairdeploy.runs.shrink import shrink
 from fairdeploy.settings.options import ShrinkOptions, TrainingOptions
-from tests.inputs.tiny_inputs import TINY
 
 NETWORKS = """
 import torch
@@ -48,6 +45,11 @@ class TimeFirst(nn.Module):
     def forward(self, image):
         return self.head(self.body(image).mean(2).permute(2, 0, 1))
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_files(quick_files: None) -> None:
+    """No test here looks into an ONNX file."""
 
 
 @pytest.fixture
@@ -104,9 +106,16 @@ def test_channels_of_one_number_are_told_apart_by_what_it_would_change(folder: P
     assert (np.delete(r, 5) > 0).sum() > 10
 
 
-def test_labels_of_one_number_are_refused_with_what_to_do(folder: Path) -> None:
-    with pytest.raises(DataError, match=r"gives one number per image, .* leave the labels out"):
-        shrunk(folder, "Number", "labelled.npz")
+@pytest.mark.parametrize("kind", ["matrix", "vector"])
+def test_one_number_is_judged_by_flags_and_chance_is_warned_of(folder: Path, kind: str) -> None:
+    document = shrunk(folder, f"Number,kind={kind}", "labelled.npz")
+    assert document["task"]["name"] == "multilabel"
+    estimate = document["accuracy"]["exported"]
+    assert estimate["low"] <= estimate["value"] <= estimate["high"]
+    changed = document["changes"]["by_step"]["exported"]
+    assert changed["num_images"] == document["accuracy"]["num_images"]
+    (warning,) = [w for w in document["warnings"] if "always answering the same" in w]
+    assert warning.startswith("the original's mAP is ")
 
 
 def test_signal_that_compares_classes_is_refused_for_one_number(folder: Path) -> None:
@@ -123,23 +132,6 @@ def test_training_that_needs_classes_is_refused_before_the_work(folder: Path) ->
 def test_output_with_time_first_is_refused_with_what_to_return(folder: Path) -> None:
     with pytest.raises(ModelError, match=r"shape \[8, 2, 5\] for 2 images, .* images first"):
         shrunk(folder, "TimeFirst")
-
-
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        (np.linspace(0, 1, 60), "numbers to predict .regression. are not judged yet"),
-        (np.eye(60)[:, :4], r"labels of shape \[60, 4\]; .* several labels per image"),
-        (np.zeros((60, 8, 8), np.int64), "several labels per image .multi-hot, boxes, masks"),
-    ],
-)
-def test_targets_that_are_no_classes_are_named(
-    folder: Path, labels: NDArray[Any], message: str
-) -> None:
-    images = np.zeros((60, 3, 8, 8), np.float32)
-    np.savez(folder / "targets.npz", images=images, labels=labels)
-    with pytest.raises(DataError, match=message):
-        load_data(str(folder / "targets.npz"), TINY, num_calibration=10, max_test=10)
 
 
 @pytest.mark.parametrize("kind", ["matrix", "map"])

@@ -42,6 +42,11 @@ WORKING = WorkingExporter()
 AUTO = replace(PROFILE, channel_multiple="auto")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _quick_files(quick_files: None) -> None:
+    """No test here looks into an ONNX file."""
+
+
 def sixteen(*, is_cached: bool = False) -> MultipleChoice:
     rows = [WidthTime(count, float(-(-count // 16))) for count in COUNTS]
     return choose_multiple([rows] * 5, seconds=7.0, is_cached=is_cached)

@@ -103,7 +103,7 @@ class Project:
             with open_run(settings) as run:
                 model = loading.load_network(settings.model, run.watch)
                 graph = loading.capture_network(model, settings.model, run.watch)
-                score(run, graph, loading.load_images(run, model, graph))
+                score(run, graph, loading.load_images(run, model, graph)[0])
         return bool(calls)
 
 

@@ -19,6 +19,11 @@ from fairdeploy.settings.options import ShrinkOptions, TrainingOptions
 from tests.tiny_project import write_project
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _quick_files(quick_files: None) -> None:
+    """No test here looks into an ONNX file."""
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("project")

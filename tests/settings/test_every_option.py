@@ -38,6 +38,7 @@ TYPED_AND_WRITTEN = {
     "white": ("1023", "--white 1023"),
     "data": ('"/other.npz"', "--data /other.npz"),
     "class_names": ('["cat", "dog"]', "--class-names cat,dog"),
+    "task": ('"imitation"', "--task imitation"),
     "class_order": ('"text"', "--class-order text"),
     "num_calibration": ("99", "--num-calibration 99"),
     "num_selection": ("77", "--num-selection 77"),

@@ -118,7 +118,7 @@ def test_block_that_is_gone_leaves_no_rectifier_behind() -> None:
     assert count("layer2.0") == count() - 1
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(networks(max_blocks=4), st.integers(0, 2**16))
 def test_any_blocks_of_random_networks_may_go(module: RandomNetwork, seed: int) -> None:
     graph = build_unit_graph(module, module.examples(), blocks=True)

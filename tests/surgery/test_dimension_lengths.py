@@ -14,7 +14,7 @@ from tests.random_networks import RandomNetwork, networks
 from tests.surgery.exactness import random_removal
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 @given(network=networks(max_inputs=2), seed=st.integers(0, 1000), share=st.floats(0.0, 0.8))
 def test_lengths_are_the_shapes_after_removal(
     network: RandomNetwork, seed: int, share: float

@@ -28,7 +28,7 @@ from tests.surgery.exactness import random_removal
 EXAMPLE = (torch.randn(2, *IMAGE, generator=torch.Generator().manual_seed(0)),)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     network=networks(max_inputs=2),
     seed=st.integers(0, 1000),

@@ -27,6 +27,7 @@ from fairdeploy.reporting.quantities import (
     decided_by,
     error_text,
     needed_text,
+    quality_name,
     verdict_text,
 )
 
@@ -51,7 +52,7 @@ def shrink_summary(document: Document, folder: Path) -> RenderableType:
                 lambda: _check_lines(document),
                 lambda: _chain_lines(document.get("chain")),
                 lambda: not_judged_lines(document),
-                lambda: _accuracy_lines(document["accuracy"]),
+                lambda: _accuracy_lines(document),
                 lambda: _fidelity_lines(document),
                 lambda: training_lines(document),
                 lambda: latency_lines(document["latency"]),
@@ -195,14 +196,16 @@ def _error(row: Document) -> str:
     return f"relative error {error_text(row['max_relative_error'])} (limit {row['limit']:.0e})"
 
 
-def _accuracy_lines(accuracy: Document) -> Iterator[tuple[str, str]]:
+def _accuracy_lines(document: Document) -> Iterator[tuple[str, str]]:
+    accuracy = document["accuracy"]
     steps = [
         f"{stage} {row['value']:.1%} [dim]({row['low']:.1%} to {row['high']:.1%})[/]"
         for stage in STEPS
         if (row := accuracy.get(stage)) is not None
     ]
     if steps:
-        yield "accuracy", f"{', '.join(steps)} on {accuracy['num_images']:,} test images"
+        title = quality_name(document)
+        yield title, f"{', '.join(steps)} on {accuracy['num_images']:,} test images"
 
 
 def _fidelity_lines(document: Document) -> Iterator[tuple[str, str]]:
@@ -347,16 +350,18 @@ def _change_lines(document: Document) -> Iterator[tuple[str, str]]:
     last = _last_change(document)
     if last is None:
         return
-    worst = min(document["changes"]["by_class"], key=lambda row: row["after"] - row["before"])
-    yield (
-        "answers",
-        f"accuracy {change_text(last)}; {last['num_lost']} lost, {last['num_gained']} gained, "
-        f"{last['changed_share']:.1%} changed; worst class {escape(worst['class'])} "
-        f"{worst['before']:.1%}, now {worst['after']:.1%}",
-    )
+    title, by_class = quality_name(document), document["changes"]["by_class"]
+    lost, gained = ("lost", "gained") if by_class else ("images worse", "better")
+    told = f"{title} {change_text(last)}; {last['num_lost']} {lost}, {last['num_gained']} {gained}"
+    told += f", {last['changed_share']:.1%} changed"
+    if by_class:
+        worst = min(by_class, key=lambda row: row["after"] - row["before"])
+        told += f"; worst class {escape(worst['class'])} {worst['before']:.1%}, "
+        told += f"now {worst['after']:.1%}"
+    yield "answers", told
     for step, row in document["changes"].get("since_last", {}).items():
         if step in REPAIRS and row["value"] < 0:
-            yield "", f"[yellow]{step}: the accuracy {change_text(row)} with this step[/]"
+            yield "", f"[yellow]{step}: the {title} {change_text(row)} with this step[/]"
 
 
 def _advice_lines(document: Document) -> Iterator[tuple[str, str]]:

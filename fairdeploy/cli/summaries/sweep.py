@@ -17,7 +17,7 @@ from rich.text import Text
 from fairdeploy.cli.summaries.shrink import method_lines, not_judged_lines, short
 from fairdeploy.cli.summaries.tables import lines_of, shown, two_columns
 from fairdeploy.records.metrics import METRICS
-from fairdeploy.reporting.quantities import change_text, multiple_text, repaired
+from fairdeploy.reporting.quantities import change_text, multiple_text, quality_name, repaired
 
 Document = Mapping[str, Any]
 
@@ -57,7 +57,7 @@ def _points_table(document: Document) -> Table:
     table.add_column("", no_wrap=True)
     for metric in metrics:
         table.add_column(METRICS[metric].unit, justify="right", no_wrap=True)
-    table.add_column("accuracy" if has_accuracy else "R removed", justify="right")
+    table.add_column(quality_name(document) if has_accuracy else "R removed", justify="right")
     if has_latency:
         table.add_column("speed", justify="right")
     table.add_column("", no_wrap=True)
@@ -102,7 +102,8 @@ def _knee_lines(document: Document) -> Iterator[tuple[str, str]]:
     if point is not None and point["difference"]:
         yield (
             "",
-            f"against the original on the same images, accuracy {change_text(point['difference'])}",
+            f"against the original on the same images, {quality_name(document)} "
+            f"{change_text(point['difference'])}",
         )
     good = "accurate" if document["quality"] == "accuracy" else "good"
     yield "frontier", f"no cheaper network is as {good}"
@@ -120,7 +121,7 @@ def _fact_lines(document: Document, folder: Path) -> Iterator[tuple[str, str]]:
     yield from not_judged_lines(document)
     if document["num_test_images"]:
         how = repaired(document["recovery"])
-        yield "accuracy", f"{how}, on {document['num_test_images']:,} test images"
+        yield quality_name(document), f"{how}, on {document['num_test_images']:,} test images"
     races = [point["latency"] for point in document["points"] if point["latency"]]
     if races:
         target, wide = document["target"], sum(race["is_wide"] for race in races)

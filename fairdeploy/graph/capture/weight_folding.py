@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fairdeploy.graph.call_facts import fetch_tensor
+from fairdeploy.graph.call_facts import delete_tensor, fetch_tensor
 from fairdeploy.graph.operators import has_weight, is_view, kind_of
 
 SUFFIX = "_folded"
@@ -119,5 +119,4 @@ def _drop_unread_parameters(module: fx.GraphModule) -> None:
     read = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
     for name, _ in list(module.named_parameters(remove_duplicate=False)):
         if name not in read:
-            owner, _, leaf = name.rpartition(".")
-            delattr(module.get_submodule(owner), leaf)
+            delete_tensor(module, name)

@@ -20,7 +20,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from fairdeploy.graph.walk.labels import Labels
-from fairdeploy.graph.walk.walk_records import Balance
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """Blocks of indices from which the same number must go, though not the same index."""
+
+    node: str
+    rows: Labels
+    """Shape [blocks, length]."""
+    is_required: bool
+    """Without it the operation fails. Otherwise it only keeps equal pieces equal, which is what the
+    user's own code (``chunk``) expects, and is dropped where it does not fit."""
 
 
 @dataclass(frozen=True, slots=True)

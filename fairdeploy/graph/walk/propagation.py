@@ -21,9 +21,10 @@ from fairdeploy.graph.call_facts import (
     hint_shape,
 )
 from fairdeploy.graph.operators import op_name
+from fairdeploy.graph.unit_graph import Contracted, Coupled
+from fairdeploy.graph.walk.balance import Balance
 from fairdeploy.graph.walk.label_grids import is_grid, length_of, rows_of
 from fairdeploy.graph.walk.labels import FIXED, Labels, LabelStore
-from fairdeploy.graph.walk.walk_records import Balance, Contraction, CoupledNorm, FreezeEvent
 
 Dims = tuple[Labels, ...]
 Value = Dims | list["Value"] | None
@@ -38,6 +39,15 @@ AttentionUnits = Literal["heads", "channels", "none", "unseen"]
 does not look for them."""
 
 
+@dataclass(frozen=True, slots=True)
+class FreezeEvent:
+    """Why some indices were frozen, and where."""
+
+    node: fx.Node
+    reason: str
+    is_unknown_op: bool
+
+
 @dataclass(slots=True)
 class Propagation:
     """The state of the walk; rules read labels with ``dims`` and merge them with ``tie``."""
@@ -48,12 +58,12 @@ class Propagation:
     """Nodes whose blocks could not be balanced: there the same index of every block goes."""
     allow_norm_coupled: bool = False
     """Let the channels under a layer norm go, which is not exact."""
-    coupled_norms: list[CoupledNorm] = field(default_factory=list)
+    coupled_norms: list[Coupled] = field(default_factory=list)
     store: LabelStore = field(default_factory=LabelStore)
     values: dict[fx.Node, Value] = field(default_factory=dict)
     tensor_dims: dict[str, Dims] = field(default_factory=dict)
     consumed: set[tuple[str, int]] = field(default_factory=set)
-    contractions: list[Contraction] = field(default_factory=list)
+    contractions: list[Contracted] = field(default_factory=list)
     balances: list[Balance] = field(default_factory=list)
     summed: list[Labels] = field(default_factory=list)
     heads: list[Labels] = field(default_factory=list)
@@ -164,7 +174,7 @@ class Propagation:
         if argument.op == "get_attr":
             self.consumed.add((str(argument.target), dim))
         if argument.op != "get_attr" or is_alone:
-            self.contractions.append(Contraction(node, argument, dim))
+            self.contractions.append(Contracted(node.name, argument.name, dim))
 
     def relabel(self, node: object, dim: int, labels: Labels) -> None:
         """Give one dimension of a parameter that is read only here labels of its own."""

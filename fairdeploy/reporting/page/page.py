@@ -66,7 +66,8 @@ def _environment() -> Environment:
     made.filters |= {function.__name__: function for function in shown}
     made.filters |= {"dotted": dotted, "number": "{:,}".format, "sentence": _begin}
     asked = (
-        quantities.share_of, accuracy_rows.fidelity_rows, chain.agreement_titles,
+        quantities.share_of, quantities.quality_name, accuracy_rows.fidelity_rows,
+        chain.agreement_titles,
         charts.axis_labels, charts.interval_bar, charts.latency_histogram, charts.share_bar,
         charts.ticks, charts.tod_chart,
     )  # fmt: skip

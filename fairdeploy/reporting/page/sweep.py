@@ -11,7 +11,7 @@ from markupsafe import Markup
 from fairdeploy.records.metrics import METRICS, Metric
 from fairdeploy.reporting.page.frontier_chart import Mark, MarkKind, axis_over, frontier_chart
 from fairdeploy.reporting.page.page import render_page
-from fairdeploy.reporting.quantities import as_fast, percent
+from fairdeploy.reporting.quantities import as_fast, percent, quality_name
 
 Row = Mapping[str, Any]
 
@@ -112,7 +112,7 @@ def quality_plots(document: Row) -> Plots:
     marks = [_accuracy_mark(document, point) for point in document["points"]]
     best = max(mark.y for mark in marks)
     near = [mark for mark in marks if mark.y >= best - _CLOSE]
-    title = f"accuracy against {metric}"
+    title = f"{quality_name(document)} against {metric}"
     close = None
     if _MIN_CLOSE <= len(near) < len(marks):
         close = _accuracy_chart(document, near, f"{title}, close-up")

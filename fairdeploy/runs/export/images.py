@@ -21,13 +21,16 @@ from fairdeploy.inputs.other_inputs import with_noise_for_others
 from fairdeploy.records import DataSplits, ImageSet, Preprocessing
 from fairdeploy.records.architecture import is_factory_spec
 from fairdeploy.records.image_preparation import WHITE, cropped, prepared, scale_size
+from fairdeploy.records.method import choice_of
+from fairdeploy.records.task_names import TASKS
 from fairdeploy.runs.folder.artifact_folder import REPORT_FILE, ArtifactFolder
 from fairdeploy.runs.folder.file_metadata import preprocessing_from
 from fairdeploy.runs.progress import Stopwatch
 from fairdeploy.settings.options import ExportOptions
 from fairdeploy.settings.project_file import refuse_foreign_code
 from fairdeploy.settings.run import DEFAULT_TEST_IMAGES
-from fairdeploy.tasks import task_of
+from fairdeploy.tasks import task_for, task_of
+from fairdeploy.tasks.base import NUM_ASKED
 
 DEFAULT_CALIBRATION = 384
 CALIBRATION_BATCH = 8
@@ -132,7 +135,11 @@ def load_export_images(
         main_output=told.main_output, batch=told.fixed_batch,
     )  # fmt: skip
     are_classes = (labels is not None or None) if is_judged else False
-    examples = replace(examples, task=task_of(tuple(examples.expected.shape), are_classes))
+    task = task_of(tuple(examples.expected.shape), are_classes)
+    name = choice_of((folder.document.get("task") or {}).get("name"), TASKS)
+    if labels is not None and name not in (None, task.words.name):
+        task = task_for(examples.expected[:NUM_ASKED], labels, name)
+    examples = replace(examples, task=task)
     what = "noise" if source is None else "images"
     note = f"{len(calibration)} {what} to calibrate, {len(judging)} to judge"
     return ExportImages(

@@ -32,13 +32,16 @@ from fairdeploy.settings.run import project_of, resolve_model, resolve_restricti
 from fairdeploy.settings.target_profiles import load_profile
 from fairdeploy.surgery.removal import StayingIndices
 
+SCHEMA_VERSION = 1
+
 
 def inspect(options: InspectOptions, progress: Progress | None = None) -> dict[str, Any]:
     """Load a network and describe what can be removed from it within the restrictions.
 
     Returns:
-        A dictionary for ``--json``: ``model``, ``cost`` (original, smallest allowed and removable
-        share by metric), ``modules``, ``groups``, ``blocks`` (where they may go as a whole),
+        A dictionary for ``--json``: ``schema_version``, ``model``, ``cost`` (original, smallest
+        allowed and removable share by metric), ``modules``, ``groups``, ``blocks`` (where they may
+        go as a whole),
         ``stays`` (reasons, most parameters first), ``unknown_ops``, ``restrictions``,
         ``channel_multiple`` (what counts were taken to be multiples of), and ``proof`` (None unless
         asked for).
@@ -82,6 +85,7 @@ def inspection_document(
         for group, size, kept in zip(graph.groups, sizes, least, strict=True)
     }
     return {
+        "schema_version": SCHEMA_VERSION,
         "model": {
             "name": model.name,
             "source": model.source,

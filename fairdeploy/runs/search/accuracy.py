@@ -28,14 +28,12 @@ from fairdeploy.records import (
     PairedDifference,
     UnitScores,
 )
-from fairdeploy.runs.problem import Planned, Problem
+from fairdeploy.runs.problem import Planned, Search
 from fairdeploy.runs.progress import Stopwatch
-from fairdeploy.runs.run import Run
 from fairdeploy.runs.stages.evaluation import Evaluation
 from fairdeploy.runs.stages.groups import removed_units
 from fairdeploy.runs.stages.removal import remove_and_prove
 from fairdeploy.runs.stages.repair import repair
-from fairdeploy.settings.run import ShrinkSettings
 
 MAX_TRIALS = 12
 # Of the original's cost: closer is not worth another network.
@@ -57,11 +55,8 @@ class Smallest:
 
 
 @dataclass(frozen=True, slots=True)
-class SmallestWithinDrop:
+class SmallestWithinDrop(Search):
     """Makes and tests networks until the smallest that stays within the drop is known."""
-
-    run: Run[ShrinkSettings]
-    problem: Problem
 
     def plan(self, scores: UnitScores, data: DataSplits) -> Planned:
         """The plan of the smallest network that passed.

@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from fairdeploy.allocation.search import search
 from fairdeploy.records import KNOBS, DataSplits, UnitScores
-from fairdeploy.runs.problem import Planned, Problem
+from fairdeploy.runs.problem import Planned, Problem, Search
 from fairdeploy.runs.run import Run
 from fairdeploy.runs.search.accuracy import SmallestWithinDrop
 from fairdeploy.runs.search.latency import ready_to_race
 from fairdeploy.runs.search.steps import StepByStep
 from fairdeploy.settings.run import ShrinkSettings
-
-
-class Search(Protocol):
-    """Knows the problem; what it can do before any image is read is done."""
-
-    def plan(self, scores: UnitScores, data: DataSplits) -> Planned:
-        """Which units go.
-
-        Args:
-            scores: Of all units.
-            data: Where networks must be repaired or tested on the way.
-
-        Raises:
-            FairdeployError: There is no such plan.
-        """
 
 
 def search_for(run: Run[ShrinkSettings], problem: Problem) -> Search:
@@ -46,11 +30,8 @@ def search_for(run: Run[ShrinkSettings], problem: Problem) -> Search:
 
 
 @dataclass(frozen=True, slots=True)
-class CountedSearch:
+class CountedSearch(Search):
     """Bisects one knob until all counted budgets are met."""
-
-    run: Run[ShrinkSettings]
-    problem: Problem
 
     def plan(self, scores: UnitScores, data: DataSplits) -> Planned:
         """The plan that just meets all budgets."""

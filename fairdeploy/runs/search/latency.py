@@ -17,7 +17,7 @@ from fairdeploy.graph.cost_terms import node_works
 from fairdeploy.graph.residual_branches import blocks_hint
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import Allocation, Budget, DataSplits, TimedPlan, UnitScores
-from fairdeploy.runs.problem import Planned, Problem
+from fairdeploy.runs.problem import Planned, Problem, Search
 from fairdeploy.runs.run import Run
 from fairdeploy.runs.search.trials import LatencyTrials, trial_setting
 from fairdeploy.runs.stages.groups import group_sizes, removed_units, smallest_plan_units
@@ -27,12 +27,12 @@ _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
-class LatencyRaces:
-    """What the ends of the reachable range take, and a model of what lies between."""
+class LatencyRaces(Search):
+    """What the ends of the reachable range take, and a model of what lies between.
 
-    run: Run[ShrinkSettings]
-    problem: Problem
-    """With the first channel multiple that reaches all budgets."""
+    The problem has the first channel multiple that reaches all budgets.
+    """
+
     budget: Budget
     """Of latency."""
     trials: LatencyTrials

@@ -11,21 +11,16 @@ from fairdeploy.allocation.search import search
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import Allocation, Budget, DataSplits, GroupScores, UnitScores
 from fairdeploy.recovery.training.best_weights import copied_state
-from fairdeploy.runs.problem import Planned, Problem
-from fairdeploy.runs.run import Run
+from fairdeploy.runs.problem import Planned, Problem, Search
 from fairdeploy.runs.stages.removal import remove_and_prove
 from fairdeploy.runs.stages.repair import repair
 from fairdeploy.scoring.unit_scores import score_units
-from fairdeploy.settings.run import ShrinkSettings
 from fairdeploy.surgery.removal import full_size, remove_units
 
 
 @dataclass(frozen=True, slots=True)
-class StepByStep:
+class StepByStep(Search):
     """Goes towards the budgets in equal ratios; the repair of the last step is the caller's."""
-
-    run: Run[ShrinkSettings]
-    problem: Problem
 
     def plan(self, scores: UnitScores, data: DataSplits) -> Planned:
         """Which units go in all, and the tensors repaired up to the last step."""

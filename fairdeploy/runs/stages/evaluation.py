@@ -122,8 +122,20 @@ class Evaluation:
             answers = self._task.kept(answer)
             estimate = self._task.quality(answers, self._test.labels)
             stage.note(f"{estimate.value:.2%}")
+        self._warn_of_chance(step, estimate)
         self.estimates[step] = estimate
         self._answers[step] = answers
+
+    def _warn_of_chance(self, step: str, estimate: AccuracyEstimate) -> None:
+        """Say if the original is no better than one that always answers the same."""
+        usual = self._task.baseline(self._targets()) if step == ORIGINAL else None
+        if usual is not None and estimate.low <= usual:
+            self._watch.warn(
+                f"the original's {self._task.words.quality} is {estimate.value:.1%} on "
+                f"{estimate.num_images} test images, and always answering the same would get "
+                f"{usual:.1%}: check that the labels have the network's units and order and that "
+                "the images are prepared as in training; until then the figures say nothing"
+            )
 
     @property
     def fidelity(self) -> Fidelity | None:

@@ -31,7 +31,8 @@ from fairdeploy.runs.progress import Stopwatch
 from fairdeploy.runs.run import Run
 from fairdeploy.runs.stages.groups import fitting_warning
 from fairdeploy.settings.run import ModelSettings, RunSettings
-from fairdeploy.tasks.base import NUM_ASKED, Original, pooled
+from fairdeploy.tasks import task_for
+from fairdeploy.tasks.base import NUM_ASKED, Original, Task, pooled
 
 
 def load_network(settings: ModelSettings, watch: Stopwatch) -> LoadedModel:
@@ -79,15 +80,22 @@ def capture_network(model: LoadedModel, settings: ModelSettings, watch: Stopwatc
     return graph
 
 
-def load_images(run: Run[RunSettings], model: LoadedModel, graph: UnitGraph) -> DataSplits:
+def load_images(
+    run: Run[RunSettings], model: LoadedModel, graph: UnitGraph
+) -> tuple[DataSplits, Task]:
     """Read calibration and test images; predict the labels that are missing.
+
+    Returns:
+        The images, and what the network's answers are for.
 
     Raises:
         DataError: They cannot be used, or lack the labels that an option needs.
     """
     settings = run.settings
     with run.watch.stage("load images") as stage, torch.no_grad():
-        data = _checked(_read(settings, model, graph), settings, model, graph)
+        data = _read(settings, model, graph)
+        task = _task(graph, data, settings)
+        data = _checked(data, settings, model, graph.for_task(task))
         num_test = len(data.test) if data.test is not None else 0
         stage.note(f"{len(data.calibration)} to calibrate, {num_test} to test")
     for text in data.warnings:
@@ -97,7 +105,20 @@ def load_images(run: Run[RunSettings], model: LoadedModel, graph: UnitGraph) -> 
     is_gated = settings.max_drop is not None and not settings.searches_size
     if is_gated and (data.test is None or data.test.labels is None):
         raise DataError("--max-drop needs labelled test images, and there are none; give --data")
-    return data
+    return data, task
+
+
+def _task(graph: UnitGraph, data: DataSplits, settings: RunSettings) -> Task:
+    """The one that the user names, or that labels and output belong to."""
+    checked_output(
+        graph.outputs.main_tensor(graph.module(*graph.example_inputs)), graph.inputs.batch
+    )
+    count = min(NUM_ASKED, len(data.calibration)) if graph.has_dynamic_batch else graph.inputs.batch
+    some = repeated(graph.inputs.arranged(data.calibration), 0, count)
+    answer = checked_output(graph.outputs.main_tensor(graph.module(*some)), count)
+    sets = [images for images in data.image_sets().values() if images.labels is not None]
+    labels = torch.cat([s.labels for s in sets if s.labels is not None]) if sets else None
+    return task_for(answer, labels, settings.task)
 
 
 def _read(settings: RunSettings, model: LoadedModel, graph: UnitGraph) -> DataSplits:

@@ -81,7 +81,8 @@ def sweep(options: SweepOptions, progress: Progress | None = None) -> SweepResul
         problem = settled(problem, settings)
         told = told_options(options, settings.output, run.profile, problem.multiple)
         targets = _targets(settings, problem)
-        data = load_images(run, model, graph)
+        data, task = load_images(run, model, graph)
+        graph, problem = graph.for_task(task), problem.for_task(task)
         scores = score(run, graph, data)
         groups = problem.groups(scores)
         with run.watch.stage("plan points") as stage:

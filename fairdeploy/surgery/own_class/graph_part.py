@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
 
-from fairdeploy.graph.call_facts import fetch_tensor
+from fairdeploy.graph.call_facts import fetch_tensor, writes
 from fairdeploy.graph.capture.capture import quiet_export
 from fairdeploy.graph.capture.train_mode import SwitchableGraph, hide_from_state_dict
 from fairdeploy.surgery.own_class.module_calls import ModuleCall, NodeValue, is_inside
@@ -117,7 +117,7 @@ class _Cutter:
         for node in self._shrunk.graph.nodes:
             # only training reads the counters of batches, and nobody the result of a write
             is_own_tensor = node.op == "get_attr" and self._own_name(node) is not None
-            if is_own_tensor or (_writes(node) and is_inside(node, self._call.path)):
+            if is_own_tensor or (writes(node) and is_inside(node, self._call.path)):
                 stack.append(node)
         needed: set[str] = set()
         while stack:
@@ -196,11 +196,6 @@ class _Cutter:
             return None
         ratio, dim, argument = min(found, key=lambda entry: entry[:2])
         return argument, dim, ratio
-
-
-def _writes(node: fx.Node) -> bool:
-    target = node.target
-    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
 
 
 def _expression(size: Any) -> Any:

@@ -6,11 +6,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from fairdeploy.errors import ModelError
-from fairdeploy.graph.call_facts import fetch_tensor
+from fairdeploy.graph.call_facts import fetch_tensor, module_path
 from fairdeploy.graph.capture.capture import capture
 from fairdeploy.graph.capture.kept_state import unchanged
 from fairdeploy.graph.capture.weight_folding import SUFFIX
+from fairdeploy.graph.operators import op_name
 from fairdeploy.graph.unit_graph import UnitGraph
+from fairdeploy.graph.walk.freezes import source_line
 from fairdeploy.surgery.equivalence import (
     PROOF_LIMIT,
     double_by_default,
@@ -18,7 +20,6 @@ from fairdeploy.surgery.equivalence import (
     in_double,
     relative_error,
 )
-from fairdeploy.surgery.own_class.layer_sizes import old_lengths_kept
 
 MAX_ROUNDING = 1e-2
 """More than this is never the rounding of float32: nothing is captured again for it."""
@@ -92,3 +93,17 @@ def first_line(failure: BaseException) -> str:
     """What the user is told of an exception."""
     text = str(failure).strip().splitlines()
     return text[0] if text else repr(failure)
+
+
+def old_lengths_kept(original: fx.GraphModule, shrunk: fx.GraphModule) -> str:
+    """Where the shrunk network divides by a length that is gone; empty if nowhere.
+
+    The user's own code divides by the new length there.
+    """
+    rewritten = {node.name: node for node in shrunk.graph.nodes}
+    for node in original.graph.nodes:
+        is_divided = node.op == "call_function" and op_name(node) in {"mean", "rms_norm"}
+        after = rewritten.get(node.name)
+        if is_divided and after is not None and after.target is not node.target:
+            return f"'{op_name(node)}' at {source_line(node) or module_path(node)}"
+    return ""

@@ -148,7 +148,9 @@ def check_labels_fit(splits: DataSplits, num_outputs: int) -> None:
     for what, images in splits.image_sets().items():
         if images.labels is None or not len(images):
             continue
-        highest = int(images.labels.max())
+        highest, lowest = int(images.labels.max()), int(images.labels.min())
+        if lowest < 0:
+            raise DataError(f"a {what} image has the label {lowest}; give class numbers from 0")
         if highest >= num_outputs:
             raise DataError(
                 f"a {what} image has the label {highest}, but the model has {num_outputs} outputs; "

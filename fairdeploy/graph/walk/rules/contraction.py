@@ -5,6 +5,8 @@ Removing an index from both sides of the sum takes exactly its contribution with
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from torch import fx
 
@@ -14,11 +16,13 @@ from fairdeploy.graph.call_facts import (
     number_at_capture,
     result_shape,
 )
+from fairdeploy.graph.operators import op_name, operator_of
 from fairdeploy.graph.walk.label_grids import depends_on, is_grid
 from fairdeploy.graph.walk.labels import Labels
 from fairdeploy.graph.walk.propagation import KERNEL, READS_FIXED, Dims, Propagation, Value
+from fairdeploy.graph.walk.rewriter import Rewriter
 from fairdeploy.graph.walk.rules.elementwise import broadcast
-from fairdeploy.graph.walk.rules.registry import rule
+from fairdeploy.graph.walk.rules.registry import rewrite, rule
 
 SOFTMAX = "softmax mixes this dimension"
 
@@ -33,8 +37,6 @@ def linear(walk: Propagation, node: fx.Node) -> Value:
     walk.tie(walk.flat(data[-1], last), weight[1], READS_FIXED)
     walk.contract(node, node.args[0], len(data) - 1)
     walk.contract(node, node.args[1], 1)
-    if len(weight[0]) == 1 and bias is None:
-        return (*data[:-1], weight[0])
     if bias is not None:
         walk.tie(weight[0], walk.dims(bias)[0])
     return (*data[:-1], weight[0])
@@ -45,9 +47,9 @@ def _free_of(walk: Propagation, labels: Labels, dim: int, axis: int) -> Labels:
     return walk.flat(labels, dim) if depends_on(labels, dim, axis) else labels
 
 
-@rule("addmm")
-def addmm(walk: Propagation, node: fx.Node) -> Value:
-    """``bias + first [N, K] @ second [K, M]``."""
+@rule("addmm", "baddbmm")
+def add_to_product(walk: Propagation, node: fx.Node) -> Value:
+    """``added + first [..., N, K] @ second [..., K, M]``."""
     product = _matrix_product(walk, node, node.args[1], node.args[2])
     return broadcast(walk, [walk.dims(node.args[0]), product], result_shape(node))
 
@@ -56,13 +58,6 @@ def addmm(walk: Propagation, node: fx.Node) -> Value:
 def matmul(walk: Propagation, node: fx.Node) -> Value:
     """Matrix products; leading dimensions broadcast."""
     return _matrix_product(walk, node, node.args[0], node.args[1])
-
-
-@rule("baddbmm")
-def baddbmm(walk: Propagation, node: fx.Node) -> Value:
-    """``added + first @ second`` in batches."""
-    product = _matrix_product(walk, node, node.args[1], node.args[2])
-    return broadcast(walk, [walk.dims(node.args[0]), product], result_shape(node))
 
 
 def _matrix_product(walk: Propagation, node: fx.Node, first: object, second: object) -> Dims:
@@ -150,12 +145,9 @@ def attention(walk: Propagation, node: fx.Node) -> Value:
 
 def _exchanged(dims: Dims) -> Dims:
     """Labels with the last two dimensions exchanged."""
-    return (
-        *(labels if labels.ndim == 1 else labels.swapaxes(-1, -2) for labels in dims[:-2]),
-        *(
-            labels if labels.ndim == 1 else labels.swapaxes(-1, -2)
-            for labels in (dims[-1], dims[-2])
-        ),
+    return tuple(
+        labels if labels.ndim == 1 else labels.swapaxes(-1, -2)
+        for labels in (*dims[:-2], dims[-1], dims[-2])
     )
 
 
@@ -303,3 +295,51 @@ def _grouped_transposed(
 def goes_by_whole_groups(groups: int, num_inputs: int, num_outputs: int) -> bool:
     """Whether whole groups give more units than positions within groups do."""
     return groups > num_inputs + num_outputs or num_inputs == 1
+
+
+# ---- rewrites ------------------------------------------------------------------------------------
+
+
+@rewrite("conv1d", "conv2d", "conv3d", "convolution")
+def rewrite_convolution(rewriter: Rewriter, original: fx.Node, node: fx.Node) -> None:
+    """Keep as many groups as there are inputs for."""
+    index = operator_of(node).groups
+    assert index is not None
+    groups = argument(node, index, "groups", 1)
+    if groups == 1:
+        return
+    if op_name(node) == "convolution" and original.args[6]:
+        rewrite_transposed(rewriter, original, node)
+        return
+    data, weight = rewriter.units(original.args[0]), rewriter.units(original.args[1])
+    inputs = rewriter.kept(original.args[0], len(data) - len(weight) + 1)
+    new = inputs // rewriter.kept(original.args[1], 1)
+    before = argument(original, index, "groups", 1)
+    if isinstance(before, fx.Node):  # it counts with the batch
+        new = rewriter.scaled(node, groups, before, new)
+    rewriter.set_argument(node, index, "groups", new)
+
+
+@rewrite("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+def rewrite_transposed(rewriter: Rewriter, original: fx.Node, node: fx.Node) -> None:
+    """Keep the groups that have inputs left."""
+    index = operator_of(node).groups
+    assert index is not None
+    groups = argument(node, index, "groups", 1)
+    assert isinstance(groups, int)
+    size = rewriter.length(original.args[1], 0) // groups
+    left = sum(
+        rewriter.kept_between(original.args[1], 0, start, start + size) > 0
+        for start in range(0, groups * size, size)
+    )
+    if left != groups:
+        rewriter.set_argument(node, index, "groups", left)
+
+
+@rewrite("scaled_dot_product_attention")
+def rewrite_attention(rewriter: Rewriter, original: fx.Node, node: fx.Node) -> None:
+    """Keep the scale, which would follow the number of channels."""
+    query = rewriter.units(original.args[0])
+    if argument(node, 6, "scale") is None and rewriter.changes(original.args[0], len(query) - 1):
+        width = rewriter.length(original.args[0], len(query) - 1)
+        node.update_kwarg("scale", 1.0 / math.sqrt(width))

@@ -19,8 +19,9 @@ from fairdeploy.graph.walk.label_grids import (
     without_axis,
 )
 from fairdeploy.graph.walk.propagation import Dims, Propagation, Value
+from fairdeploy.graph.walk.rewriter import Rewriter
 from fairdeploy.graph.walk.rules.elementwise import broadcast, tie_grids
-from fairdeploy.graph.walk.rules.registry import rule
+from fairdeploy.graph.walk.rules.registry import rewrite, rule
 
 
 def dim_of(node: fx.Node, index: int, default: int = 0) -> int:
@@ -273,3 +274,57 @@ def embedding(walk: Propagation, node: fx.Node) -> Value:
     for labels in numbers:
         walk.freeze(labels, "numbers of table rows")
     return (*numbers, weight[1])
+
+
+# ---- rewrites ------------------------------------------------------------------------------------
+
+
+@rewrite("split", "chunk", "split_with_sizes", "tensor_split", "unsafe_split", "unsafe_chunk")
+def rewrite_split(rewriter: Rewriter, original: fx.Node, node: fx.Node) -> None:
+    """Give each piece its kept length: as before where these are equal, else one by one."""
+    dim = dim_of(original, 2)
+    if not rewriter.changes(original.args[0], dim):
+        return
+    sizes, start = [], 0
+    for piece in original.meta["val"]:
+        stop = start + int(piece.shape[dim])
+        sizes.append(rewriter.kept_between(original.args[0], dim, start, stop))
+        start = stop
+    if len(set(sizes)) == 1 and op_name(node) in {"chunk", "unsafe_chunk", "tensor_split"}:
+        return
+    if len(set(sizes)) == 1 and op_name(node) in {"split", "unsafe_split"}:
+        node.update_arg(1, sizes[0])
+        return
+    node.target = torch.ops.aten.split_with_sizes.default
+    node.args = (node.args[0], sizes, dim)
+    node.kwargs = {}
+
+
+@rewrite("slice")
+def rewrite_slice(rewriter: Rewriter, original: fx.Node, node: fx.Node) -> None:
+    """Move the bounds by what goes before them."""
+    dim = dim_of(original, 1)
+    if not rewriter.changes(original.args[0], dim):
+        return
+    length = rewriter.length(original.args[0], dim)
+    bounds = slice_bounds(original, length)
+    assert bounds is not None
+    start = rewriter.kept_between(original.args[0], dim, 0, bounds[0])
+    # a slice up to the end says so, whatever the batch
+    end = argument(original, 3, "end")
+    if bounds[1] < length:
+        end = rewriter.kept_between(original.args[0], dim, 0, bounds[1])
+    node.args = (node.args[0], dim, start, end if end is None else int(end))  # type: ignore[call-overload]
+    node.kwargs = {}
+
+
+@rewrite("narrow")
+def rewrite_narrow(rewriter: Rewriter, original: fx.Node, node: fx.Node) -> None:
+    """Move the start by what goes before it, and keep what stays of the rest."""
+    dim, (start, length) = dim_of(original, 1), original.args[2:]
+    if rewriter.changes(original.args[0], dim):
+        assert isinstance(start, int)
+        assert isinstance(length, int)
+        before = rewriter.kept_between(original.args[0], dim, 0, start)
+        kept = rewriter.kept_between(original.args[0], dim, start, start + length)
+        node.args = (node.args[0], dim, before, kept)

@@ -6,27 +6,26 @@ norm freezes its channels, unless the walk may couple them.
 
 from __future__ import annotations
 
-import numpy as np
+import math
+
+import torch
 from torch import fx
 
 from fairdeploy.graph.call_facts import argument
+from fairdeploy.graph.unit_graph import Coupled
 from fairdeploy.graph.walk.labels import Labels
 from fairdeploy.graph.walk.propagation import Dims, Propagation, Value
-from fairdeploy.graph.walk.rules.registry import rule
-from fairdeploy.graph.walk.walk_records import CoupledNorm
-
-
-def _tie_channel_vectors(walk: Propagation, node: fx.Node, dims: Dims, count: int) -> None:
-    for vector in node.args[1 : 1 + count]:
-        if walk.is_tensor(vector):
-            walk.tie(dims[1], walk.dims(vector)[0])
+from fairdeploy.graph.walk.rewriter import Rewriter
+from fairdeploy.graph.walk.rules.registry import rewrite, rule
 
 
 @rule("batch_norm", "instance_norm", "_native_batch_norm_legit_no_training")
 def batch_norm(walk: Propagation, node: fx.Node) -> Value:
     """Weight, bias, mean and variance go with their channel."""
     dims = walk.dims(node.args[0])
-    _tie_channel_vectors(walk, node, dims, 4)
+    for vector in node.args[1:5]:
+        if walk.is_tensor(vector):
+            walk.tie(dims[1], walk.dims(vector)[0])
     if argument(node, 5, "training", False):
         for index, labels in enumerate(dims):
             if index != 1:
@@ -46,7 +45,7 @@ def layer_norm(walk: Propagation, node: fx.Node) -> Value:
 
 @rule("rms_norm")
 def rms_norm(walk: Propagation, node: fx.Node) -> Value:
-    """A zeroed index adds nothing to the squares; ``surgery`` corrects what they are divided by."""
+    """A zeroed index adds nothing to the squares; the rewrite corrects what they are divided by."""
     dims, normalized = _normalized(walk, node)
     for dim in normalized:
         walk.contract(node, node.args[0], dim, is_alone=True)
@@ -78,8 +77,7 @@ def group_norm(walk: Propagation, node: fx.Node) -> Value:
             return _coupled(walk, node, dims, (1,), vectors)
         return _frozen(walk, dims, (1,), vectors, "a group norm of one group")
     blocks = dims[1].reshape(groups, -1)
-    for column in blocks.T[1:]:
-        walk.tie(np.ascontiguousarray(blocks[:, 0]), np.ascontiguousarray(column))
+    walk.tie_rows(blocks.T)
     for (labels,) in vectors:
         walk.tie(dims[1], labels)
     return dims
@@ -112,7 +110,7 @@ def _coupled(
     vectors: list[Dims],
 ) -> Dims:
     """Let the channels go although the statistics change with them."""
-    walk.coupled_norms.append(CoupledNorm(node, normalized))
+    walk.coupled_norms.append(Coupled(node.name, normalized))
     for vector in vectors:
         _tie_each(walk, [dims[dim] for dim in normalized], vector)
     return dims
@@ -129,3 +127,43 @@ def local_response_norm(walk: Propagation, node: fx.Node) -> Value:
     dims = walk.dims(node.args[0])
     walk.freeze(dims[1], "a response norm mixes neighbouring channels")
     return dims
+
+
+# ---- rewrites ------------------------------------------------------------------------------------
+
+
+@rewrite("layer_norm")
+def rewrite_layer_norm(rewriter: Rewriter, original: fx.Node, node: fx.Node) -> None:
+    """Give a layer norm the kept lengths."""
+    node.update_arg(1, rewriter.kept_shape(original))
+
+
+@rewrite("rms_norm")
+def rewrite_rms_norm(rewriter: Rewriter, original: fx.Node, node: fx.Node) -> None:
+    """Correct what the norm divides by: in its weight where nothing else reads that.
+
+    The zeroed original divides by the old length ``n``, the shrunk network by the kept length
+    ``k``: ``x / sqrt(sum / n + eps) * w`` is ``x / sqrt(sum / k + eps n / k) * w sqrt(n / k)``.
+    """
+    shape = rewriter.kept_shape(original)
+    ratio = math.prod(original.args[1]) / math.prod(shape)  # type: ignore[arg-type]
+    if ratio == 1.0:
+        return
+    eps = argument(original, 3, "eps")
+    if eps is None:
+        eps = torch.finfo(original.meta["val"].dtype).eps
+    assert isinstance(eps, float)
+    weight = node.args[2] if len(node.args) > 2 else None
+    node.args = (node.args[0], shape, weight, eps * ratio)
+    if not rewriter.scale_weight(node, 2, math.sqrt(ratio)):
+        rewriter.multiply_result(node, math.sqrt(ratio))
+
+
+@rewrite("group_norm")
+def rewrite_group_norm(rewriter: Rewriter, original: fx.Node, node: fx.Node) -> None:
+    """Whole groups have gone, or channels of the only one."""
+    groups = original.args[1]
+    assert isinstance(groups, int)
+    if groups > 1 and rewriter.changes(original.args[0], 1):
+        kept, old = rewriter.kept(original.args[0], 1), rewriter.length(original.args[0], 1)
+        node.update_arg(1, kept * groups // old)

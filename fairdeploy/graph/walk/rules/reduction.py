@@ -1,7 +1,7 @@
 """Reductions and softmax: what they mix must stay; the other dimensions pass.
 
 Sums and norms of vectors are the exception: an index that is gone adds nothing. So are means, as
-long as the old length divides: ``surgery`` multiplies by the share that is left.
+long as the old length divides: their rewrite multiplies by the share that is left.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from torch import Tensor, fx
 
 from fairdeploy.graph.call_facts import normal_dim, result_shape
 from fairdeploy.graph.operators import op_name
+from fairdeploy.graph.walk.divided_norms import fold_ratio, norm_after_mean
 from fairdeploy.graph.walk.propagation import Dims, Propagation, Value
-from fairdeploy.graph.walk.rules.registry import rule
+from fairdeploy.graph.walk.rewriter import Rewriter
+from fairdeploy.graph.walk.rules.registry import rewrite, rule
 
 
 def reduced_dims(node: fx.Node, position: int, rank: int) -> tuple[int, ...]:
@@ -122,3 +124,19 @@ def topk(walk: Propagation, node: fx.Node) -> Value:
     walk.freeze(dims[given], "'topk' mixes this dimension")
     dims[given] = walk.fixed(node.meta["val"][0].shape[given])
     return [tuple(dims), tuple(dims)]
+
+
+@rewrite("mean")
+def rewrite_mean(rewriter: Rewriter, original: fx.Node, node: fx.Node) -> None:
+    """Divide by the old length: in the weight of a norm written out by hand, else here."""
+    source = original.args[0]
+    dims = reduced_dims(original, 1, len(rewriter.units(source)))
+    kept = math.prod(rewriter.kept(source, dim) for dim in dims)
+    old = math.prod(rewriter.length(source, dim) for dim in dims)
+    if kept == old:
+        return
+    norm = norm_after_mean(rewriter.module, node)
+    if norm is None:
+        rewriter.multiply_result(node, kept / old)
+    else:
+        fold_ratio(rewriter.module, norm, old / kept)

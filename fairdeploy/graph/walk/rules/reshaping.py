@@ -26,7 +26,8 @@ from fairdeploy.graph.walk.label_grids import (
 )
 from fairdeploy.graph.walk.labels import Labels, LabelStore
 from fairdeploy.graph.walk.propagation import Dims, Propagation, Value
-from fairdeploy.graph.walk.rules.registry import rule
+from fairdeploy.graph.walk.rewriter import Rewriter
+from fairdeploy.graph.walk.rules.registry import rewrite, rule
 
 
 @rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", "reshape_as", "view_as", "squeeze",
@@ -354,3 +355,17 @@ def segments(source: tuple[int, ...], target: tuple[int, ...]) -> list[Segment]:
                 j += 1
         result.append((tuple(left[start_i:i]), tuple(right[start_j:j])))
     return result
+
+
+@rewrite("unflatten")
+def rewrite_unflatten(rewriter: Rewriter, original: fx.Node, node: fx.Node) -> None:
+    """Give the parts their kept lengths."""
+    given, sizes = original.args[1], original.args[2]
+    assert isinstance(given, int)
+    assert isinstance(sizes, (list, tuple))
+    dim = normal_dim(given, len(rewriter.units(original.args[0])))
+    new = [
+        size if size == -1 else rewriter.kept(original, dim + offset)
+        for offset, size in enumerate(sizes)
+    ]
+    node.update_arg(2, new)

@@ -8,7 +8,8 @@ from torch import fx
 from fairdeploy.graph.call_facts import argument, result_shape
 from fairdeploy.graph.walk.labels import FIXED
 from fairdeploy.graph.walk.propagation import Propagation, Value
-from fairdeploy.graph.walk.rules.registry import rule
+from fairdeploy.graph.walk.rewriter import Rewriter
+from fairdeploy.graph.walk.rules.registry import rewrite, rule
 
 
 def _keep_channels(walk: Propagation, node: fx.Node, shape: tuple[int, ...], space: int) -> Value:
@@ -98,8 +99,7 @@ def col2im(walk: Propagation, node: fx.Node) -> Value:
     dims = walk.dims(node.args[0])
     shape = result_shape(node)
     offsets = dims[1].reshape(shape[1], -1)
-    for column in offsets.T[1:]:
-        walk.tie(np.ascontiguousarray(offsets[:, 0]), np.ascontiguousarray(column))
+    walk.tie_rows(offsets.T)
     return (dims[0], np.ascontiguousarray(offsets[:, 0]), *map(walk.fixed, shape[2:]))
 
 
@@ -112,9 +112,8 @@ def pixel_shuffle(walk: Propagation, node: fx.Node) -> Value:
     space = tuple(walk.fixed(length) for length in shape[channel + 1 :])
     if len(dims[channel]) > shape[channel]:
         places = dims[channel].reshape(shape[channel], -1)
+        walk.tie_rows(places.T)
         first = np.ascontiguousarray(places[:, 0])
-        for column in places.T[1:]:
-            walk.tie(first, np.ascontiguousarray(column))
     else:
         first = np.repeat(dims[channel], shape[channel] // len(dims[channel]))
     return (*dims[:channel], first, *space)
@@ -130,3 +129,19 @@ def channel_shuffle(walk: Propagation, node: fx.Node) -> Value:
     walk.tie_rows(blocks)
     dims[1] = np.ascontiguousarray(blocks.T).reshape(-1)
     return tuple(dims)
+
+
+@rewrite("pad", "constant_pad_nd")
+def rewrite_pad(rewriter: Rewriter, original: fx.Node, node: fx.Node) -> None:
+    """Pad channels by as many as stay of the padding."""
+    amounts = original.args[1]
+    assert isinstance(amounts, (list, tuple))
+    new = list(amounts)
+    for pair in range(len(amounts) // 2):
+        dim = len(rewriter.units(original)) - 1 - pair
+        before = amounts[2 * pair]
+        if rewriter.changes(original, dim) and isinstance(before, int):
+            inside = before + rewriter.length(original.args[0], dim)
+            new[2 * pair] = rewriter.kept_between(original, dim, 0, before)
+            new[2 * pair + 1] = rewriter.kept_between(original, dim, inside)
+    node.update_arg(1, new)

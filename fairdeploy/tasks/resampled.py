@@ -1,0 +1,111 @@
+"""Tasks whose quality is one figure of all images together, not a mean over them.
+
+Its interval, and that of a difference on the same images, come from drawing the images again
+(bootstrap, percentiles).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fairdeploy.errors import DataError
+from fairdeploy.records import AccuracyEstimate, PairedDifference
+from fairdeploy.tasks.base import Task
+
+_NUM_DRAWS = 1_000
+_CHUNK = 2**24
+_TAIL = 0.025
+_TINY = 1e-12
+Figures = dict[str, Tensor]
+"""Sums of an image, [N, ...] each, from which the quality of any set of images follows."""
+
+
+class Resampled(Task):
+    """Has targets; a task derived from it says what an image contributes, and what that makes."""
+
+    has_targets: ClassVar[bool] = True
+
+    def figures(self, answers: Tensor, targets: Tensor) -> Figures:
+        """What each image contributes.
+
+        Args:
+            answers: As ``kept`` gives them.
+            targets: Of the same images.
+        """
+        raise NotImplementedError
+
+    def total(self, figures: Figures, weights: Tensor) -> Tensor:
+        """The quality of [draws] sets of images, in which each comes ``weights`` [draws, N] times.
+
+        Returns:
+            float64 [draws]; 1 is perfect.
+        """
+        raise NotImplementedError
+
+    def marks_of_kept(self, answers: Tensor, targets: Tensor) -> Tensor:
+        """``marks`` of answers as ``kept`` gives them."""
+        raise NotImplementedError
+
+    def marks(self, answer: Tensor, targets: Tensor) -> Tensor:
+        """How good each image's answer is, float64 [N]; 1 is perfect."""
+        return self.marks_of_kept(self.kept(answer), targets)
+
+    def quality(self, answers: Tensor, targets: Tensor) -> AccuracyEstimate:
+        """The figure of all images, with its 95 % interval."""
+        _require_pairs(answers, targets)
+        figures, count = self.figures(answers, targets), len(targets)
+        value = float(self.total(figures, torch.ones(1, count, dtype=torch.float64)))
+        drawn = torch.cat([self.total(figures, weights) for weights in _draws(count)])
+        low, high = _percentiles(drawn)
+        return AccuracyEstimate(value, min(low, value), max(high, value), count)
+
+    def difference(self, before: Tensor, after: Tensor, targets: Tensor) -> PairedDifference:
+        """The quality of ``after`` minus that of ``before``, with the interval of paired draws."""
+        _require_pairs(after, targets)
+        first, second = self.figures(before, targets), self.figures(after, targets)
+        count = len(targets)
+        whole = torch.ones(1, count, dtype=torch.float64)
+        value = float(self.total(second, whole) - self.total(first, whole))
+        drawn = torch.cat([self.total(second, w) - self.total(first, w) for w in _draws(count)])
+        low, high = _percentiles(drawn)
+        marks = self.marks_of_kept(after, targets) - self.marks_of_kept(before, targets)
+        return PairedDifference(
+            value=value,
+            low=min(low, value),
+            high=max(high, value),
+            num_images=count,
+            num_lost=int((marks < -_TINY).sum()),
+            num_gained=int((marks > _TINY).sum()),
+            num_changed=int((before != after).flatten(1).any(1).sum())
+            if before.dim() > 1
+            else int((before != after).sum()),
+            spread=float(drawn.std(correction=0)) * count**0.5,
+        )
+
+
+def _require_pairs(answers: Tensor, targets: Tensor) -> None:
+    if len(answers) != len(targets) or not len(targets):
+        raise DataError(
+            f"quality needs one answer for each target, got {len(answers)} and {len(targets)}"
+        )
+
+
+def _draws(count: int) -> list[Tensor]:
+    """How often each of ``count`` images is drawn, in chunks [draws, count]; always the same."""
+    generator = torch.Generator().manual_seed(0)
+    rows = max(1, min(_NUM_DRAWS, _CHUNK // count))
+    chunks = []
+    for start in range(0, _NUM_DRAWS, rows):
+        shape = (min(rows, _NUM_DRAWS - start), count)
+        drawn = torch.randint(count, shape, generator=generator)
+        ones = torch.ones(shape, dtype=torch.float64)
+        chunks.append(torch.zeros(shape, dtype=torch.float64).scatter_add_(1, drawn, ones))
+    return chunks
+
+
+def _percentiles(drawn: Tensor) -> tuple[float, float]:
+    low, high = drawn.quantile(torch.tensor([_TAIL, 1 - _TAIL], dtype=torch.float64)).tolist()
+    return low, high
