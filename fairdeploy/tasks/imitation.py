@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fairdeploy.errors import DataError, UsageError
+from fairdeploy.errors import UsageError
 from fairdeploy.records import AccuracyEstimate, DataSplits, PruningMethod
 from fairdeploy.records.accuracy import Likeness, OutputLikeness, TaskWords
 from fairdeploy.tasks.base import Original, Task, pooled
@@ -46,21 +46,12 @@ class Imitation(Task):
         return len(self.shape) == 1 or self.shape[1] == 1
 
     def checked(self, data: DataSplits, original: Original, *, names_are_given: bool) -> DataSplits:
-        """The data without its labels, which nothing here can be compared with.
-
-        Raises:
-            DataError: There are labels, and one number for each image.
-        """
+        """The data without its labels, which nothing here can be compared with."""
         if all(images.labels is None for images in data.image_sets().values()):
             return data
-        if self.is_one_number:
-            raise DataError(
-                "the model gives one number per image, and labels are only compared with the "
-                "largest of several scores so far; leave the labels out (images alone are enough), "
-                "or let the forward of a two-class network return two scores: "
-                "torch.cat([0 * x, x], 1)"
-            )
-        text = "the model gives a map, not one score per class; accuracy is not measured"
+        text = "the labels are left out: answers are only held to what the original gives"
+        if len(self.shape) > _MAP_DIMS - 2:
+            text = "the model gives a map, not one score per class; accuracy is not measured"
         return replace(data.unlabelled(), warnings=(*data.warnings, text))
 
     def check_method(self, method: PruningMethod) -> None:

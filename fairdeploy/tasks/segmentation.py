@@ -95,7 +95,7 @@ class Segmentation(Resampled):
     def augmented(
         self, images: Tensor, targets: Tensor | None, generator: torch.Generator
     ) -> tuple[Tensor, Tensor | None]:
-        """Images and masks moved and mirrored alike; what comes in from outside is not judged."""
+        """Images and masks moved and mirrored alike."""
         if targets is None:
             return super().augmented(images, targets, generator)
         masks = _resized(targets, images.shape[2:])

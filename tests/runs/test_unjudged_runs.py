@@ -116,7 +116,7 @@ SQUASH = ("--crop-mode", "squash")
             "add --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --channel-order bgr: ",
         ),
         ("plain", (*SQUASH, "--class-names", "3,1,2,0,4,5,10,7,8,9,6"), "add --class-names 0,1,2,"),
-        ("embedding", SQUASH, "an embedding or another task is not judged yet"),
+        ("embedding", SQUASH, "where the answers are no classes say --task imitation"),
     ],
 )
 def test_the_cause_is_named_and_nothing_is_claimed(

@@ -111,7 +111,7 @@ def test_outputs_that_are_not_the_classes_are_told(accuracy: float) -> None:
     data = checked(accuracy, 0.1, 64, 300, names=tuple("0123456789"))
     assert data.not_judged is not None
     assert "64 outputs and the data 10 classes" in data.not_judged.reason
-    assert "an embedding or another task is not judged yet" in data.not_judged.remedy
+    assert "where the answers are no classes say --task imitation" in data.not_judged.remedy
 
 
 def test_a_part_of_the_classes_in_their_places_is_judged() -> None:

@@ -305,7 +305,7 @@ def _other_task(answers: _Answers, original: Original, names: Sequence[str]) -> 
     )
     remedy = (
         "name the classes of all outputs in their order (--class-names, or class_names in "
-        "fairdeploy.toml); an embedding or another task is not judged yet"
+        "fairdeploy.toml); where the answers are no classes say --task imitation"
     )
     return _not_judged(answers, reason, remedy, ())
 
