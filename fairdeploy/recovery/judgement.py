@@ -24,6 +24,7 @@ from fairdeploy.records import DataSplits, ImageSet, Measure, Verdict, paired_in
 from fairdeploy.recovery.training.best_weights import BestWeights
 from fairdeploy.recovery.training.network_blocks import input_names, main_output, stretch
 from fairdeploy.recovery.training.processes import on_device
+from fairdeploy.tasks.base import pooled
 
 BATCH = 64
 HELD_OUT_EVERY = 4
@@ -88,7 +89,7 @@ class Judge:
             assert targets is not None
             own.append(targets)
         self._wanted = torch.cat(own)
-        if are_targets_known or self._task.are_telling(self._wanted, part.shape[1]):
+        if are_targets_known or self._task.are_telling(self._wanted, pooled(part).shape[1]):
             self.measure = "agreement"
 
     @property

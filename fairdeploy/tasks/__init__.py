@@ -12,6 +12,7 @@ from fairdeploy.errors import DataError, UsageError
 from fairdeploy.records.task_names import TaskName
 from fairdeploy.tasks.base import Task
 from fairdeploy.tasks.classification import Classification, are_scores
+from fairdeploy.tasks.classification.binary import BinaryClassification
 from fairdeploy.tasks.imitation import Imitation
 from fairdeploy.tasks.multilabel import Multilabel
 from fairdeploy.tasks.regression import Regression, scales_of
@@ -19,7 +20,7 @@ from fairdeploy.tasks.segmentation import Segmentation
 
 _MATRIX, _MAP_DIMS = 2, 4
 _TAKES = {
-    "classification": "scores [N, classes] and class numbers [N]",
+    "classification": "scores [N, classes], or one for two classes, and class numbers [N]",
     "multilabel": "scores [N, labels] and flags 0 or 1 of that shape",
     "regression": "numbers [N] or [N, columns] and targets of that shape",
     "segmentation": "maps [N, classes, H, W] and masks of class numbers [N, H, W]",
@@ -88,13 +89,20 @@ def _fitting(shape: tuple[int, ...], labels: Tensor) -> tuple[TaskName, ...]:
         return ("classification",) if is_whole else ()
     if labels.shape[1:] != ((columns,) if columns > 1 else ()):
         return ()
+    if are_flags and columns == 1:
+        return ("classification", "multilabel", "regression")
     return ("multilabel", "regression") if are_flags else ("regression",)
 
 
 def _made(name: TaskName, answer: Tensor, labels: Tensor) -> Task:
     are_probabilities = bool(((answer >= 0) & (answer <= 1)).all())
     if name == "classification":
-        return Classification()
+        is_one = not are_scores(answer.shape)
+        return (
+            BinaryClassification(are_probabilities=are_probabilities)
+            if is_one
+            else Classification()
+        )
     if name == "multilabel":
         return Multilabel(are_probabilities)
     if name == "regression":

@@ -8,6 +8,8 @@ import torch
 from sklearn.metrics import average_precision_score, jaccard_score, r2_score
 from torch import Tensor, nn
 
+from fairdeploy.tasks.classification import Classification
+from fairdeploy.tasks.classification.binary import BinaryClassification
 from fairdeploy.tasks.multilabel import Multilabel
 from fairdeploy.tasks.regression import Regression, scales_of
 from fairdeploy.tasks.resampled import Resampled
@@ -138,3 +140,25 @@ def test_difference_on_the_same_images_is_told_more_sharply(name: str) -> None:
     needed = found.images_needed(0.05)
     assert needed is not None
     assert needed == pytest.approx(300 * ((found.high - found.low) / 0.05) ** 2, rel=0.15)
+
+
+@pytest.mark.parametrize("as_column", [True, False])
+def test_one_number_for_two_classes_counts_like_two_scores(as_column: bool) -> None:
+    labels = torch.randint(2, (80,), generator=drawn(0))
+    score = torch.randn(80, generator=drawn(1)) + 2 * labels - 1
+    two = torch.stack([torch.zeros(80), score], 1)
+    wanted = Classification()
+    for task, answer in (
+        (BinaryClassification(), score),
+        (BinaryClassification(are_probabilities=True), score.double().sigmoid()),
+    ):
+        given = answer[:, None] if as_column else answer
+        assert task.quality(task.kept(given), labels) == wanted.quality(wanted.kept(two), labels)
+        assert float(task.loss(given, labels)) == pytest.approx(
+            float(wanted.loss(two, labels)), 1e-5
+        )
+        assert task.agreement(given, given) == 1
+        other = given.flip(0)
+        assert float(task.divergence(given, other)) == pytest.approx(
+            float(wanted.divergence(two, two.flip(0))), 1e-4
+        )

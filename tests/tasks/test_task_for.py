@@ -26,8 +26,8 @@ def answer(*shape: int) -> Tensor:
         ((3,), FLAGS[:, None].repeat(1, 3), "multilabel"),
         ((3,), FLAGS[:, None].repeat(1, 3).bool(), "multilabel"),
         ((3,), NUMBERS[:, None].repeat(1, 3), "regression"),
-        ((), FLAGS, "multilabel"),
-        ((1,), FLAGS, "multilabel"),
+        ((), FLAGS, "classification"),
+        ((1,), FLAGS, "classification"),
         ((), NUMBERS, "regression"),
         ((1,), WHOLE, "regression"),
         ((4, 6, 6), WHOLE[:, None, None].expand(8, 12, 12), "segmentation"),
@@ -48,6 +48,7 @@ def test_labels_and_output_tell_the_task(
 
 def test_flags_are_numbers_where_the_user_says_so() -> None:
     assert task_for(answer(), FLAGS, "regression").words.name == "regression"
+    assert task_for(answer(1), FLAGS, "multilabel").words.name == "multilabel"
     assert task_for(answer(10), WHOLE, "imitation").words.name == "imitation"
 
 
