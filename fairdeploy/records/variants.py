@@ -93,7 +93,7 @@ class VariantCheck:
             )
         found += self.column_problems
         if agreement is not None and agreement < least:
-            found.append(f"same class for {agreement:.1%} of the images, limit {least:.0%}")
+            found.append(f"same answers for {agreement:.1%}, limit {least:.0%}")
         if self.accuracy_drop is not None and self.accuracy_drop > self.max_drop:
             drop, most = 100 * self.accuracy_drop, 100 * self.max_drop
             found.append(f"{drop:.2f} points of accuracy lost, limit {most:g}")

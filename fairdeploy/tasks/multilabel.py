@@ -28,7 +28,7 @@ class Multilabel(Resampled):
 
     words: ClassVar[TaskWords] = TaskWords(
         "multilabel", "mAP", "%", is_higher_better=True, agreement="same labels",
-        agreement_means="The share of images to which file and torch give the same labels.",
+        agreement_means="The share of labels that file and torch give or withhold alike.",
     )  # fmt: skip
     are_probabilities: bool = False
     """Whether answers are probabilities; else scores, which say yes above 0."""
@@ -100,6 +100,13 @@ class Multilabel(Resampled):
         gives, gave = (self._scores(torch.as_tensor(each)) > 0 for each in (ours, theirs))
         found: NDArray[np.bool_] = (gives == gave).all(1).numpy()
         return found
+
+    def agreement(self, ours: Any, theirs: Any) -> float:
+        """Share of labels that are given or withheld alike."""
+        if tuple(ours.shape) != tuple(theirs.shape):
+            return 0.0
+        gives, gave = (self._scores(torch.as_tensor(each)) > 0 for each in (ours, theirs))
+        return float((gives == gave).double().mean())
 
     def _scores(self, answer: Tensor) -> Tensor:
         """[N, labels]."""

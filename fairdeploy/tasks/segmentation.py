@@ -34,8 +34,7 @@ class Segmentation(Resampled):
 
     words: ClassVar[TaskWords] = TaskWords(
         "segmentation", "mIoU", "%", is_higher_better=True, agreement="same pixels",
-        agreement_means="The share of images of which file and torch give 99 % of the pixels the "
-        "same class.",
+        agreement_means="The share of pixels to which file and torch give the same class.",
     )  # fmt: skip
     num_classes: int
     """2 where there is one channel."""
@@ -151,6 +150,13 @@ class Segmentation(Resampled):
         same = self.kept(torch.as_tensor(ours)) == self.kept(torch.as_tensor(theirs))
         found: NDArray[np.bool_] = (same.flatten(1).double().mean(1) >= _ALIKE).numpy()
         return found
+
+    def agreement(self, ours: Any, theirs: Any) -> float:
+        """Share of pixels with the same class."""
+        if tuple(ours.shape) != tuple(theirs.shape):
+            return 0.0
+        classes = [self.kept(torch.as_tensor(each)) for each in (ours, theirs)]
+        return float((classes[0] == classes[1]).double().mean())
 
     def _scores(self, answer: Tensor) -> Tensor:
         """Of each class, from one channel too."""

@@ -66,7 +66,7 @@ def test_every_broken_limit_is_named() -> None:
     assert check.failures() == (
         "relative error 1.0e+00, limit 1e-02",
         "column 1 is off by 2.8 of its own spread, limit 0.2",
-        "same class for 0.0% of the images, limit 90%",
+        "same answers for 0.0%, limit 90%",
         "50.00 points of accuracy lost, limit 1",
     )
     assert check.passed is False

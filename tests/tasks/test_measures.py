@@ -162,3 +162,15 @@ def test_one_number_for_two_classes_counts_like_two_scores(as_column: bool) -> N
         assert float(task.divergence(given, other)) == pytest.approx(
             float(wanted.divergence(two, two.flip(0))), 1e-4
         )
+
+
+def test_a_few_other_pixels_are_few_whatever_images_they_lie_in() -> None:
+    scores, _ = segmented()
+    other = scores.clone()
+    other[:, :, 2, 2] = other[:, :, 2, 2].roll(1, 1)
+    assert Segmentation(4).agreement(scores, scores) == 1
+    assert Segmentation(4).agreement(other, scores) == pytest.approx(29 / 30)
+    assert Segmentation(4).agreement(scores[:, :3], scores) == 0
+    flags = torch.tensor([[1.0, -1.0, 2.0, -2.0]] * 5)
+    assert Multilabel().agreement(-flags, flags) == 0
+    assert Multilabel().agreement(flags * torch.tensor([1, 1, 1, -1]), flags) == 0.75
