@@ -66,7 +66,7 @@ def test_a_failed_row_says_which_limits_broke_and_where_first() -> None:
     assert row["passed"] is False
     assert row["error"] is None
     assert row["note"].startswith(
-        "relative error inf, limit 5e-01; same answers for 50.0% of the images, limit 94%; "
+        "relative error inf, limit 5e-01; same answers for 50.0%, limit 94%; "
         "first at Conv 'layer1_conv1'"
     )
 
