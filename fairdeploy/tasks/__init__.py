@@ -77,7 +77,6 @@ def task_for(answer: Tensor, labels: Tensor | None, name: TaskName | None) -> Ta
 def _fitting(shape: tuple[int, ...], labels: Tensor) -> tuple[TaskName, ...]:
     """Tasks that take such an output and such labels, the likeliest first."""
     is_whole = not labels.is_floating_point() or bool((labels == labels.round()).all())
-    are_flags = is_whole and bool(((labels == 0) | (labels == 1)).all())
     columns = shape[1] if len(shape) == _MATRIX else 1
     if len(shape) >= _MAP_DIMS:
         is_mask = is_whole and labels.dim() == len(shape) - 1
@@ -89,6 +88,7 @@ def _fitting(shape: tuple[int, ...], labels: Tensor) -> tuple[TaskName, ...]:
         return ("classification",) if is_whole else ()
     if labels.shape[1:] != ((columns,) if columns > 1 else ()):
         return ()
+    are_flags = is_whole and bool(((labels == 0) | (labels == 1)).all())
     if are_flags and columns == 1:
         return ("classification", "multilabel", "regression")
     return ("multilabel", "regression") if are_flags else ("regression",)

@@ -27,6 +27,7 @@ NUM_ASKED = 64
 """Images that show whether another preparation suits an original better."""
 _MATRIX = 2
 _TINY = 1e-12
+_LEAST_PROBABILITY = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +191,17 @@ def pooled(answer: Tensor) -> Tensor:
     if answer.dim() == 1:
         return answer[:, None]
     return answer.flatten(_MATRIX).mean(_MATRIX) if answer.dim() > _MATRIX else answer
+
+
+def two_scores(score: Tensor, are_probabilities: bool) -> Tensor:
+    """Scores of two classes [N, 2, ...] from one [N, 1, ...]: the first class scores 0."""
+    score = logits(score) if are_probabilities else score
+    return torch.cat([torch.zeros_like(score), score], 1)
+
+
+def logits(probabilities: Tensor) -> Tensor:
+    """Finite scores whose sigmoids are these probabilities."""
+    return torch.logit(probabilities, eps=_LEAST_PROBABILITY)
 
 
 def _rows(answer: Tensor) -> Tensor:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from fairdeploy.records.accuracy import TaskWords
-from fairdeploy.tasks.base import pooled
+from fairdeploy.tasks.base import logits, pooled
 from fairdeploy.tasks.resampled import Figures, Resampled
 
 _TINY = 1e-12
@@ -58,10 +56,6 @@ class Multilabel(Resampled):
         no = functional.logsigmoid(-theirs) - functional.logsigmoid(-ours)
         return (share * yes + (1 - share) * no).mean(1).sum() * temperature**2
 
-    def imitation_loss(self, answer: Tensor, wanted: Tensor, temperature: float = 1.0) -> Tensor:
-        """The divergence of an image."""
-        return self.divergence(answer, wanted, temperature) / len(answer)
-
     def kept(self, answer: Tensor) -> Tensor:
         """Scores, float64 [N, labels]."""
         return self._scores(answer).double()
@@ -93,22 +87,11 @@ class Multilabel(Resampled):
         """Of any fixed order of the images: how often a label comes up."""
         return float((targets.reshape(len(targets), -1) > 0).double().mean())
 
-    def agreeing(self, ours: Any, theirs: Any) -> NDArray[np.bool_] | None:
-        """Images with the same labels."""
-        if tuple(ours.shape) != tuple(theirs.shape):
-            return np.zeros(len(theirs), dtype=np.bool_)
-        gives, gave = (self._scores(torch.as_tensor(each)) > 0 for each in (ours, theirs))
-        found: NDArray[np.bool_] = (gives == gave).all(1).numpy()
-        return found
-
-    def agreement(self, ours: Any, theirs: Any) -> float:
-        """Share of labels that are given or withheld alike."""
-        if tuple(ours.shape) != tuple(theirs.shape):
-            return 0.0
-        gives, gave = (self._scores(torch.as_tensor(each)) > 0 for each in (ours, theirs))
-        return float((gives == gave).double().mean())
+    def decisions(self, answer: Tensor) -> Tensor:
+        """Which labels are given."""
+        return self._scores(answer) > 0
 
     def _scores(self, answer: Tensor) -> Tensor:
         """[N, labels]."""
         values = pooled(answer)
-        return torch.logit(values, eps=1e-6) if self.are_probabilities else values
+        return logits(values) if self.are_probabilities else values

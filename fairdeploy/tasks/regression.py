@@ -52,10 +52,6 @@ class Regression(Resampled):
         """Squared difference in standard deviations, summed over the images."""
         return self._errors(answer, wanted).mean(1).sum()
 
-    def imitation_loss(self, answer: Tensor, wanted: Tensor, temperature: float = 1.0) -> Tensor:
-        """The divergence of an image."""
-        return self.divergence(answer, wanted) / len(answer)
-
     def kept(self, answer: Tensor) -> Tensor:
         """The numbers, float64 [N, columns]."""
         return _columns(answer).double()

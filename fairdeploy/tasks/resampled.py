@@ -6,9 +6,11 @@ Its interval, and that of a difference on the same images, come from drawing the
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fairdeploy.errors import DataError
@@ -27,6 +29,8 @@ class Resampled(Task):
     """Has targets; a task derived from it says what an image contributes, and what that makes."""
 
     has_targets: ClassVar[bool] = True
+    least_alike: ClassVar[float] = 1.0
+    """Share of an image's decisions that makes two answers the same."""
 
     def figures(self, answers: Tensor, targets: Tensor) -> Figures:
         """What each image contributes.
@@ -52,6 +56,35 @@ class Resampled(Task):
     def marks(self, answer: Tensor, targets: Tensor) -> Tensor:
         """How good each image's answer is, float64 [N]; 1 is perfect."""
         return self.marks_of_kept(self.kept(answer), targets)
+
+    def imitation_loss(self, answer: Tensor, wanted: Tensor, temperature: float = 1.0) -> Tensor:
+        """The divergence of an image."""
+        return self.divergence(answer, wanted, temperature) / len(answer)
+
+    def decisions(self, answer: Tensor) -> Tensor | None:
+        """What an answer comes to, [N, ...], each right or wrong; None where there is no such."""
+        return None
+
+    def agreeing(self, ours: Any, theirs: Any) -> NDArray[np.bool_] | None:
+        """Images of which (nearly) all decisions are the same."""
+        same = self._same(ours, theirs)
+        return None if same is None else (same.mean(1) >= self.least_alike).numpy()
+
+    def agreement(self, ours: Any, theirs: Any) -> float | None:
+        """Share of all decisions that are the same."""
+        same = self._same(ours, theirs)
+        return None if same is None else float(same.mean())
+
+    def _same(self, ours: Any, theirs: Any) -> Tensor | None:
+        """1 for each decision that is the same, else 0, float64 [N, decisions]."""
+        wanted = self.decisions(torch.as_tensor(theirs))
+        if wanted is None:
+            return None
+        if tuple(ours.shape) != tuple(theirs.shape):
+            return torch.zeros(len(theirs), 1, dtype=torch.float64)
+        found = self.decisions(torch.as_tensor(ours))
+        assert found is not None
+        return torch.eq(found, wanted).flatten(1).double()
 
     def quality(self, answers: Tensor, targets: Tensor) -> AccuracyEstimate:
         """The figure of all images, with its 95 % interval."""
@@ -79,9 +112,7 @@ class Resampled(Task):
             num_images=count,
             num_lost=int((marks < -_TINY).sum()),
             num_gained=int((marks > _TINY).sum()),
-            num_changed=int((before != after).flatten(1).any(1).sum())
-            if before.dim() > 1
-            else int((before != after).sum()),
+            num_changed=int((before != after).flatten(1).any(1).sum()),
             spread=float(drawn.std(correction=0)) * count**0.5,
         )
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -15,12 +13,11 @@ from fairdeploy.errors import DataError
 from fairdeploy.records import ClassChange, DataSplits
 from fairdeploy.records.accuracy import TaskWords
 from fairdeploy.tasks.augmentation import shifted_and_flipped
-from fairdeploy.tasks.base import Original, pooled
+from fairdeploy.tasks.base import Original, pooled, two_scores
 from fairdeploy.tasks.resampled import Figures, Resampled
 
 _VOID = -1
 """Pixels that are not judged: in a mask any number that is no class."""
-_ALIKE = 0.99
 _MOST_VOID = 0.5
 
 
@@ -36,6 +33,7 @@ class Segmentation(Resampled):
         "segmentation", "mIoU", "%", is_higher_better=True, agreement="same pixels",
         agreement_means="The share of pixels to which file and torch give the same class.",
     )  # fmt: skip
+    least_alike: ClassVar[float] = 0.99
     num_classes: int
     """2 where there is one channel."""
     are_probabilities: bool = False
@@ -86,10 +84,6 @@ class Segmentation(Resampled):
         )
         divergence = functional.kl_div(ours, theirs, reduction="sum", log_target=True)
         return divergence * temperature**2 / (wanted[0, 0].numel())
-
-    def imitation_loss(self, answer: Tensor, wanted: Tensor, temperature: float = 1.0) -> Tensor:
-        """The divergence of an image."""
-        return self.divergence(answer, wanted, temperature) / len(answer)
 
     def augmented(
         self, images: Tensor, targets: Tensor | None, generator: torch.Generator
@@ -143,27 +137,15 @@ class Segmentation(Resampled):
         counts = torch.bincount(judged.flatten(), minlength=self.num_classes).double()
         return float(counts.max() / counts.sum().clamp_min(1) / max(int((counts > 0).sum()), 1))
 
-    def agreeing(self, ours: Any, theirs: Any) -> NDArray[np.bool_] | None:
-        """Images that have nearly all pixels alike."""
-        if tuple(ours.shape) != tuple(theirs.shape):
-            return np.zeros(len(theirs), dtype=np.bool_)
-        same = self.kept(torch.as_tensor(ours)) == self.kept(torch.as_tensor(theirs))
-        found: NDArray[np.bool_] = (same.flatten(1).double().mean(1) >= _ALIKE).numpy()
-        return found
-
-    def agreement(self, ours: Any, theirs: Any) -> float:
-        """Share of pixels with the same class."""
-        if tuple(ours.shape) != tuple(theirs.shape):
-            return 0.0
-        classes = [self.kept(torch.as_tensor(each)) for each in (ours, theirs)]
-        return float((classes[0] == classes[1]).double().mean())
+    def decisions(self, answer: Tensor) -> Tensor:
+        """The class of each pixel."""
+        return self.kept(answer)
 
     def _scores(self, answer: Tensor) -> Tensor:
         """Of each class, from one channel too."""
         if answer.shape[1] > 1:
             return answer
-        score = torch.logit(answer, eps=1e-6) if self.are_probabilities else answer
-        return torch.cat([torch.zeros_like(score), score], 1)
+        return two_scores(answer, self.are_probabilities)
 
     def _is_void(self, masks: Tensor) -> Tensor:
         return (masks < 0) | (masks >= self.num_classes)
@@ -175,13 +157,9 @@ class Segmentation(Resampled):
 
 
 def _resized(masks: Tensor, size: torch.Size | tuple[int, ...]) -> Tensor:
-    masks = masks.long()
+    """[N, H, W] of this size, also of masks with one channel."""
+    masks = masks.long().reshape(len(masks), *masks.shape[-2:])
     if masks.shape[1:] == tuple(size):
         return masks
     scaled = functional.interpolate(masks[:, None].double(), size=tuple(size), mode="nearest-exact")
     return scaled[:, 0].long()
-
-
-def masks_of(labels: Tensor) -> Tensor:
-    """[N, H, W] of masks that may have one channel."""
-    return labels[:, 0] if labels.dim() == 4 and labels.shape[1] == 1 else labels

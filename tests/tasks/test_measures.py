@@ -53,7 +53,10 @@ def test_one_channel_is_two_classes_by_score_or_probability() -> None:
 def test_masks_of_another_size_are_brought_to_that_of_the_answer() -> None:
     scores, masks = segmented()
     task, large = Segmentation(4), masks.repeat_interleave(2, 1).repeat_interleave(2, 2)
-    assert task.quality(task.kept(scores), large) == task.quality(task.kept(scores), masks)
+    wanted = task.quality(task.kept(scores), masks)
+    assert task.quality(task.kept(scores), large) == wanted
+    assert task.quality(task.kept(scores), masks[:, None]) == wanted  # masks of one channel
+    assert torch.equal(task.loss(scores, masks[:, None]), task.loss(scores, masks))
 
 
 def test_moved_images_take_their_masks_along() -> None:

@@ -11,10 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fairdeploy.records import DataSplits
-from fairdeploy.tasks.base import Original
+from fairdeploy.tasks.base import Original, two_scores
 from fairdeploy.tasks.classification import Classification
-
-_SMALLEST = 1e-6
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,4 @@ class BinaryClassification(Classification):
     def _two(self, answer: Tensor) -> Tensor:
         """Scores of both classes, [N, 2]."""
         values = answer.reshape(len(answer), -1)
-        if values.shape[1] > 1:
-            return values
-        score = torch.logit(values, eps=_SMALLEST) if self.are_probabilities else values
-        return torch.cat([torch.zeros_like(score), score], 1)
+        return values if values.shape[1] > 1 else two_scores(values, self.are_probabilities)
