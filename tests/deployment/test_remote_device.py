@@ -183,12 +183,14 @@ def test_a_device_that_dies_in_the_middle_of_a_race_is_lost(
 
 
 def test_a_device_that_stays_silent_is_lost_when_its_time_is_over(
-    server: LoopbackServer, files: tuple[Path, Path]
+    server: LoopbackServer, files: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    device = connect(server, answer_timeout_s=0.5)
-    endless = profile(max_seconds=30.0, ratio_interval=1e-9)
+    silent = tmp_path / "silent_python"
+    silent.write_text("#!/bin/sh\nexec sleep 30\n")
+    silent.chmod(0o755)
+    device = connect(server, answer_timeout_s=0.5, python=str(silent))
     with pytest.raises(DeviceLostError, match=r"'127.0.0.1' has not answered for 0.5 s; check"):
-        device.compare(*files, INPUTS, endless, seed=0)
+        device.compare(*files, INPUTS, PROFILE, seed=0)
     assert len(server.remote_folders()) == 1
     device.close()
     assert server.remote_folders() == []
