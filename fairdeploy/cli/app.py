@@ -16,6 +16,7 @@ from fairdeploy.cli.commands.bundle import bundle
 from fairdeploy.cli.commands.cache import cache
 from fairdeploy.cli.commands.demo import demo
 from fairdeploy.cli.commands.export import export
+from fairdeploy.cli.commands.guide import guide
 from fairdeploy.cli.commands.inspect import inspect
 from fairdeploy.cli.commands.measure import measure
 from fairdeploy.cli.commands.schema import schema
@@ -45,10 +46,8 @@ _CLICK_ERROR: type[Any] = next(
 )
 
 app = typer.Typer(
-    help="Shrink a trained vision network to a budget, prove the surgery, and deploy it.",
+    help="Shrink a trained network to a budget, prove the surgery, and deploy it.",
     epilog=EXIT_CODES,
-    no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -66,18 +65,22 @@ for command in (
     cache,
     doctor,
     demo,
+    guide,
 ):
     app.command()(telling_stops(command))
 
 
 @app.callback(invoke_without_command=True)
 def root(
-    *, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+    context: typer.Context,
+    *,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
-    """Shrink a trained vision network to a budget, prove the surgery, and deploy it."""
+    """Shrink a trained network to a budget, prove the surgery, and deploy it."""
     if version:
         show_text(f"fairdeploy {__version__}")
-        raise typer.Exit
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 def main() -> NoReturn:
@@ -97,7 +100,8 @@ def run(arguments: Sequence[str]) -> int:
         return _fail("; ".join(filter(None, (str(error), notes_of(error)))), error.exit_code)
     except _CLICK_ERROR as error:
         text = str(error.format_message())
-        return _fail(f"{_lower_first(text).rstrip('.')}; see fairdeploy --help", 2)
+        where = error.ctx.command_path if getattr(error, "ctx", None) else "fairdeploy"
+        return _fail(f"{_lower_first(text).rstrip('.')}; see {where} --help", 2)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:

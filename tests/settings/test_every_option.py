@@ -1,4 +1,4 @@
-"""Every option can be typed, written to ``fairdeploy.toml`` and looked up in the README.
+"""Every option can be typed, written to ``fairdeploy.toml`` and looked up.
 
 What stands nowhere is named here, with the reason.
 """
@@ -19,7 +19,8 @@ from fairdeploy.settings.options import ShrinkOptions
 from fairdeploy.settings.project_file import ProjectFile
 from fairdeploy.settings.run import ShrinkSettings, resolve_shrink
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "fairdeploy/cli/guides").glob("*.md"))]
 
 TYPED_AND_WRITTEN = {
     "arch": ('"timm:resnet18"', "--arch timm:resnet18"),
@@ -184,8 +185,8 @@ def test_every_option_of_a_run_has_a_key_or_a_reason() -> None:
     assert typed <= offered
 
 
-def test_every_option_stands_in_the_readme() -> None:
-    text = README.read_text(encoding="utf-8")
+def test_every_option_stands_in_the_readme_or_a_guide() -> None:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
     written = set(re.findall(r"--[a-z][a-z-]+", text))
     assert sorted(options_of() - written) == []
     assert all(key in text for key in ONLY_WRITTEN)
