@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -55,7 +56,7 @@ class Outcome:
 
     @property
     def is_good(self) -> bool:
-        """Shrunk, proved, exported and equal to the file; a budget that is missed is not held so."""
+        """Shrunk, proved, exported and equal to the file; the budget may be missed."""
         return self.exit_code in (0, 3) and self.proof is not None and self.parity is not None
 
 
@@ -124,7 +125,8 @@ def data_for(options: Sequence[str], folder: Path) -> list[str]:
     drawn = np.random.default_rng(0)
     is_number = bool(kind) and kind[0].startswith("int")
     values = drawn.integers(2, 200, shape) if is_number else drawn.random(shape, "f4")
-    np.savez(folder / "data.npz", **{name: values, f"test_{name}": values[:32]})
+    arrays: dict[str, Any] = {name: values, f"test_{name}": values[:32]}
+    np.savez(folder / "data.npz", **arrays)
     return ["--data", str(folder / "data.npz")]
 
 

@@ -51,9 +51,7 @@ for _name, _encoder, _size in (
     add(
         f"smp__{_name}_{_encoder}".replace("-", "_"),
         image(_size),
-        called(
-            "segmentation_models_pytorch", _name, _encoder, encoder_weights=None, classes=4
-        ),
+        called("segmentation_models_pytorch", _name, _encoder, encoder_weights=None, classes=4),
     )
 
 
@@ -160,7 +158,7 @@ _UNET = {"spatial_dims": 2, "in_channels": 1, "out_channels": 2}
 _UNET3 = _UNET | {"spatial_dims": 3}
 _STEPS = {"channels": (8, 16, 32, 64), "strides": (2, 2, 2)}
 _GREY, _VOLUME = image(64, 1), tensors("x:1,32,32,32")
-for _name, _title, _takes, _options in (
+_NETS: tuple[tuple[str, str, tuple[str, ...], dict[str, Any]], ...] = (
     ("UNet", "UNet", _GREY, _UNET | _STEPS | {"num_res_units": 2}),
     ("UNet", "UNet_3d", _VOLUME, _UNET3 | _STEPS),
     ("BasicUNet", "BasicUNet", _GREY, _UNET | {"features": (16, 16, 32, 64, 64, 16)}),
@@ -177,8 +175,9 @@ for _name, _title, _takes, _options in (
     ("SwinUNETR", "SwinUNETR", _GREY, _UNET | {"feature_size": 12, "depths": (1, 1, 1, 1)}),
     ("AutoEncoder", "AutoEncoder", _GREY, _UNET | {"channels": (8, 16, 32), "strides": (2, 2, 2)}),
     ("MedNeXtS", "MedNeXtS", _GREY, _UNET),
-):  # fmt: skip
-    add(f"monai__{_title}", _takes, called("monai.networks.nets", _name, **_options))
+)  # fmt: skip
+for _name, _title, _takes, _net in _NETS:
+    add(f"monai__{_title}", _takes, called("monai.networks.nets", _name, **_net))
 add(
     "monai__ResNet10_3d",
     _VOLUME,
@@ -264,11 +263,17 @@ add(
 
 # ---- detectors -----------------------------------------------------------------------------------
 
+
+def yolo(name: str) -> Factory:
+    """A detector of one of the configurations that the package carries."""
+    return lambda: import_module("ultralytics").YOLO(f"{name}.yaml", verbose=False).model
+
+
 for _name in ("yolov8n", "yolo11n", "yolov8n-seg", "yolov8n-pose", "yolov8n-cls", "yolov5n"):
     add(
         f"ultralytics__{_name}".replace("-", "_"),
         image(96),
-        lambda name=_name: import_module("ultralytics").YOLO(f"{name}.yaml", verbose=False).model,
+        yolo(_name),
     )
 for _name in ("PNet", "RNet", "ONet"):
     add(
@@ -317,6 +322,22 @@ add(
         weights=None, num_classes=8, growth_rate=8, block_config=(2, 2, 2, 2)
     ),
 )
+
+
+def enlarging(name: str, **options: Any) -> Factory:
+    """A network that doubles the size of images."""
+
+    def make() -> nn.Module:
+        package = import_module("super_image")
+        made = getattr(package, f"{name}Model")(
+            getattr(package, f"{name}Config")(scale=2, **options)
+        )
+        assert isinstance(made, nn.Module)
+        return made
+
+    return make
+
+
 for _name, _options in (
     ("Edsr", {"n_resblocks": 2, "n_feats": 16}), ("Carn", {}), ("A2n", {}), ("Pan", {}),
     ("Msrn", {}),
@@ -324,9 +345,7 @@ for _name, _options in (
     add(
         f"super_image__{_name}",
         image(32),
-        lambda name=_name, options=_options: getattr(
-            import_module("super_image"), f"{name}Model"
-        )(getattr(import_module("super_image"), f"{name}Config")(scale=2, **options)),
+        enlarging(_name, **_options),
     )
 add("kornia__HardNet", image(32, 1), called("kornia.feature", "HardNet", pretrained=False))
 add("kornia__SOSNet", image(32, 1), called("kornia.feature", "SOSNet", pretrained=False))
