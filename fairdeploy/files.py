@@ -31,7 +31,7 @@ try:
 except ImportError:  # not on this system: nothing is locked, and nothing swept up
     fcntl = None  # type: ignore[assignment]
 
-OUR_FILES = ("report.json", "sweep.json")
+OUR_FILES = ("report.json", "sweep.json", "comparison.json")
 """A folder that holds one of these was made by us, so ``--force`` may replace it."""
 
 _ADVICE = "choose another with --output"

@@ -14,6 +14,7 @@ from rich.markup import escape
 from fairdeploy import __version__
 from fairdeploy.cli.commands.bundle import bundle
 from fairdeploy.cli.commands.cache import cache
+from fairdeploy.cli.commands.compare import compare
 from fairdeploy.cli.commands.demo import demo
 from fairdeploy.cli.commands.export import export
 from fairdeploy.cli.commands.guide import guide
@@ -55,6 +56,7 @@ app = typer.Typer(
 for command in (
     shrink,
     sweep,
+    compare,
     export,
     verify,
     inspect,

@@ -90,7 +90,7 @@ class ArtifactFolder:
         network = load(self.path)
         assert isinstance(network, fx.GraphModule)
         (end,) = (node for node in network.graph.nodes if node.op == "output")
-        with _reading(self.path / REPORT_FILE):
+        with reading(self.path / REPORT_FILE):
             _number(self.told.main_output, 0, len(tree_leaves(end.args)) - 1)
         return network
 
@@ -113,15 +113,28 @@ def open_folder(path: Path) -> ArtifactFolder:
             f"'{path}' holds no {REPORT_FILE} and {PLAN_FILE}; give a folder that "
             "fairdeploy shrink wrote"
         )
-    with _reading(path / REPORT_FILE):
-        document = json_tree(json.loads(read_regular_text(path / REPORT_FILE)))
+    with reading(path / REPORT_FILE):
+        document = read_report(path)
         told = _told(document)
         chain_of(document)
     return ArtifactFolder(path, read_plan(path / PLAN_FILE), document, told)
 
 
+def read_report(folder: Path) -> dict[str, Any]:
+    """The tree of ``report.json``; what it holds is not looked at.
+
+    Raises:
+        ModelError: There is none, or it is no JSON.
+    """
+    path = folder / REPORT_FILE
+    if not path.is_file():
+        raise ModelError(f"'{folder}' holds no {REPORT_FILE}; give a folder that shrink wrote")
+    with reading(path):
+        return json_tree(json.loads(read_regular_text(path)))
+
+
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
     """Say of a document that is not as it was written that it is damaged.
 
     Raises:
