@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections import deque
+from collections import OrderedDict, deque
 from typing import Any
 
 import pytest
@@ -186,3 +186,29 @@ def test_a_refused_module_is_as_it_was() -> None:
     with pytest.raises(Exception, match="cannot trace"):
         capture(network, (torch.zeros(2, 3, 6, 6),))
     assert everything(network) == before
+
+
+class Contrary(OrderedDict[str, Any]):
+    """Answers otherwise than what it holds, as a table that makes modules of what it is asked."""
+
+    def __getitem__(self, key: str) -> Any:
+        raise TypeError("no table")
+
+    __iter__ = items = values = __getitem__  # type: ignore[assignment]
+
+
+class ContraryList(list[int]):
+    def __iter__(self) -> Any:
+        raise TypeError("no list")
+
+
+def test_tables_that_answer_otherwise_than_they_hold_come_back() -> None:
+    network = nn.Linear(2, 2)
+    table, rows = Contrary(a=1, b=2), ContraryList([1, 2])
+    network.kept = [table, rows]  # type: ignore[assignment]
+    with unchanged(network):
+        OrderedDict.__setitem__(table, "c", 3)
+        OrderedDict.move_to_end(table, "a")
+        rows.append(3)
+    assert list(OrderedDict.items(table)) == [("a", 1), ("b", 2)]
+    assert list.__len__(rows) == 2

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
@@ -52,13 +52,15 @@ class _State:
     def restore(self) -> None:
         """Put back what has changed."""
         for table, before in self._tables:
-            if not _is_same(list(table.items()), list(before.items())):
-                table.clear()
-                table.update(before)
+            plain = _plain_type(table)
+            if not _is_same(list(plain.items(table)), list(before.items())):
+                plain.clear(table)
+                plain.update(table, before)
         for rows, before in self._rows:
-            if not _is_same(list(rows), list(before)):
-                rows.clear()
-                rows.update(before) if isinstance(rows, set) else rows.extend(before)
+            plain = _plain_type(rows)
+            if not _is_same(list(plain.__iter__(rows)), list(before)):
+                plain.clear(rows)
+                (plain.update if plain is set else plain.extend)(rows, before)
         for owner, attributes in self._classes:
             for name in set(_own_attributes(owner)) - set(attributes):
                 delattr(owner, name)
@@ -83,13 +85,15 @@ class _State:
                 self._tensors.append((value, value.detach().clone()))
             return []
         if isinstance(value, dict):
-            self._tables.append((value, dict(value)))
-            return list(value.values())
+            held = dict(_plain_type(value).items(value))
+            self._tables.append((value, held))
+            return list(held.values())
         if isinstance(value, (list, set, deque)):
-            self._rows.append((value, list(value)))
-            return list(value)
+            rows = list(_plain_type(value).__iter__(value))
+            self._rows.append((value, rows))
+            return rows
         if isinstance(value, tuple):
-            return list(value)
+            return list(tuple.__iter__(value))
         return self._note_object(value)
 
     def _note_object(self, value: Any) -> list[Any]:
@@ -127,6 +131,14 @@ class _State:
         ]  # fmt: skip
         held = [v for v in attributes.values() if isinstance(v, (dict, list, set, deque, Tensor))]
         return [*tables, *held]
+
+
+def _plain_type(value: Any) -> Any:
+    """Whose methods read and write what is stored: a class of its own may answer otherwise.
+
+    The table of activations of transformers, for one, makes a module of whatever is looked up.
+    """
+    return next(kind for kind in (OrderedDict, dict, list, set, deque) if isinstance(value, kind))
 
 
 def _own_attributes(owner: type) -> dict[str, Any]:
