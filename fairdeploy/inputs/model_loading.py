@@ -45,7 +45,7 @@ from fairdeploy.inputs.state_dicts import (
 )
 from fairdeploy.inputs.weight_choice import choose_module, choose_weights
 from fairdeploy.records import ImageFitting, LoadedModel
-from fairdeploy.records.architecture import Architecture, parse_architecture
+from fairdeploy.records.architecture import Architecture, is_factory_spec, parse_architecture
 from fairdeploy.records.input_specs import InputSpec
 
 _FOREIGN_KINDS = {
@@ -78,8 +78,8 @@ def load_model(
 
     Args:
         source: A file (whole pickled module, state dict, safetensors, ``.pt2``), the index of
-            sharded weights, ``timm:NAME`` or ``torchvision:NAME``. The last two have random weights
-            unless ``,pretrained=true`` follows the name.
+            sharded weights, ``timm:NAME``, ``torchvision:NAME`` or what names a factory. Those by
+            name have random weights unless ``,pretrained=true`` follows; a factory gives its own.
         arch: The network that a state dict belongs to; see ``architectures``.
         trust_pickle: Let the file run code.
         num_classes: Length of the classifier; read off a state dict where it is not given.
@@ -99,7 +99,7 @@ def load_model(
     hints = InputHints(
         shape=input_shape, mean=mean, std=std, inputs=inputs, fitting=fitting or ImageFitting()
     )
-    if source.startswith(_DIRECT_PREFIXES):
+    if source.startswith(_DIRECT_PREFIXES) or _names_factory(source):
         _refuse_weights(source, weights)
         return _load_by_name(source, arch, num_classes, hints, seed)
     path = weights_file(Path(source))
@@ -174,6 +174,11 @@ def _copied(module: nn.Module, name: str) -> nn.Module:
     return copied
 
 
+def _names_factory(source: str) -> bool:
+    """Whether the text is ``file.py:factory`` or ``package.module:factory``, and no file."""
+    return is_factory_spec(source.partition(",")[0]) and not Path(source).exists()
+
+
 def _load_by_name(
     source: str, arch: str | None, num_classes: int | None, hints: InputHints, seed: int
 ) -> LoadedModel:
@@ -182,7 +187,7 @@ def _load_by_name(
     architecture = parse_architecture(source)
     network = build_network(architecture, num_classes=num_classes, seed=seed)
     warnings: tuple[str, ...] = ()
-    if not architecture.is_pretrained:
+    if architecture.family != "factory" and not architecture.is_pretrained:
         warnings = (
             f"'{source}' has random weights, so its accuracy means nothing; write "
             f"{source},pretrained=true or give a checkpoint with --arch {source}",
@@ -315,7 +320,8 @@ def _check_weights(source: str, module: nn.Module) -> None:
 def _check_file(path: Path) -> None:
     if not path.exists():
         raise ModelError(
-            f"no model file '{path}'; give a path to one, timm:NAME or torchvision:NAME"
+            f"no model file '{path}'; give a path to one, timm:NAME, torchvision:NAME or "
+            "file.py:factory"
         )
     try:
         with open_regular(path) as file:

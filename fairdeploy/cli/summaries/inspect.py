@@ -19,6 +19,7 @@ from fairdeploy.records.metrics import METRICS
 from fairdeploy.reporting.quantities import multiple_text
 from fairdeploy.runs.inspect.alike_groups import alike_groups, common_glob
 from fairdeploy.runs.inspect.module_tree import deepest_tree_that_fits, tree
+from fairdeploy.runs.inspect.standing_rows import NEVER_USED
 
 Document = Mapping[str, Any]
 
@@ -134,8 +135,10 @@ def _standing_table(rows: Sequence[Document]) -> RenderableType:
 
 
 def _because(row: Document) -> str:
+    names = _few([escape(name) for name in row["modules"]], _MAX_NAMES)
+    if row["op"] == NEVER_USED:
+        return f"{escape(row['reason'])}: {names}"
     if not row["op"]:
-        names = _few([escape(name) for name in row["modules"]], _MAX_NAMES)
         return f"[bold]{escape(row['reason'])}[/] holds {_groups(len(row['modules']))}: {names}"
     text = escape(row["reason"])
     if row["op"] != "output":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,6 +57,27 @@ def collect_freezes(walk: Propagation) -> tuple[Freeze, ...]:
         if (count or event.is_unknown_op or event.reason == SIZE_FROM_DATA)
         and event.reason not in UNREMARKABLE
     )
+
+
+def unused_tensors(module: fx.GraphModule) -> frozenset[str]:
+    """Names of parameters that no node of the graph reads, under any of their names."""
+    read = {node.target for node in module.graph.nodes if node.op == "get_attr" and node.users}
+    named = list(module.named_parameters(remove_duplicate=False))
+    used = {id(tensor) for name, tensor in named if name in read}
+    return frozenset(name for name, tensor in named if id(tensor) not in used)
+
+
+def unused_modules(module: fx.GraphModule) -> tuple[str, ...]:
+    """The outermost modules of which no parameter is read, and single parameters elsewhere."""
+    unused = unused_tensors(module)
+    used = {name for name, _ in module.named_parameters(remove_duplicate=False)} - unused
+    alive = {path for name in used for path in accumulate(name.split("."), "{}.{}".format)}
+    outermost = (
+        next(path for path in accumulate(name.split("."), "{}.{}".format) if path not in alive)
+        for name, _ in module.named_parameters(remove_duplicate=False)
+        if name in unused
+    )
+    return tuple(dict.fromkeys(outermost))
 
 
 def frozen_groups(walk: Propagation, entries: Entries) -> tuple[FrozenGroup, ...]:

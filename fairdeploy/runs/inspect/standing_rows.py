@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,10 @@ from fairdeploy.allocation.module_globs import producers
 from fairdeploy.allocation.restrictions import Rule
 from fairdeploy.graph.call_facts import fetch_tensor
 from fairdeploy.graph.unit_graph import Freeze, UnitGraph
+from fairdeploy.graph.walk.freezes import unused_modules, unused_tensors
+
+NEVER_USED = "never used"
+"""In place of an operation: no operation reads these parameters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +22,7 @@ class Standing:
     """Why some tensors keep the number of their outputs."""
 
     op: str
-    """The operation that holds them; empty for an option."""
+    """The operation that holds them, or ``NEVER_USED``; empty for an option."""
     reason: str
     modules: tuple[str, ...]
     """Where the operation is called."""
@@ -59,6 +63,17 @@ def standing_rows(graph: UnitGraph, rules: Sequence[Rule]) -> tuple[Standing, ..
         )
         for (op, reason), held in tensors.items()
     ]
+    if unused := unused_tensors(graph.module):
+        rows.append(
+            Standing(
+                op=NEVER_USED,
+                reason="the network never uses it",
+                modules=unused_modules(graph.module),
+                source_lines=(),
+                tensors=unused,
+                num_params=_num_params(graph, unused),
+            )
+        )
     rows.sort(key=lambda row: -row.num_params)
     return (
         *rows,
@@ -100,6 +115,6 @@ def _counted(freezes: Sequence[Freeze]) -> tuple[tuple[str, int], ...]:
     return tuple(lines.most_common())
 
 
-def _num_params(graph: UnitGraph, names: set[str]) -> int:
+def _num_params(graph: UnitGraph, names: Collection[str]) -> int:
     found = (fetch_tensor(graph.module, name) for name in names)
     return sum(tensor.numel() for tensor in found if tensor is not None)

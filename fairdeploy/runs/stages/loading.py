@@ -15,6 +15,7 @@ from fairdeploy.errors import DataError, UsageError
 from fairdeploy.graph.capture.model_inputs import model_inputs
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import build_unit_graph
+from fairdeploy.graph.walk.freezes import unused_modules, unused_tensors
 from fairdeploy.inputs.answers import checked_output, norm_distance, require_judged
 from fairdeploy.inputs.calibration import load_data
 from fairdeploy.inputs.factories import load_factory, one_line
@@ -78,10 +79,23 @@ def capture_network(model: LoadedModel, settings: ModelSettings, watch: Stopwatc
         units, groups = graph.num_units - num_blocks, len(graph.groups) - num_blocks
         blocks = f", {num_blocks} residual blocks" if settings.blocks else ""
         stage.note(f"{units:,} units in {groups} groups{blocks}")
+    if unused := unused_tensors(graph.module):
+        watch.warn(_unused_text(graph, unused))
     if not graph.has_dynamic_batch and settings.fixed_batch is None:
         batch = graph.inputs.batch
         watch.warn(f"the model takes no other batch than {batch}; nor does what is written")
     return graph
+
+
+def _unused_text(graph: UnitGraph, unused: frozenset[str]) -> str:
+    sizes = {name: tensor.numel() for name, tensor in graph.module.named_parameters()}
+    share = sum(sizes.get(name, 0) for name in unused) / sum(sizes.values())
+    first, *others = unused_modules(graph.module)
+    more = f" and {len(others)} more" if others else ""
+    return (
+        f"{share:.1%} of the parameters are never used ({first}{more}); they count, they stay, and "
+        "only the files for devices leave them out: delete them from the network"
+    )
 
 
 def load_images(

@@ -9,17 +9,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import fairdeploy
 from fairdeploy.allocation.restrictions import rules_of
 from fairdeploy.errors import UsageError
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.records import LoadedModel, Preprocessing, Restrictions
 from fairdeploy.runs.inspect import inspect, inspection_document, random_proof
 from fairdeploy.runs.inspect.random_proof import prove_random_removal, random_removal
+from fairdeploy.runs.inspect.standing_rows import NEVER_USED
 from fairdeploy.runs.progress import Stopwatch
 from fairdeploy.runs.stages import multiples as rounding
 from fairdeploy.runs.stages.groups import limits_of
 from fairdeploy.settings.options import InspectOptions
 from tests.allocation.restricted_networks import TwoStages
+from tests.progress_recorder import RecordedProgress
 from tests.runs.test_rounding import sixteen
 
 
@@ -138,6 +141,38 @@ def test_equal_reasons_of_many_layers_are_one_row() -> None:
     assert len(rows) == 1
     assert rows[0]["count"] >= 4  # the last one's channels reach the output
     assert len(rows[0]["source_lines"]) == 1
+
+
+class Idle(nn.Module):
+    """``aux`` (two layers of 30 and 4 parameters) and ``scale.extra`` (5) are in no forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(3, 8, 1)
+        self.aux = nn.Sequential(nn.Linear(5, 5), nn.Linear(3, 1))
+        self.scale = nn.Module()
+        self.scale.used = nn.Parameter(torch.ones(1))
+        self.scale.extra = nn.Parameter(torch.ones(5))
+        self.twin = self.body
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [N, 2]."""
+        return self.head(self.twin(x).mean((2, 3)) * self.scale.used)
+
+
+def test_parameters_that_no_operation_reads_are_named_by_their_outermost_module() -> None:
+    (unused,) = (row for row in document(Idle(), 4)["stays"] if row["op"] == NEVER_USED)
+    assert unused["modules"] == ["aux", "scale.extra"]
+    assert unused["params"] == 30 + 4 + 5
+    assert not any(row["op"] == NEVER_USED for row in document(Frozen(), 4)["stays"])
+
+
+def test_a_run_warns_of_parameters_that_are_never_used() -> None:
+    progress = RecordedProgress()
+    fairdeploy.inspect(Idle(), input_size=(3, 4, 4), progress=progress)
+    (warning,) = (text for text in progress.warnings if "never used" in text)
+    assert warning.startswith("43.3% of the parameters are never used (aux and 1 more);")
 
 
 def test_unknown_operations_are_counted_with_the_lines_that_issued_them() -> None:
