@@ -33,6 +33,10 @@ class DataError(FairdeployError):
     """The images or labels cannot be used."""
 
 
+class TaskError(DataError):
+    """A task of the user's own fails, or gives what is no figure."""
+
+
 class ProjectFileError(FairdeployError):
     """``fairdeploy.toml`` or a target profile is malformed or has unknown keys."""
 

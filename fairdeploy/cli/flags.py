@@ -63,7 +63,7 @@ from fairdeploy.records import (
     ImageFitting,
 )
 from fairdeploy.records.method import ATTENTION_OPTIONS
-from fairdeploy.records.task_names import TASKS
+from fairdeploy.records.task_names import parse_task
 from fairdeploy.settings.options import RECOVERY_METHODS, TrainingOptions
 from fairdeploy.settings.values import (
     chosen,
@@ -269,7 +269,7 @@ class RunFlags(TrainingFlags, ControlFlags):
             if self.class_names is not None
             else None,
             "class_order": chosen("--class-order", self.class_order, CLASS_ORDERS),
-            "task": chosen("--task", self.task, TASKS),
+            "task": None if self.task is None else parse_task(self.task),
             "force": self.force,
             "with_latency": not self.no_latency,
             "command": ("fairdeploy", *sys.argv[1:]),

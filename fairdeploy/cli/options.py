@@ -122,7 +122,7 @@ TaskName = Annotated[
     str | None,
     typer.Option(
         "--task",
-        metavar="|".join(TASKS),
+        metavar="|".join((*TASKS, "FILE.PY:FACTORY")),
         help="What the answers are for; told from the labels and the output if not given.",
     ),
 ]

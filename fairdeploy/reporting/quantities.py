@@ -27,7 +27,7 @@ _REPAIRED = {
 def quality_name(document: Mapping[str, Any]) -> str:
     """What the figure that judges a document's networks is called: ``accuracy`` of classes."""
     task = document.get("task") or {}
-    has_own = task.get("name") in ("multilabel", "regression", "segmentation")
+    has_own = task.get("name") not in (None, "classification", "imitation", "unknown")
     return str(task["quality"]) if has_own else "accuracy"
 
 

@@ -20,7 +20,6 @@ from fairdeploy.records import (
 )
 from fairdeploy.records.deployment import HostOptions
 from fairdeploy.records.method import AttentionOption
-from fairdeploy.records.task_names import TaskName
 
 if TYPE_CHECKING:
     from torch import nn
@@ -130,8 +129,9 @@ class RunOptions(ControlOptions):
     """Of this process: images to learn from, and images to test on."""
     class_names: tuple[str, ...] | None = None
     """In the order in which the model numbers its classes."""
-    task: TaskName | None = None
-    """What the answers are for; None: what labels and output tell."""
+    task: str | None = None
+    """What the answers are for: a name, or ``file.py:factory``; None: what labels and output
+    tell."""
     class_order: ClassOrder | None = None
     """How class folders are sorted where nobody names the classes."""
     output: Path | None = None

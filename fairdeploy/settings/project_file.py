@@ -29,7 +29,7 @@ from fairdeploy.records import (
 from fairdeploy.records.architecture import is_factory_spec, parse_architecture
 from fairdeploy.records.method import ATTENTION_OPTIONS, AttentionOption, choice_of
 from fairdeploy.records.metrics import COUNTED
-from fairdeploy.records.task_names import TASKS, TaskName
+from fairdeploy.records.task_names import parse_task
 from fairdeploy.settings.toml import (
     Reader,
     Schema,
@@ -86,7 +86,7 @@ class ProjectFile:
     class_names: tuple[str, ...] | None = None
     """In the order in which the model numbers its classes."""
     class_order: ClassOrder | None = None
-    task: TaskName | None = None
+    task: str | None = None
     num_calibration: int | None = None
     num_selection: int | None = None
     max_test: int | None = None
@@ -134,6 +134,7 @@ def load_project_file(folder: Path) -> ProjectFile:
     return replace(
         project,
         arch=_located_factory(project.arch, folder),
+        task=_located_factory(project.task, folder),
         data=_located(project.data, folder),
         output=_located(project.output, folder),
         target=_located_profile(project.target, folder),
@@ -172,7 +173,7 @@ def refuse_foreign_code(path: Path, used: Mapping[str, str | None]) -> None:
 
     Args:
         path: The file; a link counts as lying where it points to.
-        used: ``arch`` and ``data``, as far as they come from the file.
+        used: ``arch``, ``data`` and ``task``, as far as they come from the file.
 
     Raises:
         ProjectFileError: It names code.
@@ -210,6 +211,13 @@ def _input_size(value: object) -> int | tuple[int, int, int]:
     if len(sizes) != len(items) or len(sizes) not in (1, 3) or min(sizes) < 1:
         raise ValueError("one whole number, or three: [channels, height, width]")
     return sizes[0] if len(sizes) == 1 else (sizes[0], sizes[1], sizes[2])
+
+
+def _task(value: object) -> str:
+    try:
+        return parse_task(text(value))
+    except UsageError as error:
+        raise ValueError(str(error).partition("; use ")[2]) from error
 
 
 def _positive_numbers(value: object) -> tuple[float, ...]:
@@ -252,6 +260,7 @@ described(_positive_numbers, anyOf=[_ABOVE_0, {"type": "array", "items": _ABOVE_
 described(
     _drop, anyOf=[{"type": "string"}, {"type": "number", "minimum": 0, "exclusiveMaximum": 1}]
 )
+described(_task, type="string")
 described(_rate, **_ABOVE_0, maximum=_LARGEST_RATE)
 
 _READERS: dict[str, Reader] = {
@@ -272,7 +281,7 @@ _READERS: dict[str, Reader] = {
     "data": text,
     "class_names": texts,
     "class_order": _one_of(CLASS_ORDERS),
-    "task": _one_of(TASKS),
+    "task": _task,
     "num_calibration": whole_number(2),
     "num_selection": whole_number(10),
     "max_test": whole_number(0),

@@ -23,7 +23,6 @@ from fairdeploy.records.deployment import HostOptions
 from fairdeploy.records.input_specs import InputSpec, parse_inputs
 from fairdeploy.records.method import AttentionOption, choice_of
 from fairdeploy.records.metrics import COUNTED
-from fairdeploy.records.task_names import TaskName
 from fairdeploy.records.training import DEFAULT_BATCH_SIZE, TuningOptions
 from fairdeploy.settings.budgets import latency_apart, parse_budgets
 from fairdeploy.settings.options import (
@@ -93,8 +92,8 @@ class RunSettings:
     loaders: tuple[Iterable[object], ...] | None
     class_names: tuple[str, ...] | None
     class_order: ClassOrder
-    task: TaskName | None
-    """None: what labels and output tell."""
+    task: str | None
+    """A name, or ``file.py:factory``; None: what labels and output tell."""
     num_calibration: int
     max_test: int
     output: Path
@@ -175,6 +174,7 @@ def project_of(options: ControlOptions) -> ProjectFile:
         typed = {"arch": first_given(options.arch, options.said and options.said.arch)}
         if isinstance(options, RunOptions):
             typed["data"] = first_given(options.data, options.said and options.said.data)
+            typed["task"] = first_given(options.task, options.said and options.said.task)
         used = {key: getattr(project, key) for key, given in typed.items() if given is None}
         refuse_foreign_code(folder / PROJECT_FILE_NAME, used)
     return overruled(project, options.said)

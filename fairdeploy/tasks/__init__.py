@@ -16,7 +16,10 @@ from fairdeploy.tasks.classification.binary import BinaryClassification
 from fairdeploy.tasks.imitation import Imitation
 from fairdeploy.tasks.multilabel import Multilabel
 from fairdeploy.tasks.regression import Regression, scales_of
+from fairdeploy.tasks.resampled import Resampled
 from fairdeploy.tasks.segmentation import Segmentation
+
+__all__ = ["Resampled", "Task", "task_for", "task_of"]
 
 _MATRIX, _MAP_DIMS = 2, 4
 _TAKES = {

@@ -60,6 +60,11 @@ class Task:
     """Whether a repair is judged by ``marks`` where there are targets; else by how close its
     answers come to the original's."""
 
+    @property
+    def cache_key(self) -> str:
+        """What tells the scores of one task from those of another."""
+        return self.words.name
+
     # ---- targets and images ----------------------------------------------------------------------
 
     def informed(self, data: DataSplits) -> Self:

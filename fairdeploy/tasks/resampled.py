@@ -26,7 +26,11 @@ Figures = dict[str, Tensor]
 
 
 class Resampled(Task):
-    """Has targets; a task derived from it says what an image contributes, and what that makes."""
+    """Has targets; a task derived from it says what an image contributes, and what that makes.
+
+    The least that one writes are ``words``, ``loss`` and ``marks_of_kept``: then the quality is the
+    mean of the marks.
+    """
 
     has_targets: ClassVar[bool] = True
     least_alike: ClassVar[float] = 1.0
@@ -39,7 +43,7 @@ class Resampled(Task):
             answers: As ``kept`` gives them.
             targets: Of the same images.
         """
-        raise NotImplementedError
+        return {"marks": self.marks_of_kept(answers, targets)}
 
     def total(self, figures: Figures, weights: Tensor) -> Tensor:
         """The quality of [draws] sets of images, in which each comes ``weights`` [draws, N] times.
@@ -47,7 +51,7 @@ class Resampled(Task):
         Returns:
             float64 [draws]; 1 is perfect.
         """
-        raise NotImplementedError
+        return weights @ figures["marks"].double() / weights.sum(1)
 
     def marks_of_kept(self, answers: Tensor, targets: Tensor) -> Tensor:
         """``marks`` of answers as ``kept`` gives them."""
@@ -84,7 +88,7 @@ class Resampled(Task):
             return torch.zeros(len(theirs), 1, dtype=torch.float64)
         found = self.decisions(torch.as_tensor(ours))
         assert found is not None
-        return torch.eq(found, wanted).flatten(1).double()
+        return torch.eq(found, wanted).reshape(len(wanted), -1).double()
 
     def quality(self, answers: Tensor, targets: Tensor) -> AccuracyEstimate:
         """The figure of all images, with its 95 % interval."""
@@ -112,7 +116,7 @@ class Resampled(Task):
             num_images=count,
             num_lost=int((marks < -_TINY).sum()),
             num_gained=int((marks > _TINY).sum()),
-            num_changed=int((before != after).flatten(1).any(1).sum()),
+            num_changed=int((before != after).reshape(count, -1).any(1).sum()),
             spread=float(drawn.std(correction=0)) * count**0.5,
         )
 

@@ -48,6 +48,7 @@ def _as_for_users(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ('arch = "evil.py:build"', ("inspect",)),
         ('arch = " ../downloaded/evil.py:build"', ("sweep",)),
+        ('task = "evil.py:build"', ("shrink", "--arch", "timm:test_resnet", "--budget", "50%")),
         ('arch = "evil.py:build"\ndata = "evil.py:images"', ("shrink", "--arch", "timm:resnet18")),
     ],
 )

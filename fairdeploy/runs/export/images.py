@@ -128,7 +128,10 @@ def load_export_images(
     for text in data.warnings:
         watch.warn(text)
     calibration, judging = _split(data)
-    is_judged = not folder.document.get("not_judged")
+    told_name = (folder.document.get("task") or {}).get("name")
+    name = choice_of(told_name, TASKS)
+    # The code of a task of the user's own is not at hand here.
+    is_judged = not folder.document.get("not_judged") and name == told_name
     labels = judging.labels if data.test and is_judged else None
     examples = make_examples(
         network, inputs.arranged(judging), labels,
@@ -136,7 +139,6 @@ def load_export_images(
     )  # fmt: skip
     are_classes = (labels is not None or None) if is_judged else False
     task = task_of(tuple(examples.expected.shape), are_classes)
-    name = choice_of((folder.document.get("task") or {}).get("name"), TASKS)
     if labels is not None and name not in (None, task.words.name):
         task = task_for(examples.expected[:NUM_ASKED], labels, name)
     examples = replace(examples, task=task)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fairdeploy.deployment.exporter_api import Runner
 from fairdeploy.deployment.parity import predict, predict_all
+from fairdeploy.errors import TaskError
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.records import (
     AccuracyEstimate,
@@ -119,8 +120,12 @@ class Evaluation:
                 is_batch_fixed=not self._graph.has_dynamic_batch,
                 main_output=self._graph.outputs.main,
             )
-            answers = self._task.kept(answer)
-            estimate = self._task.quality(answers, self._test.labels)
+            try:
+                answers = self._task.kept(answer)
+                estimate = self._task.quality(answers, self._test.labels)
+            except TaskError as error:  # what was made so far shall not be lost for it
+                self._watch.warn(f"accuracy ({step}) is not measured: {error}")
+                return
             stage.note(f"{estimate.value:.2%}")
         self._warn_of_chance(step, estimate)
         self.estimates[step] = estimate

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from fairdeploy.deployment.parity import predict, repeated
-from fairdeploy.errors import DataError
+from fairdeploy.errors import DataError, UsageError
 from fairdeploy.graph.capture.model_inputs import model_inputs
 from fairdeploy.graph.unit_graph import UnitGraph
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.graph.walk.freezes import unused_modules, unused_tensors
 from fairdeploy.inputs.answers import checked_output, norm_distance, require_judged
 from fairdeploy.inputs.calibration import load_data
+from fairdeploy.inputs.factories import load_factory, one_line
 from fairdeploy.inputs.model_loading import adopt_module, load_model
 from fairdeploy.inputs.other_inputs import with_noise_for_others
 from fairdeploy.inputs.splits import with_rest_selected, with_spare_selection
@@ -27,6 +28,8 @@ from fairdeploy.records import (
     LoadedModel,
     Preprocessing,
 )
+from fairdeploy.records.method import choice_of
+from fairdeploy.records.task_names import TASKS, task_spec
 from fairdeploy.recovery.training.finetuning import require_targets
 from fairdeploy.runs.progress import Stopwatch
 from fairdeploy.runs.run import Run
@@ -34,6 +37,7 @@ from fairdeploy.runs.stages.groups import fitting_warning
 from fairdeploy.settings.run import ModelSettings, RunSettings
 from fairdeploy.tasks import task_for
 from fairdeploy.tasks.base import NUM_ASKED, Original, Task, pooled
+from fairdeploy.tasks.guarded import guarded, tried
 
 
 def load_network(settings: ModelSettings, watch: Stopwatch) -> LoadedModel:
@@ -132,7 +136,24 @@ def _task(graph: UnitGraph, data: DataSplits, settings: RunSettings) -> Task:
     answer = checked_output(graph.outputs.main_tensor(graph.module(*some)), count)
     sets = [images for images in data.image_sets().values() if images.labels is not None]
     labels = torch.cat([s.labels for s in sets if s.labels is not None]) if sets else None
-    return task_for(answer, labels, settings.task)
+    spec = None if settings.task is None else task_spec(settings.task)
+    if settings.task is None or spec is None:
+        return task_for(answer, labels, choice_of(settings.task, TASKS))
+    targets = data.calibration.labels
+    task = _own_task(spec, settings.task)
+    return tried(task, answer, None if targets is None else targets[:count])
+
+
+def _own_task(spec: str, called: str) -> Task:
+    """What the user's factory makes, behind its guard."""
+    factory = load_factory(spec, UsageError)
+    try:
+        made = factory()
+    except Exception as error:  # user code
+        raise UsageError(
+            f"'{called}' fails with {type(error).__name__}: {one_line(error)}"
+        ) from error
+    return guarded(made, called)
 
 
 def _read(settings: RunSettings, model: LoadedModel, graph: UnitGraph) -> DataSplits:

@@ -66,7 +66,7 @@ def _scores_key(graph: UnitGraph, data: DataSplits, settings: RunSettings) -> st
         graph=graph_text(graph.module), units=json.dumps(units), attention=graph.attention,
         norms=graph.allow_norm_coupled, branches=" ".join(b.name for b in graph.branches),
         inputs=" ".join(map(str, graph.inputs.specs)), output=graph.outputs.main,
-        task=graph.outputs.task.words.name,
+        task=graph.outputs.task.cache_key,
         batch=graph.inputs.batch if graph.inputs.is_batch_fixed else 0,
         signal=settings.method.signal, protect=settings.method.protect,
         seed=settings.model.seed, device=graph.device.type,
