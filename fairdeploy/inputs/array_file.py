@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -23,9 +23,10 @@ from fairdeploy.inputs.image_pool import (
     check_labels,
     with_white,
 )
-from fairdeploy.inputs.other_inputs import Wanted
+from fairdeploy.inputs.other_inputs import Wanted, items_of
 from fairdeploy.records import Preprocessing
 from fairdeploy.records.image_preparation import prepared, with_channels
+from fairdeploy.records.input_specs import InputSpec
 
 _TRAIN_IMAGES = ("images", "x", "x_train", "train_images", "images_train")
 _TRAIN_LABELS = ("labels", "y", "y_train", "train_labels", "labels_train")
@@ -34,6 +35,7 @@ _TEST_LABELS = ("test_labels", "y_test", "labels_test", "val_labels", "y_val")
 _NAMES = "class_names"
 _CHANNEL_COUNTS = (1, 3, 4)
 _ROUNDING = 1e-3
+_FEW, _BYTE = 256, 255
 
 Array = NDArray[np.generic]
 
@@ -56,7 +58,7 @@ def open_array_file(
     everything = _read_arrays(path)
     class_names = _class_names(path, everything) if class_names is None else class_names
     arrays = everything if wanted is None else _without_others(everything, wanted)
-    preprocessing, told = _with_white(arrays, preprocessing)
+    preprocessing, told = _with_what_images_tell(path, arrays, preprocessing)
     train = _pool_of(path, arrays, (_TRAIN_IMAGES, _TRAIN_LABELS), preprocessing, class_names)
     test = _pool_of(path, arrays, (_TEST_IMAGES, _TEST_LABELS), preprocessing, class_names)
     if wanted is not None:
@@ -71,15 +73,43 @@ def open_array_file(
     return PooledData(train, test, names, told, preprocessing)
 
 
-def _with_white(
-    arrays: Mapping[str, Array], preprocessing: Preprocessing
+_UNLIKE_PIXELS = (
+    "the images in '{}' are not within [0, 1]: they are used as they are, not normalised, moved or "
+    "mirrored; if they are images after all save them as uint8"
+)
+
+
+def _with_what_images_tell(
+    path: Path, arrays: Mapping[str, Array], preprocessing: Preprocessing
 ) -> tuple[Preprocessing, tuple[str, ...]]:
     name = next((name for name in _TRAIN_IMAGES if name in arrays), None)
-    if name is None or arrays[name].dtype != np.uint16 or not arrays[name].size:
+    if name is None or not arrays[name].size or preprocessing.item is not None:
         return preprocessing, ()
-    return with_white(
-        preprocessing, [int(peak) for peak in arrays[name].reshape(len(arrays[name]), -1).max(1)]
-    )
+    if _are_unlike_pixels(arrays[name], preprocessing):
+        item = InputSpec("image", preprocessing.shape)
+        return Preprocessing.of_item(item), (_UNLIKE_PIXELS.format(path),)
+    if arrays[name].dtype != np.uint16:
+        return preprocessing, ()
+    peaks = [int(peak) for peak in arrays[name].reshape(len(arrays[name]), -1).max(1)]
+    return with_white(preprocessing, peaks)
+
+
+def _are_unlike_pixels(values: Array, preprocessing: Preprocessing) -> bool:
+    """Spectrograms and the like: floats of the input's shape that are no shares, nor bytes.
+
+    Where it is known how images are normalised these are images, and a mistake.
+    """
+    is_said = any(preprocessing.mean) or any(value != 1 for value in preprocessing.std)
+    shapes = [
+        preprocessing.shape,
+        *([preprocessing.shape[1:]] if preprocessing.channels == 1 else []),
+    ]
+    if is_said or values.dtype.kind != "f" or values.shape[1:] not in shapes:
+        return False
+    some = values[:_FEW]
+    low, high = float(some.min()), float(some.max())
+    are_bytes = low >= 0 and high <= _BYTE and bool((some == some.round()).all())
+    return not are_bytes and not (low >= -_ROUNDING and high <= 1 + _ROUNDING)
 
 
 def _class_names(path: Path, arrays: Mapping[str, Array]) -> tuple[str, ...] | None:
@@ -135,15 +165,25 @@ def _pool_of(
     if images_name is None:
         return None
     what = f"'{images_name}' in '{path}'"
-    images = _channels_last_or_first(arrays[images_name], what, preprocessing)
-    labels = None
+    given, labels = arrays[images_name], None
     if labels_name is not None:
-        labels = check_labels(arrays[labels_name], len(images), what, class_names)
+        labels = check_labels(arrays[labels_name], len(given), what, class_names)
+    if preprocessing.item is not None:
+        return ImagePool(len(given), labels, _item_reader(given, preprocessing.item, what))
+    images = _channels_last_or_first(given, what, preprocessing)
 
     def fetch(indices: Indices) -> Fetched:
         return Fetched(_inputs_from(images[indices], what, preprocessing), indices)
 
     return ImagePool(len(images), labels, fetch)
+
+
+def _item_reader(given: Array, item: InputSpec, what: str) -> Callable[[Indices], Fetched]:
+    """Takes what is no image as it is."""
+    if given.dtype.kind not in "biuf" or (given.dtype.itemsize < 2 and given.dtype.kind != "i"):
+        raise DataError(f"{what} is of type {given.dtype}; --input {item} takes {item.dtype}")
+    items = items_of(torch.from_numpy(given), item, what)
+    return lambda indices: Fetched(items[torch.from_numpy(np.asarray(indices))], indices)
 
 
 def _with_others(
@@ -221,7 +261,6 @@ def _checked_floats(images: Array, what: str) -> Array:
     if low < -_ROUNDING or high > 1 + _ROUNDING:
         raise DataError(
             f"{what} has values from {low:.4g} to {high:.4g}; give floats in [0, 1], before "
-            "normalisation, or uint8; what is no image (a spectrogram) comes from a loader, "
-            "--data file.py:factory, which is used as it is"
+            "normalisation, or uint8; what is no image (a spectrogram) needs no --mean and --std"
         )
     return np.clip(values, 0, 1)

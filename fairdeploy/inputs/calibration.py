@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from fairdeploy.errors import DataError, UsageError
+from fairdeploy.graph.capture.model_inputs import random_input
 from fairdeploy.inputs.array_file import open_array_file
 from fairdeploy.inputs.data_factory import open_data_factory, open_loaders
 from fairdeploy.inputs.fingerprint import sha256_of_tensors
@@ -19,6 +20,7 @@ from fairdeploy.inputs.sampling import Wishes, choose
 from fairdeploy.inputs.splits import read_choice
 from fairdeploy.records import ClassOrder, DataSplits, ImageSet, Preprocessing
 from fairdeploy.records.architecture import is_factory_spec
+from fairdeploy.records.input_specs import InputSpec
 
 SYNTHETIC_WARNING = (
     "NO DATA GIVEN: scores come from random noise, so the choice of what to remove is poor and "
@@ -95,7 +97,8 @@ def load_data(
 
 def _synthetic(preprocessing: Preprocessing, count: int, seed: int) -> DataSplits:
     generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(count, *preprocessing.shape, generator=generator)
+    spec = preprocessing.item or InputSpec("image", preprocessing.shape)
+    images = random_input(spec, (count, *preprocessing.shape), generator)
     calibration = ImageSet(images, None, "none", is_synthetic=True)
     sha256 = sha256_of_tensors({"images": images})
     return DataSplits(calibration, None, None, "synthetic", sha256, (SYNTHETIC_WARNING,))
@@ -112,6 +115,11 @@ def _open(
     class_order: ClassOrder,
 ) -> PooledData:
     path = Path(spec)
+    if path.is_dir() and preprocessing.item is not None:
+        raise DataError(
+            f"'{spec}' is a folder of images, and the model takes --input {preprocessing.item}; "
+            "give an .npz file or package.module:factory"
+        )
     if path.is_dir():
         return open_image_folder(path, preprocessing, class_names, class_order)
     if path.is_file() and path.suffix.lower() == ".npz":

@@ -19,7 +19,7 @@ from fairdeploy.inputs.image_pool import (
     Targets,
     check_labels,
 )
-from fairdeploy.inputs.other_inputs import Wanted
+from fairdeploy.inputs.other_inputs import Wanted, items_of
 from fairdeploy.inputs.random_state import seeded_random_state
 from fairdeploy.records import Preprocessing
 
@@ -157,13 +157,16 @@ def _split_batch(
             "it must yield a tensor of images, (images, labels), or for several inputs "
             "({name: tensor}, labels)"
         )
+    labels = tensors[1].detach().cpu() if len(tensors) == 2 else None
+    if preprocessing.item is not None:
+        return items_of(tensors[0], preprocessing.item, f"a batch of '{spec}'"), labels
     images = tensors[0].detach().cpu().float()
     if tuple(images.shape[1:]) != preprocessing.shape:
         raise DataError(
             f"the loader of '{spec}' yields batches of shape {list(images.shape)}; "
             f"the model takes [N, {', '.join(map(str, preprocessing.shape))}]"
         )
-    return images, tensors[1].detach().cpu() if len(tensors) == 2 else None
+    return images, labels
 
 
 def _pool_of(

@@ -20,15 +20,16 @@ from fairdeploy.inputs.archives import ZIP_ERRORS, opened_archive
 from fairdeploy.inputs.exported_program_safety import clean_program
 from fairdeploy.inputs.factories import one_line
 
-_IMAGE_DIMS = 4
+_LEAST_DIMS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class ExportedNetwork:
-    """The graph as a module, and the shape of one input image if it takes images."""
+    """The graph as a module, and what its first input takes."""
 
     module: nn.Module
-    image_shape: tuple[int, int, int] | None
+    image_shape: tuple[int, ...] | None
+    """[C, H, W], or of what else it takes; None where it holds no floats."""
 
 
 def is_exported_program(path: Path) -> bool:
@@ -110,12 +111,10 @@ def _silenced_export_log() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _image_shape(program: ExportedProgram) -> tuple[int, int, int] | None:
-    """[C, H, W] of the first input, from the example that the export was made with."""
+def _image_shape(program: ExportedProgram) -> tuple[int, ...] | None:
+    """Shape of the first input without its batch, from the example that the export was made of."""
     shape = _example_shape(program) or _traced_shape(program)
-    if shape is None or len(shape) != _IMAGE_DIMS:
-        return None
-    return (shape[1], shape[2], shape[3])
+    return None if shape is None or len(shape) < _LEAST_DIMS else shape[1:]
 
 
 def _example_shape(program: ExportedProgram) -> tuple[int, ...] | None:
@@ -124,7 +123,7 @@ def _example_shape(program: ExportedProgram) -> tuple[int, ...] | None:
     args, kwargs = program.example_inputs
     for value in (*args, *kwargs.values()):
         if isinstance(value, Tensor):
-            return tuple(value.shape)
+            return tuple(value.shape) if value.is_floating_point() else None
     return None
 
 
@@ -133,6 +132,8 @@ def _traced_shape(program: ExportedProgram) -> tuple[int, ...] | None:
     for node in program.graph.nodes:
         value = node.meta.get("val")
         if node.op == "placeholder" and node.name in user_inputs and isinstance(value, Tensor):
+            if not value.is_floating_point():
+                return None
             # A symbolic size would add a guard if it were turned into an int.
             sizes = [size if isinstance(size, int) else -1 for size in value.shape]
             return tuple(sizes) if min(sizes[1:], default=-1) > 0 else None

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
 from fairdeploy.errors import UsageError
+from fairdeploy.inputs.input_channels import input_channels
 from fairdeploy.inputs.published_preprocessing import Published
 from fairdeploy.records import ImageFitting, Preprocessing
-from fairdeploy.records.input_specs import InputSpec, VaryingSize, image_of
+from fairdeploy.records.input_specs import InputSpec, VaryingSize, main_of
 
 # timm's largest is 1.15: a border of black around the image.
 _LEAST_CROP, _MOST_CROP = 0.1, 2.0
+_DIMS = 3
 
 InputShape = int | tuple[int, int, int]
 """Height = width, or [C, H, W]."""
@@ -26,7 +28,7 @@ class InputHints:
     shape: InputShape | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
-    image_size: InputShape | None = None
+    image_size: int | tuple[int, ...] | None = None
     """From the architecture's options or an exported graph; weaker than ``shape``."""
     inputs: Sequence[InputSpec] = ()
     """As the user described them."""
@@ -45,6 +47,15 @@ def find_preprocessing(
         UsageError: Nobody knows the size of the images, or a value is impossible.
     """
     config = hints.published
+    main = main_of(hints.inputs) if hints.inputs else None
+    if main is not None and not main.is_image:
+        return _item(main, hints), ()
+    if main is None and (shape := _item_shape(hints)) is not None:
+        item = InputSpec("x", shape)
+        return Preprocessing.of_item(item), (
+            f"inputs of {list(shape)} are assumed, and used as they are; for another length or "
+            f"size give --input {item} with its own name and sizes",
+        )
     if hints.inputs:
         channels, height, width = _described_shape(network, hints, config)
     else:
@@ -75,6 +86,40 @@ def find_preprocessing(
     )
 
 
+def _item_shape(hints: InputHints) -> tuple[int, ...] | None:
+    """Of what a network is known to take in place of images."""
+    known = hints.published.item_shape
+    if known is None and isinstance(hints.image_size, tuple) and len(hints.image_size) != _DIMS:
+        known = hints.image_size
+    if known is None or hints.shape is None:
+        return known
+    if isinstance(hints.shape, int) and len(known) > _DIMS:
+        return (*known[:-2], hints.shape, hints.shape)
+    raise UsageError(
+        f"--input-size is for images, and the model takes {list(known)}; give --input with the "
+        "name and the sizes of its input"
+    )
+
+
+def _item(main: InputSpec, hints: InputHints) -> Preprocessing:
+    """What is no image is used as it is, at the largest of its sizes.
+
+    Raises:
+        UsageError: Something is said that only images have.
+    """
+    said = {
+        "--input-size": hints.shape, "--mean": hints.mean, "--std": hints.std,
+        "--crop-mode": hints.fitting.crop_mode, "--crop-pct": hints.fitting.crop_pct,
+    }  # fmt: skip
+    first = next((option for option, value in said.items() if value is not None), None)
+    if first is not None:
+        raise UsageError(
+            f"{first} is for images, and --input {main} is used as it is; leave {first} out"
+        )
+    sizes = {size.name: size.largest for size in main.varying}
+    return Preprocessing.of_item(replace(main, sizes=main.shape(sizes)))
+
+
 def _num_classes(network: nn.Module) -> int | None:
     """Of the classifier: what the module says, or the length of its last linear layer."""
     said = getattr(network, "num_classes", None)
@@ -103,17 +148,19 @@ def _find_shape(network: nn.Module, hints: InputHints, config: Published) -> tup
     wanted = hints.shape or hints.image_size or _patch_grid_size(network)
     size = config.input_size
     if wanted is None and size is not None:
-        wanted = (_first_channels(network) or int(size[0]), int(size[1]), int(size[2]))
+        height, width = int(size[1]), int(size[2])
+        wanted = (input_channels(network, height, width) or int(size[0]), height, width)
     if wanted is None:
         raise UsageError(
             "the model does not say how large its images are; give --input-size, "
-            "for example --input-size 32 or --input-size 3,224,224"
+            "for example --input-size 32 or --input-size 3,224,224; what is no image is named with "
+            "its sizes: --input wave:1,16000, --input tokens:77:int64:49408"
         )
     if isinstance(wanted, int):
-        wanted = (_first_channels(network) or 3, wanted, wanted)
-    if len(wanted) != 3 or min(wanted) < 1:
+        wanted = (input_channels(network, wanted, wanted) or 3, wanted, wanted)
+    if len(wanted) != _DIMS or min(wanted) < 1:
         raise UsageError(f"input size {list(wanted)} is impossible; give H or C,H,W, all above 0")
-    return wanted
+    return (wanted[0], wanted[1], wanted[2])
 
 
 def _described_shape(
@@ -122,9 +169,9 @@ def _described_shape(
     """The sizes of the input that takes images; one that varies is the model's own, or the largest.
 
     Raises:
-        UsageError: ``--input-size`` says otherwise, or no input takes images.
+        UsageError: ``--input-size`` says otherwise.
     """
-    spec = image_of(hints.inputs)
+    spec = main_of(hints.inputs)
     is_asked = hints.shape is not None
     is_known = is_asked or bool(hints.image_size or config.input_size)
     usual = _find_shape(network, hints, config) if is_known else None
@@ -143,22 +190,15 @@ def _size_at_capture(size: VaryingSize, usual: int | None) -> int:
     return usual if usual in size.choices and usual is not None else size.largest
 
 
-def _first_channels(network: nn.Module) -> int | None:
-    """Input channels of the first convolution in definition order, where images mostly enter."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            return module.in_channels
-    return None
-
-
 def _patch_grid_size(network: nn.Module) -> tuple[int, int, int] | None:
     """Image size that a vision transformer's patch embedding was built for."""
     embedding = getattr(network, "patch_embed", None)
     size = getattr(embedding, "img_size", None)
-    channels = _first_channels(network)
-    if channels is None or not isinstance(size, (tuple, list)) or len(size) != 2:
+    if not isinstance(size, (tuple, list)) or len(size) != 2:
         return None
-    return (channels, int(size[0]), int(size[1]))
+    height, width = int(size[0]), int(size[1])
+    channels = input_channels(network, height, width)
+    return None if channels is None else (channels, height, width)
 
 
 def _per_channel(

@@ -12,6 +12,7 @@ from fairdeploy.errors import DataError
 from fairdeploy.graph.capture.model_inputs import ModelInputs, random_input
 from fairdeploy.inputs.fingerprint import sha256_of_images
 from fairdeploy.records import DataSplits, ImageSet
+from fairdeploy.records.input_specs import InputSpec
 
 OtherInputs = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 """Shape of one item and type, by input name."""
@@ -41,6 +42,41 @@ class Wanted:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise DataError(f"input '{name}' {where} holds NaN or infinite values; remove them")
         return tensor.detach().cpu().to(dtype)
+
+
+def items_of(values: Tensor, item: InputSpec, what: str) -> Tensor:
+    """What a main input that takes no images is given, in its type, as it is.
+
+    Args:
+        values: [N, ...] as in the input's sizes; a first size of one may be left out.
+        item: The input.
+        what: What the values are called.
+
+    Raises:
+        DataError: A wrong shape, or values of another kind.
+    """
+    shape = item.shape({})
+    if shape[:1] == (1,) and tuple(values.shape[1:]) == shape[1:]:
+        values = values[:, None]
+    if values.dim() == 0 or tuple(values.shape[1:]) != shape or not len(values):
+        raise DataError(
+            f"{what} has shape {list(values.shape)}; --input {item} takes "
+            f"[N, {', '.join(map(str, shape))}]"
+        )
+    is_float = item.dtype == "float32"
+    if values.is_floating_point() != is_float or values.dtype == torch.uint8:
+        raise DataError(
+            f"{what} is of type {str(values.dtype).removeprefix('torch.')}; --input {item} takes "
+            f"{item.dtype} and is used as it is"
+        )
+    if not is_float and item.num_values is not None:
+        low, high = int(values.min()), int(values.max())
+        if low < 0 or high >= item.num_values:
+            raise DataError(
+                f"{what} holds {low if low < 0 else high}; --input {item} takes 0 to "
+                f"{item.num_values - 1}"
+            )
+    return values.detach().cpu().to(getattr(torch, item.dtype))
 
 
 def with_noise_for_others(splits: DataSplits, inputs: ModelInputs, seed: int) -> DataSplits:

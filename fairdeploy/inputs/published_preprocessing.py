@@ -20,6 +20,7 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 _IMAGENET_CLASSES = 1000
 # Of most torchvision weights, for modules that do not tell what they are called.
 _TORCHVISION_SIZE, _TORCHVISION_CROP = 224, 224 / 256
+_CLIP_SIZE, _CLIP_FRAMES = 112, 16
 _INCEPTION_SIZE, _INCEPTION_CROP = 299, 299 / 342
 
 
@@ -34,6 +35,8 @@ class Published:
     crop_mode: CropMode | None = None
     interpolation: Interpolation | None = None
     num_classes: int | None = None
+    item_shape: tuple[int, ...] | None = None
+    """Of what the network takes in place of images."""
 
     def fitting(self, height: int, width: int, *, may_be_other: bool) -> ImageFitting:
         """How images are fitted to this size.
@@ -109,6 +112,10 @@ def _choice(value: object, choices: tuple[Any, ...], key: str) -> Any:
 def _from_torchvision(
     network: nn.Module, architecture: Architecture | None, source: str
 ) -> Published:
+    if type(network).__module__.startswith("torchvision.models.video"):
+        name = type(network).__name__
+        size = _CLIP_SIZE if name == "VideoResNet" else _TORCHVISION_SIZE
+        return Published(item_shape=(3, _CLIP_FRAMES, size, size))
     transforms = _transforms(architecture, source)
     if transforms is not None and hasattr(transforms, "crop_size"):
         crop, resize = transforms.crop_size[0], transforms.resize_size[0]

@@ -103,20 +103,20 @@ def parse_inputs(texts: Iterable[str]) -> tuple[InputSpec, ...]:
     return tuple(specs)
 
 
-def image_of(specs: Iterable[InputSpec]) -> InputSpec:
-    """The input that takes the images: the first that can.
+def main_of(specs: Iterable[InputSpec]) -> InputSpec:
+    """The input that the data are for: the first that takes images, else the first with sizes.
 
     Raises:
-        UsageError: None of them is an image.
+        UsageError: None of them can take data.
     """
     given = tuple(specs)
-    for spec in given:
-        if spec.is_image:
-            return spec
+    with_sizes = [spec for spec in given if spec.sizes and spec.dtype != "bool"]
+    floats = [spec for spec in with_sizes if spec.dtype == "float32"]
+    for spec in (*(spec for spec in given if spec.is_image), *floats, *with_sizes):
+        return spec
     raise UsageError(
-        f"no input takes images: {', '.join(map(str, given))}; one of them must be float32 with "
-        "three sizes, channels first, as in --input image:3,224,224; signals, clips and volumes "
-        "are not served yet: wrap the network in a module that takes [C, H, W] and reshapes it"
+        f"no input takes data: {', '.join(map(str, given))}; one of them must have sizes, as in "
+        "--input image:3,224,224, --input wave:1,16000 or --input tokens:77:int64:49408"
     )
 
 

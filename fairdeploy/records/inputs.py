@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -70,11 +70,26 @@ class Preprocessing:
     channel_order: ChannelOrder = "rgb"
     white: int | None = None
     """The pixel value that becomes one in images of more than 8 bits; None: 65535."""
+    item: InputSpec | None = None
+    """What the model takes in place of images (clips, volumes, signals, tokens), used as it is; its
+    sizes are fixed. The other fields then say nothing."""
+
+    def told(self) -> dict[str, Any] | None:
+        """What ``image_preparation`` reads; None where there are no images to prepare."""
+        fields = asdict(self)
+        return fields if fields.pop("item") is None else None
+
+    @classmethod
+    def of_item(cls, item: InputSpec) -> Preprocessing:
+        """None: the data are used as they are."""
+        return cls(0, 0, 0, (), (), item=item)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape of one input image, [C, H, W]."""
-        return (self.channels, self.height, self.width)
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input: of an image [C, H, W]."""
+        return (
+            (self.channels, self.height, self.width) if self.item is None else self.item.shape({})
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,7 +128,7 @@ class Report:
             "data": data_row(self.data),
             **circumstance_rows(self.profile, self.warnings, self.stage_seconds, self.environment),
             "file_metadata": dict(self.file_metadata),
-            "preprocessing": row_of(self.model.preprocessing),
+            "preprocessing": self.model.preprocessing.told(),
         }
         return json_tree(document | {"chain": chain_of(document)})
 

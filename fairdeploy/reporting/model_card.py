@@ -158,10 +158,13 @@ def _use_lines(document: Document) -> Iterator[str]:
     told = document.get("preprocessing")
     if told:
         yield f"images: {fit_in_words(told)}; pixels: {pixels_in_words(told)}"
+    else:
+        yield "inputs are used as they are"
     is_judged = document["accuracy"].get("original") is not None
     is_classifier = is_judged and quality_name(document) == "accuracy"
     does = "classifies an image" if is_classifier else "runs the network on an image"
-    yield f"`python run.py IMAGE` {does}; it needs numpy, onnxruntime and Pillow"
+    if told:
+        yield f"`python run.py IMAGE` {does}; it needs numpy, onnxruntime and Pillow"
     yield "`fairdeploy verify .` checks every file of this folder"
 
 

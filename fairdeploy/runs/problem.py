@@ -42,7 +42,6 @@ from fairdeploy.runs.stages.groups import group_scores, group_sizes, limits_of, 
 from fairdeploy.runs.stages.multiples import Multiple, resolve_multiple, with_multiple
 from fairdeploy.settings.budgets import latency_apart
 from fairdeploy.settings.run import RunSettings, ShrinkSettings
-from fairdeploy.tasks.base import Task
 
 BUDGET_INTERVAL = 0.02
 """Width of the 95 % interval at which a race for a budget stops: it is hit within 3 %."""
@@ -150,10 +149,6 @@ class Problem:
         rules = tuple(rule for rule in self.rules if rule.kind != "round_to")
         return replace(self, rules=rules, multiple=Multiple(1, "budget"))
 
-    def for_task(self, task: Task) -> Problem:
-        """The same with a network whose main output is for ``task``."""
-        return replace(self, graph=self.graph.for_task(task))
-
     def refuse_unreachable(self) -> None:
         """Refuse a counted budget that no plan meets, before any image is read.
 
@@ -219,9 +214,9 @@ class Search:
         """
         raise NotImplementedError
 
-    def for_task(self, task: Task) -> Self:
-        """The same with a network whose main output is for ``task``."""
-        return replace(self, problem=self.problem.for_task(task))
+    def for_graph(self, graph: UnitGraph) -> Self:
+        """The same with the network as its data show it."""
+        return replace(self, problem=replace(self.problem, graph=graph))
 
 
 def tensor_names(graph: UnitGraph, is_input_named: bool) -> TensorNames:

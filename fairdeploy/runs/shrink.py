@@ -71,8 +71,8 @@ def shrink(options: ShrinkOptions, progress: Progress | None = None) -> ShrinkRe
         may_measure = latency_apart(budgets)[1] is not None and settings.host is None
         problem = Problem.of(run, model, graph, budgets, may_measure=may_measure)
         search = search_for(run, problem)
-        data, task = load_images(run, model, graph)
-        graph, search = graph.for_task(task), search.for_task(task)
+        data, graph = load_images(run, model, graph)
+        search = search.for_graph(graph)
         model = replace(model, preprocessing=data.preprocessing or model.preprocessing)
         scores = score(run, graph, data)
         with noted(SCORES_KEPT, KeyboardInterrupt):

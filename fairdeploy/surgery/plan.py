@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +33,8 @@ class Plan:
 
     model_name: str
     model_sha256: str
-    input_shape: tuple[int, int, int]
-    """Of one image, [C, H, W]."""
+    input_shape: tuple[int, ...]
+    """Of one image, [C, H, W], or of what else the main input takes."""
     tolerance: float
     attention: AttentionOption
     """What could go from attention; the groups depend on it."""
@@ -126,11 +127,11 @@ def _attention(text: object) -> AttentionOption:
     return option
 
 
-def _image_shape(lengths: Any) -> tuple[int, int, int]:
-    channels, height, width = (int(length) for length in lengths)
-    if min(channels, height, width) < 1 or channels * height * width > _MAX_IMAGE_ELEMENTS:
-        raise ValueError(f"input shape {[channels, height, width]}")
-    return (channels, height, width)
+def _input_shape(lengths: Any) -> tuple[int, ...]:
+    shape = tuple(int(length) for length in lengths)
+    if not shape or min(shape) < 1 or math.prod(shape) > _MAX_IMAGE_ELEMENTS:
+        raise ValueError(f"input shape {list(shape)}")
+    return shape
 
 
 def _fixed_batch(value: Any) -> int | None:
@@ -151,7 +152,7 @@ def _plan_from(document: Any, path: Path) -> Plan:
         plan = Plan(
             model_name=str(document["model"]["name"]),
             model_sha256=str(document["model"]["sha256"]),
-            input_shape=_image_shape(document["input_shape"]),
+            input_shape=_input_shape(document["input_shape"]),
             tolerance=float(document["tolerance"]),
             attention=_attention(document.get("attention", "heads")),
             group_sizes={str(group["name"]): int(group["units"]) for group in groups},

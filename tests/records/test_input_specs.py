@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fairdeploy.errors import UsageError
-from fairdeploy.records.input_specs import DTYPES, InputSpec, VaryingSize, image_of, parse_inputs
+from fairdeploy.records.input_specs import DTYPES, InputSpec, VaryingSize, main_of, parse_inputs
 
 NAMES = st.from_regex(r"[a-z][a-z_0-9]{0,6}", fullmatch=True)
 
@@ -58,9 +58,12 @@ def test_sizes_types_and_counts_are_read() -> None:
 
 def test_the_first_float_input_of_three_sizes_takes_the_images() -> None:
     specs = parse_inputs(["ids:3,8,8:int64", "points:8", "photo:3,8,8", "mask:1,8,8"])
-    assert image_of(specs).name == "photo"
-    with pytest.raises(UsageError, match=r"no input takes images: points:8; one of them must be"):
-        image_of(specs[1:2])
+    assert main_of(specs).name == "photo"
+    assert main_of(specs[:2]).name == "points", "then any of floats"
+    assert main_of(specs[:1]).name == "ids"
+    flags = parse_inputs(["mask:1,8,8:bool", "step:"])
+    with pytest.raises(UsageError, match=r"no input takes data: mask:1,8,8:bool, step:; one of"):
+        main_of(flags)
 
 
 @pytest.mark.parametrize(

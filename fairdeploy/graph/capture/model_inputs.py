@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fairdeploy.errors import ModelError, UsageError
 from fairdeploy.records import ImageSet
-from fairdeploy.records.input_specs import InputSpec, VaryingSize, image_of
+from fairdeploy.records.input_specs import InputSpec, VaryingSize, main_of
 
 EXAMPLE_BATCH = 2
 """Images that a network is captured with: one would bake ``view(x.size(0), -1)`` in."""
@@ -26,13 +26,15 @@ class ModelInputs:
 
     specs: tuple[InputSpec, ...]
     image: int
-    """Place of the input that takes the images."""
+    """Place of the input that takes the images, or whatever else the data hold."""
     sizes: Mapping[str, int]
     """The varying sizes at capture."""
     example: tuple[Tensor, ...]
     """One tensor per input, batch first."""
     is_batch_fixed: bool = False
     """Whether no other batch than the example's is wanted, or, after the capture, possible."""
+    are_pixels: bool = True
+    """Whether images that are moved, mirrored or blended are still such as the network knows."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -96,7 +98,7 @@ class ModelInputs:
 def model_inputs(
     module: nn.Module,
     specs: Sequence[InputSpec],
-    image_shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     fixed_batch: int | None = None,
 ) -> ModelInputs:
     """The inputs of ``module``, checked against its forward.
@@ -104,19 +106,20 @@ def model_inputs(
     Args:
         module: Its tensors say on which device the example lies.
         specs: In any order; empty for one image that goes into the first parameter.
-        image_shape: [C, H, W] of the images; where their sizes vary, those of the capture.
+        shape: Of one image, [C, H, W], or of what else the main input takes; where its sizes vary,
+            those of the capture.
         fixed_batch: The only number of images that the network shall take; None: any, if it can.
 
     Raises:
         UsageError: The forward has no parameter of that name, or needs one that is not given, or
-            no input takes images.
+            no input takes data.
     """
     if not specs:
-        specs = (InputSpec(_parameter_names(module, 1)[0], image_shape),)
-    image = image_of(specs)
+        specs = (InputSpec(_parameter_names(module, 1)[0], shape),)
+    main = main_of(specs)
     specs = _in_order_of_forward(module, specs)
     sizes = {size.name: size.largest for spec in specs for size in spec.varying}
-    for size, length in zip(image.sizes, image_shape, strict=True):
+    for size, length in zip(main.sizes, shape, strict=True):
         if isinstance(size, VaryingSize):
             sizes[size.name] = length
     device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
@@ -126,7 +129,9 @@ def model_inputs(
         )
         for spec in specs
     )
-    return ModelInputs(specs, specs.index(image), sizes, example, fixed_batch is not None)
+    return ModelInputs(
+        specs, specs.index(main), sizes, example, fixed_batch is not None, main.is_image
+    )
 
 
 def inputs_of_example(module: nn.Module, example: tuple[Tensor, ...]) -> ModelInputs:

@@ -371,7 +371,9 @@ class TrainingBatches:
         tensors = list(self._graph.inputs.arranged(images))
         place = self._graph.inputs.image
         labels = images.labels if self.with_labels else None
-        tensors[place], labels = self._graph.outputs.task.augmented(tensors[place], labels, moves)
+        if self._graph.inputs.are_pixels:
+            augmented = self._graph.outputs.task.augmented
+            tensors[place], labels = augmented(tensors[place], labels, moves)
         if not self._graph.has_dynamic_batch:
             # Copies may have been left out, and the network takes just this many.
             again = torch.arange(self._graph.inputs.batch) % len(images)

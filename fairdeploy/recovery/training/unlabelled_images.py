@@ -86,6 +86,8 @@ class UnlabelledImages:
         return [tensor[again] for tensor in taken]
 
     def _arranged(self, taken: list[Tensor], generator: torch.Generator) -> Inputs:
+        if not self._graph.inputs.are_pixels:
+            return tuple(taken)
         images = shifted_and_flipped(taken[self._place], generator)
         # Other inputs belong to their image.
         if len(taken) == 1 and self.num_images < ENOUGH_IMAGES:

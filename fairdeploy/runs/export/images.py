@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,9 @@ class ExportImages:
 
     def _pixel_examples(self, examples: Examples) -> Examples:
         """Pixels [N, H, W, C], and what the network says of them once preprocessed."""
-        told = asdict(self.preprocessing)
+        told = self.preprocessing.told()
+        if told is None:
+            raise ExportError("preprocessing is for images, and this network takes none")
         pixels = [pixels_of(image.numpy(), told) for image in examples.inputs[self.inputs.image]]
         as_inputs = torch.from_numpy(np.stack([prepared(one, told) for one in pixels]))
         again = make_examples(

@@ -206,7 +206,7 @@ def complete_folder(folder: Path, document: Mapping[str, Any]) -> None:
     Raises:
         OutputError: The disk refused.
     """
-    has_file = (folder / ONNX_FILE).is_file()
+    has_file = (folder / ONNX_FILE).is_file() and document.get("preprocessing") is not None
     script = get_exporter(ONNX).stand_alone_script() if has_file else None
     if script is not None:
         write_whole(folder / SCRIPT_FILE, script)

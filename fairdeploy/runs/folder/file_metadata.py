@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from importlib import metadata as packages
 from typing import Any
 
 from fairdeploy.errors import ModelError
 from fairdeploy.records import CHANNEL_ORDERS, CROP_MODES, INTERPOLATIONS, Preprocessing
 from fairdeploy.records.image_preparation import fit_in_words, pixels_in_words
+from fairdeploy.records.input_specs import parse_inputs
 
 PLAN_KEY = "fairdeploy.plan_sha256"
 PREPROCESSING_KEY = "fairdeploy.preprocessing"
+ITEM_KEY = "fairdeploy.input"
+"""In its place where the model takes no images: name, sizes and type, as for ``--input``."""
 MAIN_OUTPUT_KEY = "fairdeploy.main_output"
 
 _PACKAGES = ("fairdeploy", "torch", "onnx")
@@ -33,14 +35,14 @@ def file_metadata(
         class_names: In the order of the scores.
         main_output: Place of the output with the scores.
     """
+    told, item = preprocessing.told(), preprocessing.item
+    if told is not None:
+        told |= {"fit": fit_in_words(told), "pixels": pixels_in_words(told)}
+    taken = {PREPROCESSING_KEY: json.dumps(told)} if item is None else {ITEM_KEY: str(item)}
     return {
         # a file's name may hold bytes that are no text
         **{key: text.encode(errors="backslashreplace").decode() for key, text in origin.items()},
-        PREPROCESSING_KEY: json.dumps(
-            asdict(preprocessing)
-            | {"fit": fit_in_words(asdict(preprocessing)),
-               "pixels": pixels_in_words(asdict(preprocessing))}
-        ),
+        **taken,
         "fairdeploy.classes": json.dumps(list(class_names) if class_names else None),
         MAIN_OUTPUT_KEY: str(main_output),
         "fairdeploy.versions": json.dumps({name: _version(name) for name in _PACKAGES}),
@@ -54,7 +56,9 @@ def preprocessing_from(metadata: Mapping[str, str]) -> Preprocessing:
         ModelError: There is none, or it is damaged.
     """
     advice = "shrink the network again with this fairdeploy"
-    text = metadata.get(PREPROCESSING_KEY)
+    text, item = metadata.get(PREPROCESSING_KEY), metadata.get(ITEM_KEY)
+    if text is None and item is not None:
+        return Preprocessing.of_item(parse_inputs([item])[0])
     if text is None:
         raise ModelError(f"report.json does not tell how images become inputs; {advice}")
     try:

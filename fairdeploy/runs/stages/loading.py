@@ -100,11 +100,11 @@ def _unused_text(graph: UnitGraph, unused: frozenset[str]) -> str:
 
 def load_images(
     run: Run[RunSettings], model: LoadedModel, graph: UnitGraph
-) -> tuple[DataSplits, Task]:
+) -> tuple[DataSplits, UnitGraph]:
     """Read calibration and test images; predict the labels that are missing.
 
     Returns:
-        The images, and what the network's answers are for.
+        The images, and the graph with what its answers are for.
 
     Raises:
         DataError: They cannot be used, or lack the labels that an option needs.
@@ -112,8 +112,10 @@ def load_images(
     settings = run.settings
     with run.watch.stage("load images") as stage, torch.no_grad():
         data = _read(settings, model, graph)
-        task = _task(graph, data, settings)
-        data = _checked(data, settings, model, graph.for_task(task))
+        graph = graph.for_task(_task(graph, data, settings))
+        if data.preprocessing is not None and data.preprocessing.item is not None:
+            graph = replace(graph, inputs=replace(graph.inputs, are_pixels=False))
+        data = _checked(data, settings, model, graph)
         num_test = len(data.test) if data.test is not None else 0
         stage.note(f"{len(data.calibration)} to calibrate, {num_test} to test")
     for text in data.warnings:
@@ -123,7 +125,7 @@ def load_images(
     is_gated = settings.max_drop is not None and not settings.searches_size
     if is_gated and (data.test is None or data.test.labels is None):
         raise DataError("--max-drop needs labelled test images, and there are none; give --data")
-    return data, task
+    return data, graph
 
 
 def _task(graph: UnitGraph, data: DataSplits, settings: RunSettings) -> Task:

@@ -81,8 +81,8 @@ def sweep(options: SweepOptions, progress: Progress | None = None) -> SweepResul
         problem = settled(problem, settings)
         told = told_options(options, settings.output, run.profile, problem.multiple)
         targets = _targets(settings, problem)
-        data, task = load_images(run, model, graph)
-        graph, problem = graph.for_task(task), problem.for_task(task)
+        data, graph = load_images(run, model, graph)
+        problem = replace(problem, graph=graph)
         scores = score(run, graph, data)
         groups = problem.groups(scores)
         with run.watch.stage("plan points") as stage:
