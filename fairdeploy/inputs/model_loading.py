@@ -43,6 +43,7 @@ from fairdeploy.inputs.state_dicts import (
     quantised,
     quantised_name,
 )
+from fairdeploy.inputs.transformers_folder import is_transformers_folder, load_transformers_folder
 from fairdeploy.inputs.weight_choice import choose_module, choose_weights
 from fairdeploy.records import ImageFitting, LoadedModel
 from fairdeploy.records.architecture import Architecture, is_factory_spec, parse_architecture
@@ -102,13 +103,19 @@ def load_model(
     if source.startswith(_DIRECT_PREFIXES) or _names_factory(source):
         _refuse_weights(source, weights)
         return _load_by_name(source, arch, num_classes, hints, seed)
+    if arch is None and is_transformers_folder(Path(source)):
+        _refuse_weights(source, weights)
+        folder = Path(source)
+        network, published = load_transformers_folder(folder)
+        hints = replace(hints, published=published, may_be_other=False)
+        return _finished(source, folder.resolve().name, network, hints)
     path = weights_file(Path(source))
     _check_file(path)
     if is_exported_program(path):
         _refuse_weights(source, weights)
-        network = load_exported_program(path, trust_pickle=trust_pickle)
-        hints = replace(hints, image_size=network.image_shape)
-        return _finished(source, path.stem, network.module, hints, is_user_class=False)
+        program = load_exported_program(path, trust_pickle=trust_pickle)
+        hints = replace(hints, image_size=program.image_shape)
+        return _finished(source, path.stem, program.module, hints, is_user_class=False)
     sets = _read_sets(path, trust_pickle)
     chosen = choose_module(sets, source=source, wanted=weights)
     if chosen is not None and chosen.module is not None:
