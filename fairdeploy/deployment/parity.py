@@ -19,6 +19,7 @@ Inputs = tuple[Tensor, ...]
 """One tensor per input of the network."""
 Outputs = tuple[NDArray[np.float64], ...]
 Reference = Callable[..., object]
+BatchDims = tuple[int, ...]
 
 CALLS_PER_BATCH_SIZE = 4
 _MAX_COLUMN_ERROR = 0.1
@@ -37,6 +38,7 @@ def check_parity(
     image_size: str = "",
     main_output: int = 0,
     task: Task | None = None,
+    batch_dims: BatchDims = (),
 ) -> tuple[ParityResult, ...]:
     """Compare a file with the torch network at each batch size, on several batches of each.
 
@@ -52,6 +54,7 @@ def check_parity(
         image_size: Told in the results where sizes vary.
         main_output: Place of the output with the scores.
         task: What the main output is for; None: nobody knows.
+        batch_dims: Where the images lie in each output; empty: in front.
 
     Raises:
         DataError: There are no images.
@@ -61,7 +64,9 @@ def check_parity(
         raise DataError("parity needs at least 1 image, got 0")
     results = []
     for batch in batches:
-        ours, theirs = (_outputs_at(network, tensors, batch) for network in (runner, reference))
+        ours, theirs = (
+            _outputs_at(network, tensors, batch, batch_dims) for network in (runner, reference)
+        )
         columns = compare_columns(theirs, ours)
         results.append(
             ParityResult(
@@ -107,6 +112,7 @@ def predict(
     *,
     is_batch_fixed: bool = False,
     main_output: int = 0,
+    batch_dims: BatchDims = (),
 ) -> Tensor:
     """One output for all images, float32 [N, …], computed in batches.
 
@@ -116,6 +122,7 @@ def predict(
         batch: Images per call.
         is_batch_fixed: The network takes exactly ``batch`` images; the last batch is filled up.
         main_output: Place of the output that is wanted.
+        batch_dims: Where the images lie in each output; empty: in front.
 
     Raises:
         DataError: There are no images.
@@ -127,7 +134,7 @@ def predict(
     for start in range(0, len(inputs[0]), batch):
         used = min(batch, len(inputs[0]) - start)
         chunk = repeated(inputs, start, batch if is_batch_fixed else used)
-        found = list(_flat_arrays(_call(network, chunk)))[main_output]
+        found = _arrays(network, chunk, batch_dims)[main_output]
         parts.append(torch.from_numpy(found[:used].astype(np.float32)))
     return torch.cat(parts)
 
@@ -138,6 +145,7 @@ def predict_all(
     batch: int,
     *,
     is_batch_fixed: bool = False,
+    batch_dims: BatchDims = (),
 ) -> tuple[NDArray[np.generic], ...]:
     """Every output for all images, computed in batches; those without images in them once.
 
@@ -148,7 +156,7 @@ def predict_all(
     for start in range(0, len(inputs[0]), batch):
         used = min(batch, len(inputs[0]) - start)
         chunk = repeated(inputs, start, batch if is_batch_fixed else used)
-        found = list(_flat_arrays(_call(network, chunk)))
+        found = _arrays(network, chunk, batch_dims)
         count = len(chunk[0])
         parts.append([a[:used] if a.ndim and len(a) == count else a for a in found])
     return tuple(_joined(pieces) for pieces in zip(*parts, strict=True))
@@ -161,11 +169,23 @@ def _joined(pieces: tuple[NDArray[np.generic], ...]) -> NDArray[np.generic]:
     return np.concatenate(pieces)
 
 
-def _outputs_at(network: Reference | Runner, inputs: Inputs, batch: int) -> Outputs:
+def _outputs_at(
+    network: Reference | Runner, inputs: Inputs, batch: int, batch_dims: BatchDims
+) -> Outputs:
     """All outputs on several batches."""
     chunks = (repeated(inputs, call * batch, batch) for call in range(CALLS_PER_BATCH_SIZE))
-    found = [tuple(_flat_arrays(_call(network, chunk))) for chunk in chunks]
+    found = [tuple(_arrays(network, chunk, batch_dims)) for chunk in chunks]
     return tuple(_joined(pieces).astype(np.float64) for pieces in zip(*found, strict=True))
+
+
+def _arrays(
+    network: Reference | Runner, inputs: Inputs, batch_dims: BatchDims
+) -> list[NDArray[np.generic]]:
+    """Every output, images first."""
+    found = list(_flat_arrays(_call(network, inputs)))
+    dims = (*batch_dims, *[0] * len(found))[: len(found)]
+    pairs = zip(found, dims, strict=True)
+    return [np.moveaxis(array, dim, 0) if dim < array.ndim else array for array, dim in pairs]
 
 
 def _call(network: Reference | Runner, inputs: Inputs) -> object:

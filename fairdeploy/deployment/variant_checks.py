@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fairdeploy.deployment.exporter_api import Runner
 from fairdeploy.deployment.output_columns import Array, ColumnVerdict, compare_columns
-from fairdeploy.deployment.parity import predict, predict_all
+from fairdeploy.deployment.parity import BatchDims, predict, predict_all
 from fairdeploy.records import AccuracyEstimate, Artifact, Tolerance, VariantCheck
 from fairdeploy.tasks.base import Task
 
@@ -34,6 +34,8 @@ class Examples:
     main_output: int
     batch: int | None
     """The only number of images that files take at a time; None: any."""
+    batch_dims: BatchDims = ()
+    """Where the images lie in each output; empty: in front."""
     task: Task = field(default_factory=Task)
     """What the main output is for."""
 
@@ -53,7 +55,7 @@ class Examples:
         """How far the columns of all outputs are off in a file whose main output is ``got``."""
         if not self.others:
             return compare_columns([self.expected.numpy()], [got.numpy()])
-        found = all_outputs(runner, self.inputs, self.batch)
+        found = all_outputs(runner, self.inputs, self.batch, self.batch_dims)
         main = compare_columns([self.expected.numpy()], [got.numpy()])
         rest = compare_columns(self.others, found)
         worst = main if main.error > rest.error else rest
@@ -67,25 +69,31 @@ def make_examples(
     *,
     main_output: int,
     batch: int | None,
+    batch_dims: BatchDims = (),
 ) -> Examples:
     """Run the torch network once on all images.
 
     Raises:
         DataError: There are no images.
     """
-    expected = _predicted(network, inputs, main_output, batch)
-    outputs = all_outputs(network, inputs, batch)
-    others = outputs if len(outputs) > 1 else ()
-    return Examples(inputs, labels, expected, others, main_output, batch)
+    unasked = Examples(inputs, labels, torch.zeros(0), (), main_output, batch, batch_dims)
+    expected = _predicted(network, unasked)
+    outputs = all_outputs(network, inputs, batch, batch_dims)
+    return replace(unasked, expected=expected, others=outputs if len(outputs) > 1 else ())
 
 
 def all_outputs(
-    network: Callable[..., object] | Runner, inputs: tuple[Tensor, ...], batch: int | None
+    network: Callable[..., object] | Runner,
+    inputs: tuple[Tensor, ...],
+    batch: int | None,
+    batch_dims: BatchDims = (),
 ) -> tuple[Array, ...]:
     """Every output for the first images."""
     first = tuple(tensor[:_FEW_IMAGES] for tensor in inputs)
     with torch.no_grad():
-        return predict_all(network, first, batch or BATCH, is_batch_fixed=batch is not None)
+        return predict_all(
+            network, first, batch or BATCH, is_batch_fixed=batch is not None, batch_dims=batch_dims
+        )
 
 
 def check_variant(
@@ -96,7 +104,7 @@ def check_variant(
     Raises:
         ExportError: The file fails to run.
     """
-    got = _predicted(runner, examples.inputs, examples.main_output, examples.batch)
+    got = _predicted(runner, examples)
     before, after = examples.accuracy, examples.quality(got)
     columns = examples.columns(runner, got)
     return VariantCheck(
@@ -130,16 +138,12 @@ def relative_error(expected: Tensor, got: Tensor) -> float:
     return error if np.isfinite(error) else float("inf")
 
 
-def _predicted(
-    network: Callable[..., object] | Runner,
-    inputs: tuple[Tensor, ...],
-    main_output: int,
-    batch: int | None,
-) -> Tensor:
+def _predicted(network: Callable[..., object] | Runner, examples: Examples) -> Tensor:
+    batch = examples.batch
     with torch.no_grad():
         return predict(
-            network, inputs, batch or BATCH, is_batch_fixed=batch is not None,
-            main_output=main_output,
+            network, examples.inputs, batch or BATCH, is_batch_fixed=batch is not None,
+            main_output=examples.main_output, batch_dims=examples.batch_dims,
         )  # fmt: skip
 
 

@@ -18,13 +18,13 @@ def checked_output(main: Tensor, batch: int) -> Tensor:
         batch: How many images it was given.
 
     Raises:
-        ModelError: Something else comes first, as time does in recurrent networks.
+        ModelError: No dimension holds them.
     """
     if main.shape[0] != batch:
         raise ModelError(
-            f"the model's output has shape {list(main.shape)} for {batch} images, so its first "
-            "dimension is not the images; such outputs are not served yet: let the forward return "
-            "them with the images first (output.transpose(0, 1)), or choose another --main-output"
+            f"the model's output has shape {list(main.shape)} for {batch} images: no dimension of "
+            "it counts images, so that there is no answer for each; let the forward return one, or "
+            "choose another --main-output"
         )
     return main
 

@@ -85,10 +85,12 @@ def check_labels(
     Raises:
         DataError: Wrong count, no finite numbers, or without a class name.
     """
+    if labels.dtype.kind == "U" and labels.ndim == 1:
+        labels = _classes_of_texts(labels, what, class_names)
     if labels.dtype.kind not in "iufb":
         raise DataError(
-            f"{what} has labels of type {labels.dtype}; give class numbers from 0, numbers, flags "
-            "or masks"
+            f"{what} has labels of type {labels.dtype}; give class numbers from 0, numbers, flags, "
+            "masks or texts"
         )
     if labels.ndim == 0 or len(labels) != num_images:
         count = 1 if labels.ndim == 0 else len(labels)
@@ -105,6 +107,28 @@ def check_labels(
             f"{what} has the label {whole.max()}, but there are only {len(class_names)} class names"
         )
     return whole
+
+
+def _classes_of_texts(
+    texts: NDArray[Any], what: str, class_names: Sequence[str] | None
+) -> NDArray[np.int64]:
+    """Numbers of a text's characters, [N, length], -1 behind the end."""
+    if class_names is None:
+        raise DataError(
+            f"{what} has texts as labels; name the characters in the network's order, one class "
+            "each: --class-names a,b,c, or class_names in the .npz"
+        )
+    numbers = {name: number for number, name in enumerate(class_names)}
+    found = np.full((len(texts), max(map(len, texts), default=0) or 1), -1, dtype=np.int64)
+    for row, text in zip(found, texts, strict=True):
+        unknown = next((letter for letter in text if letter not in numbers), None)
+        if unknown is not None:
+            raise DataError(
+                f"{what} has the label '{text}', and '{unknown}' is none of the "
+                f"{len(numbers)} class names; add it, or leave such labels out"
+            )
+        row[: len(text)] = [numbers[letter] for letter in text]
+    return found
 
 
 def is_class_number(labels: Targets) -> bool:

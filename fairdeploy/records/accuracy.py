@@ -173,6 +173,25 @@ class TaskWords:
 
 
 @dataclass(frozen=True, slots=True)
+class SecondWords:
+    """A further figure of a task, shown beside the one that decides."""
+
+    name: str
+    unit: str
+    """``%`` for shares, else what values are in."""
+
+
+@dataclass(frozen=True, slots=True)
+class SecondFigure:
+    """That figure after each step, and how it differs from the original's on the same images."""
+
+    name: str
+    unit: str
+    by_step: dict[str, AccuracyEstimate]
+    changes: dict[str, AccuracyEstimate]
+
+
+@dataclass(frozen=True, slots=True)
 class OutputLikeness:
     """How one output of a network differs from the original's on the same images."""
 

@@ -8,7 +8,10 @@ from typing import Literal, get_args
 from fairdeploy.errors import UsageError
 from fairdeploy.records.architecture import is_factory_spec
 
-TaskName = Literal["classification", "multilabel", "regression", "segmentation", "imitation"]
+TaskName = Literal[
+    "classification", "multilabel", "regression", "segmentation",
+    "sequence", "embedding", "image-to-image", "imitation",
+]  # fmt: skip
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
 ENTRY_POINT_GROUP = "fairdeploy.tasks"
 """Where installed packages offer tasks of their own: name = "package.module:factory"."""

@@ -74,7 +74,7 @@ class Judge:
         self._batch = BATCH if graph.has_dynamic_batch else graph.inputs.batch
         module = on_device(graph.module, self._device)
         main = main_output(module, graph.outputs.main).name
-        self._original = stretch(module, input_names(module), [main])
+        self._original = stretch(module, input_names(module), [main], graph.outputs.batch_dim)
         self._task = graph.outputs.task
         self.measure: Measure = "error"
         self._wanted = selection.labels
@@ -102,7 +102,7 @@ class Judge:
         """Of the captured ``network``, in eval mode and on ``device``."""
         device = device or torch.device("cpu")
         main = main_output(network, self._graph.outputs.main).name
-        asked = stretch(network, input_names(network), [main])
+        asked = stretch(network, input_names(network), [main], self._graph.outputs.batch_dim)
         if self.measure == "error":
             return Answers(-self._errors(asked, device))
         assert self._wanted is not None

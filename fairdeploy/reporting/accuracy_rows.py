@@ -23,7 +23,7 @@ from fairdeploy.records import (
 )
 from fairdeploy.records.accuracy import STEPS
 from fairdeploy.reporting.json_tree import row_of
-from fairdeploy.reporting.quantities import percent
+from fairdeploy.reporting.quantities import percent, points
 
 
 def accuracy_row(accuracy: AccuracyByStage) -> dict[str, Any]:
@@ -149,6 +149,27 @@ def fidelity_rows(document: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tu
         rows.append((STEPS.get(step, step), *cells))
     used = [place for place in range(len(titles)) if any(row[place] for row in rows)]
     return tuple(titles[i] for i in used), [tuple(row[i] for i in used) for row in rows]
+
+
+def second_rows(document: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Titles and rows of a table: the task's other figure by step, and its change."""
+    found = document.get("second")
+    if not found:
+        return (), []
+    is_share = found["unit"] == "%"
+
+    def shown(value: float) -> str:
+        return percent(value) if is_share else f"{value:.2f} {found['unit']}".rstrip()
+
+    def moved(value: float) -> str:
+        return points(value) if is_share else f"{value:+.2f} {found['unit']}".rstrip()
+
+    changes = found["changes"]
+    rows: list[tuple[str, ...]] = [
+        (STEPS.get(step, step), _interval(row, shown), _interval(changes.get(step), moved))
+        for step, row in found["by_step"].items()
+    ]
+    return ("step", found["name"], "against the original"), rows
 
 
 def _interval(row: Mapping[str, Any] | None, shown: Callable[[float], str]) -> str:

@@ -42,7 +42,7 @@ from fairdeploy.records import (
     TargetProfile,
     TimedPlan,
 )
-from fairdeploy.records.accuracy import Fidelity
+from fairdeploy.records.accuracy import Fidelity, SecondFigure
 from fairdeploy.records.metrics import COUNTED, METRICS
 from fairdeploy.reporting.accuracy_rows import (
     accuracy_row,
@@ -108,6 +108,8 @@ class Report:
     """Which signals and which rule decided."""
     changes: AnswerChanges | None = None
     """How answers on the test images differ from the original's."""
+    second: SecondFigure | None = None
+    """The task's other figure, where it has one."""
     fidelity: Fidelity | None = None
     """How much the network gives what the original gives, where nothing is judged."""
     gate: DropGate | None = None
@@ -164,6 +166,7 @@ class Report:
             "accuracy": accuracy_row(self.accuracy),
             "not_judged": row_of(self.data.not_judged if self.data else None, "text"),
             "changes": changes_row(self.changes, self.data.class_names if self.data else None),
+            "second": row_of(self.second),
             "fidelity": row_of(self.fidelity),
             "max_drop": gate_row(self.gate),
             "latency": _latency(self.latency),

@@ -8,6 +8,7 @@ from typing import Any
 from fairdeploy.records.accuracy import STEPS
 from fairdeploy.records.image_preparation import fit_in_words, pixels_in_words
 from fairdeploy.records.metrics import COUNTED, METRICS
+from fairdeploy.reporting.accuracy_rows import second_rows
 from fairdeploy.reporting.chain import agreement_titles, verdict
 from fairdeploy.reporting.quantities import (
     amount,
@@ -118,6 +119,9 @@ def _accuracy_lines(document: Document) -> Iterator[str]:
         of = "of" if quality == "accuracy" else f"{quality} on"
         value = f"{percent(row['value'])} {of} {accuracy['num_images']:,} images"
         yield f"{STEPS[name]}: {value} ({interval})"
+    titles, rows = second_rows(document)
+    for step, shown, _ in rows:
+        yield f"{titles[1]}, {step}: {shown}"
 
 
 def _latency_lines(latency: Document | None) -> Iterator[str]:

@@ -162,6 +162,7 @@ def _document(
         parity=exported.parity,
         accuracy=AccuracyByStage(**evaluation.estimates),
         changes=evaluation.changes(),
+        second=evaluation.second(),
         fidelity=evaluation.fidelity,
         gate=gate,
         latency=raced.latency,

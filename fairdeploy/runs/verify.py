@@ -19,6 +19,7 @@ from fairdeploy.deployment.parity import check_parity
 from fairdeploy.deployment.variant_checks import tolerance_of
 from fairdeploy.errors import FairdeployError
 from fairdeploy.graph.capture.model_inputs import model_inputs
+from fairdeploy.graph.capture.model_outputs import find_batch_dims
 from fairdeploy.records import ParityResult
 from fairdeploy.runs.folder.artifact_folder import ONNX_FILE, ArtifactFolder, open_folder
 from fairdeploy.runs.folder.file_metadata import PLAN_KEY
@@ -120,7 +121,7 @@ def _parity(folder: ArtifactFolder) -> tuple[ParityResult, ...]:
             batches=(told,) if told else (1, 3),
             limit=tolerance.max_relative_error, max_column_error=tolerance.max_column_error,
             task=Classification(is_known=_are_classes_known(folder.document)),
-            main_output=folder.told.main_output,
+            main_output=folder.told.main_output, batch_dims=find_batch_dims(network, inputs),
         )  # fmt: skip
     finally:
         runner.close()

@@ -20,7 +20,7 @@ from fairdeploy.records import (
     Preprocessing,
     PruningMethod,
 )
-from fairdeploy.records.accuracy import TaskWords
+from fairdeploy.records.accuracy import SecondWords, TaskWords
 from fairdeploy.tasks.augmentation import shifted_and_flipped
 
 NUM_ASKED = 64
@@ -54,6 +54,8 @@ class Task:
     """
 
     words: ClassVar[TaskWords] = TaskWords("unknown", "", "", is_higher_better=True)
+    second: ClassVar[SecondWords | None] = None
+    """A figure that is shown beside the quality."""
     has_targets: ClassVar[bool] = False
     """Whether answers are compared with targets at all; else with the original's answers."""
     judges_by_marks: ClassVar[bool] = True
@@ -170,6 +172,14 @@ class Task:
 
     def difference(self, before: Tensor, after: Tensor, targets: Tensor) -> PairedDifference:
         """The quality of ``after`` minus that of ``before`` on the same images."""
+        raise NotImplementedError
+
+    def second_quality(self, answers: Tensor, targets: Tensor) -> AccuracyEstimate:
+        """The figure of ``second``, with its 95 % interval."""
+        raise NotImplementedError
+
+    def second_difference(self, before: Tensor, after: Tensor, targets: Tensor) -> AccuracyEstimate:
+        """That of ``after`` minus that of ``before`` on the same images."""
         raise NotImplementedError
 
     def changes(self, before: Tensor, after: Tensor, targets: Tensor) -> tuple[ClassChange, ...]:

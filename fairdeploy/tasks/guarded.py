@@ -100,6 +100,9 @@ def tried(task: Task, answer: Tensor, targets: Tensor | None) -> Task:
         kept = task.kept(answer)
         task.quality(kept, targets)
         task.difference(kept, kept, targets)
+        if task.second is not None:
+            task.second_quality(kept, targets)
+            task.second_difference(kept, kept, targets)
         task.marks(answer, targets)
         task.baseline(targets)
     # What it says of the same answers tells one state of the user's code from another.
@@ -119,8 +122,8 @@ def _check(name: str, called: str, answer: Any, arguments: tuple[Any, ...]) -> N
         if not isinstance(answer, Tensor) or answer.shape != (count,):
             raise TaskError(f"{said} {_kind(answer)} for {count} images; give a tensor [N]")
         figures = [answer]
-    elif name in ("quality", "difference"):
-        kind = AccuracyEstimate if name == "quality" else PairedDifference
+    elif name in ("quality", "difference", "second_quality", "second_difference"):
+        kind = PairedDifference if name == "difference" else AccuracyEstimate
         if not isinstance(answer, kind):
             raise TaskError(f"{said} {_kind(answer)}; give a {kind.__name__}")
         figures = [torch.tensor([answer.value, answer.low, answer.high])]

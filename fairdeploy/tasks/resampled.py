@@ -6,6 +6,7 @@ Its interval, and that of a difference on the same images, come from drawing the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -53,6 +54,10 @@ class Resampled(Task):
         """
         return weights @ figures["marks"].double() / weights.sum(1)
 
+    def second_total(self, figures: Figures, weights: Tensor) -> Tensor:
+        """The figure of ``second`` of such sets, float64 [draws]."""
+        raise NotImplementedError
+
     def marks_of_kept(self, answers: Tensor, targets: Tensor) -> Tensor:
         """``marks`` of answers as ``kept`` gives them."""
         raise NotImplementedError
@@ -93,32 +98,52 @@ class Resampled(Task):
     def quality(self, answers: Tensor, targets: Tensor) -> AccuracyEstimate:
         """The figure of all images, with its 95 % interval."""
         _require_pairs(answers, targets)
-        figures, count = self.figures(answers, targets), len(targets)
-        value = float(self.total(figures, torch.ones(1, count, dtype=torch.float64)))
-        drawn = torch.cat([self.total(figures, weights) for weights in _draws(count)])
-        low, high = _percentiles(drawn)
-        return AccuracyEstimate(value, min(low, value), max(high, value), count)
+        return _estimate(self.total, [self.figures(answers, targets)], len(targets))[0]
+
+    def second_quality(self, answers: Tensor, targets: Tensor) -> AccuracyEstimate:
+        """The same of the figure of ``second``."""
+        _require_pairs(answers, targets)
+        return _estimate(self.second_total, [self.figures(answers, targets)], len(targets))[0]
+
+    def second_difference(self, before: Tensor, after: Tensor, targets: Tensor) -> AccuracyEstimate:
+        """That of ``after`` minus that of ``before``, with the interval of paired draws."""
+        _require_pairs(after, targets)
+        both = [self.figures(answers, targets) for answers in (before, after)]
+        return _estimate(self.second_total, both, len(targets))[0]
 
     def difference(self, before: Tensor, after: Tensor, targets: Tensor) -> PairedDifference:
         """The quality of ``after`` minus that of ``before``, with the interval of paired draws."""
         _require_pairs(after, targets)
-        first, second = self.figures(before, targets), self.figures(after, targets)
+        both = [self.figures(answers, targets) for answers in (before, after)]
         count = len(targets)
-        whole = torch.ones(1, count, dtype=torch.float64)
-        value = float(self.total(second, whole) - self.total(first, whole))
-        drawn = torch.cat([self.total(second, w) - self.total(first, w) for w in _draws(count)])
-        low, high = _percentiles(drawn)
+        found, spread = _estimate(self.total, both, count)
         marks = self.marks_of_kept(after, targets) - self.marks_of_kept(before, targets)
         return PairedDifference(
-            value=value,
-            low=min(low, value),
-            high=max(high, value),
+            value=found.value,
+            low=found.low,
+            high=found.high,
             num_images=count,
             num_lost=int((marks < -_TINY).sum()),
             num_gained=int((marks > _TINY).sum()),
             num_changed=int((before != after).reshape(count, -1).any(1).sum()),
-            spread=float(drawn.std(correction=0)) * count**0.5,
+            spread=spread * count**0.5,
         )
+
+
+def _estimate(
+    total: Callable[[Figures, Tensor], Tensor], figures: list[Figures], count: int
+) -> tuple[AccuracyEstimate, float]:
+    """A figure, or the last minus the first of two, and its standard deviation over the draws."""
+
+    def of(weights: Tensor) -> Tensor:
+        last, *first = (total(each, weights) for each in reversed(figures))
+        return last - first[0] if first else last
+
+    value = float(of(torch.ones(1, count, dtype=torch.float64)))
+    drawn = torch.cat([of(weights) for weights in _draws(count)])
+    low, high = _percentiles(drawn)
+    estimate = AccuracyEstimate(value, min(low, value), max(high, value), count)
+    return estimate, float(drawn.std(correction=0))
 
 
 def _require_pairs(answers: Tensor, targets: Tensor) -> None:

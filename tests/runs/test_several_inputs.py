@@ -347,7 +347,7 @@ def test_dataclass_comes_out_as_a_dictionary_that_loads_without_its_class(tmp_pa
         (("--input", "picture:3,8,8"), 2, "no input 'picture'; its forward takes mask, image"),
         (("--input", "image:3,8,8"), 2, "forward also needs 'mask'; describe every input"),
         (("--input", "image:3,8,8:half"), 2, "has the type 'half'; use one of float32, int64"),
-        (("--input", "image:8,8"), 2, "--mean is for images, and --input image:8,8 is used as it is"),
+        (("--input", "image:8,8"), 2, "--mean is for images, and --input image:8,8 is used"),
         ((*CAPTIONED, "--input-size", "16"), 2, "--input-size 3,16,16 does not fit --input image"),
         ((*CAPTIONED, "--main-output", "scores"), 2, "no floating-point output 'scores'; use one"),
         (CAPTIONED, 1, "image has the label 4, but the model has 2 outputs"),

@@ -18,7 +18,7 @@ from rich.text import Text
 from fairdeploy.cli.summaries.tables import lines_of, shown, two_columns
 from fairdeploy.records.accuracy import REPAIRS, STEPS
 from fairdeploy.records.metrics import COUNTED, METRICS
-from fairdeploy.reporting.accuracy_rows import fidelity_rows
+from fairdeploy.reporting.accuracy_rows import fidelity_rows, second_rows
 from fairdeploy.reporting.chain import agreement_titles, verdict
 from fairdeploy.reporting.quantities import (
     NO_CLAIM,
@@ -206,6 +206,10 @@ def _accuracy_lines(document: Document) -> Iterator[tuple[str, str]]:
     if steps:
         title = quality_name(document)
         yield title, f"{', '.join(steps)} on {accuracy['num_images']:,} test images"
+    titles, rows = second_rows(document)
+    for place, (step, value, change) in enumerate(rows):
+        against = f"; {change} {titles[2]}" if change else ""
+        yield "" if place else "and", escape(f"{titles[1]} {step}: {value}{against}")
 
 
 def _fidelity_lines(document: Document) -> Iterator[tuple[str, str]]:

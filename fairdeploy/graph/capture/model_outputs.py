@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, is_dataclass
 from typing import Any
 
@@ -13,9 +13,11 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from fairdeploy.errors import ModelError, UsageError
+from fairdeploy.graph.capture.model_inputs import ModelInputs
 from fairdeploy.tasks import task_of
 from fairdeploy.tasks.base import Task
 
+_TWO_SIZES = (2, 3)
 _PLAIN = (dict, OrderedDict, list, tuple)
 
 
@@ -29,10 +31,17 @@ class ModelOutputs:
     """Place of the one that is scored and tested."""
     task: Task
     """What that one is for."""
+    batch_dims: tuple[int, ...] = ()
+    """Where the images of a batch lie in each; 0 where they do not."""
+
+    @property
+    def batch_dim(self) -> int:
+        """Where they lie in the main one: in dimension 1 where time comes first."""
+        return self.batch_dims[self.main] if self.batch_dims else 0
 
     def main_tensor(self, output: object) -> Tensor:
-        """The tensor that is scored and tested."""
-        return output_tensors(output)[self.main]
+        """The tensor that is scored and tested, images first."""
+        return output_tensors(output)[self.main].movedim(self.batch_dim, 0)
 
 
 def output_tensors(output: object) -> list[Tensor]:
@@ -71,7 +80,49 @@ def read_outputs(module: fx.GraphModule, wanted: str | None) -> ModelOutputs:
             f"the model has no floating-point output '{wanted}'; use one of {', '.join(choices)}"
         )
     main = scored[0] if wanted is None else names.index(wanted)
-    return ModelOutputs(names, main, task_of(tuple(found[main][1].shape)))
+    batch_dims = _batch_dims(module, [value for _, value in found])
+    shape = list(found[main][1].shape)
+    shape.insert(0, shape.pop(batch_dims[main]))
+    return ModelOutputs(names, main, task_of(tuple(shape)), batch_dims)
+
+
+def _batch_dims(module: fx.GraphModule, values: Sequence[Tensor]) -> tuple[int, ...]:
+    """The dimension that is as long as the batch of the inputs, at any length of that.
+
+    Where the batch is fixed, it is the first of its length.
+    """
+    given = (node.meta.get("val") for node in module.graph.nodes if node.op == "placeholder")
+    sizes = [_symbol(v.shape[0]) for v in given if isinstance(v, Tensor) and v.dim()]
+    batches = {size for size in sizes if not isinstance(size, int)} or set(sizes[:1])
+
+    def place(value: Tensor) -> int:
+        found = (dim for dim, size in enumerate(value.shape) if _symbol(size) in batches)
+        return next(found, 0)
+
+    return tuple(place(value) for value in values)
+
+
+def _symbol(size: object) -> object:
+    return size.node.expr if isinstance(size, torch.SymInt) else size
+
+
+def find_batch_dims(network: Callable[..., object], inputs: ModelInputs) -> tuple[int, ...]:
+    """Where the images lie in each output of a network, found with two batch sizes.
+
+    Empty where it takes but one.
+    """
+    if inputs.is_batch_fixed:
+        return ()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        few, more = (
+            output_tensors(network(*inputs.random(count, generator))) for count in _TWO_SIZES
+        )
+    found = []
+    for one, other in zip(few, more, strict=True):
+        sizes = list(zip(one.shape, other.shape, strict=False))
+        found.append(sizes.index(_TWO_SIZES) if _TWO_SIZES in sizes else 0)
+    return tuple(found)
 
 
 def plain_output_spec(spec: pytree.TreeSpec) -> pytree.TreeSpec:

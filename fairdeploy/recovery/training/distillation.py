@@ -142,12 +142,12 @@ class _Distilling:
         self._shrunk, self._images, self._device = shrunk, images, device
         self._task = graph.outputs.task
         self._cuts = find_cuts(graph, shrunk, removed)
-        main = main_output(shrunk, graph.outputs.main).name
+        main, place = main_output(shrunk, graph.outputs.main).name, graph.outputs.batch_dim
         names = input_names(shrunk)
         targets = [*(cut.node for cut in self._cuts), main]
         original = on_device(graph.module, device)
-        self._original = stretch(original, input_names(original), targets)
-        self._whole = switchable(stretch(shrunk, names, targets))
+        self._original = stretch(original, input_names(original), targets, place)
+        self._whole = switchable(stretch(shrunk, names, targets, place))
         self._norms_learn = (
             images.batch >= MIN_NORM_BATCH
             and images.num_images >= ENOUGH_IMAGES

@@ -193,13 +193,13 @@ class _Lesson:
         self._cuts: tuple[Cut, ...] = ()
         if options.distill_features:
             self._cuts = find_cuts(graph, shrunk, pupil.removed)
-        main = main_output(shrunk, graph.outputs.main).name
+        main, place = main_output(shrunk, graph.outputs.main).name, graph.outputs.batch_dim
         targets = [*(cut.node for cut in self._cuts), main]
-        self.network = Trained(switchable(stretch(shrunk, input_names(shrunk), targets)))
+        self.network = Trained(switchable(stretch(shrunk, input_names(shrunk), targets, place)))
         self._original = None
         if options.distill:
             original = on_device(graph.module, device)
-            self._original = stretch(original, input_names(original), targets)
+            self._original = stretch(original, input_names(original), targets, place)
 
     @property
     def teacher(self) -> Literal["none", "logits", "features"]:

@@ -72,7 +72,7 @@ def find_cuts(
 
 
 def stretch(
-    module: fx.GraphModule, sources: Sequence[str], targets: Sequence[str]
+    module: fx.GraphModule, sources: Sequence[str], targets: Sequence[str], batch_dim: int = 0
 ) -> fx.GraphModule:
     """What leads from some values to others, as a network of its own on the same tensors.
 
@@ -80,6 +80,7 @@ def stretch(
         module: Its parameters and buffers are shared, not copied.
         sources: Names of the nodes whose values become the inputs, in this order.
         targets: Names of the nodes whose values are returned, as a tuple.
+        batch_dim: Where the images lie in the last of these, which is returned with images first.
     """
     by_name = {node.name: node for node in module.graph.nodes}
     needed = _needed(by_name, sources, targets)
@@ -88,7 +89,10 @@ def stretch(
     for node in module.graph.nodes:
         if node in needed and node not in copies:
             copies[node] = graph.node_copy(node, lambda used: copies[used])
-    graph.output(tuple(copies[by_name[name]] for name in targets))
+    ends = [copies[by_name[name]] for name in targets]
+    if batch_dim:
+        ends[-1] = graph.call_function(torch.ops.aten.movedim.int, (ends[-1], batch_dim, 0))
+    graph.output(tuple(ends))
     return fx.GraphModule(module, graph)
 
 

@@ -67,6 +67,7 @@ def _environment() -> Environment:
     made.filters |= {"dotted": dotted, "number": "{:,}".format, "sentence": _begin}
     asked = (
         quantities.share_of, quantities.quality_name, accuracy_rows.fidelity_rows,
+        accuracy_rows.second_rows,
         chain.agreement_titles,
         charts.axis_labels, charts.interval_bar, charts.latency_histogram, charts.share_bar,
         charts.ticks, charts.tod_chart,

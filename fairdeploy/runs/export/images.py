@@ -16,6 +16,7 @@ from fairdeploy.deployment.parity import repeated
 from fairdeploy.deployment.variant_checks import Examples, make_examples
 from fairdeploy.errors import ExportError
 from fairdeploy.graph.capture.model_inputs import ModelInputs, model_inputs
+from fairdeploy.graph.capture.model_outputs import find_batch_dims
 from fairdeploy.inputs.calibration import load_data
 from fairdeploy.inputs.other_inputs import with_noise_for_others
 from fairdeploy.records import DataSplits, ImageSet, Preprocessing
@@ -79,6 +80,7 @@ class ExportImages:
         again = make_examples(
             self.network, (as_inputs,), examples.labels,
             main_output=examples.main_output, batch=self.examples.batch,
+            batch_dims=examples.batch_dims,
         )  # fmt: skip
         return replace(
             examples, inputs=(torch.from_numpy(np.stack(pixels)),), expected=again.expected,
@@ -138,6 +140,7 @@ def load_export_images(
     examples = make_examples(
         network, inputs.arranged(judging), labels,
         main_output=told.main_output, batch=told.fixed_batch,
+        batch_dims=find_batch_dims(network, inputs),
     )  # fmt: skip
     are_classes = (labels is not None or None) if is_judged else False
     task = task_of(tuple(examples.expected.shape), are_classes)

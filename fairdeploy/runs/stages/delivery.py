@@ -127,6 +127,7 @@ def _parity(
         batches=batches, limit=profile.parity_limit,
         max_column_error=tolerance_of(profile.precision, profile.parity_limit).max_column_error,
         main_output=graph.outputs.main, task=graph.outputs.task.informed(data),
+        batch_dims=graph.outputs.batch_dims,
     )  # fmt: skip
     inputs = graph.inputs.arranged(data.calibration)
     results = compare(inputs, image_size=sizes_text(graph.inputs.sizes))

@@ -24,7 +24,7 @@ from fairdeploy.records import (
     ImageSet,
     PairedDifference,
 )
-from fairdeploy.records.accuracy import Fidelity
+from fairdeploy.records.accuracy import Fidelity, SecondFigure
 from fairdeploy.runs.progress import Stopwatch
 from fairdeploy.tasks.imitation import likeness
 
@@ -73,7 +73,8 @@ class _Imitated:
         self, network: Callable[..., object] | Runner, inputs: tuple[Tensor, ...]
     ) -> tuple[NDArray[np.generic], ...]:
         is_fixed = not self._graph.has_dynamic_batch
-        return predict_all(network, inputs, self._batch, is_batch_fixed=is_fixed)
+        dims = self._graph.outputs.batch_dims
+        return predict_all(network, inputs, self._batch, is_batch_fixed=is_fixed, batch_dims=dims)
 
 
 class Evaluation:
@@ -119,6 +120,7 @@ class Evaluation:
                 BATCH if self._graph.has_dynamic_batch else self._graph.inputs.batch,
                 is_batch_fixed=not self._graph.has_dynamic_batch,
                 main_output=self._graph.outputs.main,
+                batch_dims=self._graph.outputs.batch_dims,
             )
             try:
                 answers = self._task.kept(answer)
@@ -146,6 +148,27 @@ class Evaluation:
     def fidelity(self) -> Fidelity | None:
         """How much each step gives what the original gives; None where accuracy is measured."""
         return self._imitated.found if self._imitated and self._imitated.found.by_step else None
+
+    def second(self) -> SecondFigure | None:
+        """The task's other figure after each step; None where it has none."""
+        words, targets = self._task.second, None if self._test is None else self._test.labels
+        if words is None or targets is None or ORIGINAL not in self._answers:
+            return None
+        original = self._answers[ORIGINAL]
+        try:
+            by_step = {
+                step: self._task.second_quality(answers, targets)
+                for step, answers in self._answers.items()
+            }
+            changes = {
+                step: self._task.second_difference(original, answers, targets)
+                for step, answers in self._answers.items()
+                if step != ORIGINAL
+            }
+        except TaskError as error:
+            self._watch.warn(f"{words.name} is not measured: {error}")
+            return None
+        return SecondFigure(words.name, words.unit, by_step, changes)
 
     def difference(self, step: str) -> PairedDifference | None:
         """The step's accuracy minus the original's; None where either was not measured."""
