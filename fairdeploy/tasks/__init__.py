@@ -6,6 +6,7 @@ outputs. A new task is a class derived from ``base.Task`` in a file of its own.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from fairdeploy.errors import DataError, UsageError
@@ -25,6 +26,8 @@ from fairdeploy.tasks.sequence import read_sequences
 __all__ = ["Resampled", "Task", "task_for", "task_of"]
 
 _MATRIX, _MAP_DIMS = 2, 4
+_MASK_VALUES = 3
+"""Of a mask with one channel: no, yes, and what is not judged."""
 _TAKES = {
     "classification": "scores [N, classes], or one for two classes, and class numbers [N]",
     "multilabel": "scores [N, labels] and flags 0 or 1 of that shape",
@@ -87,9 +90,12 @@ def task_for(answer: Tensor, labels: Tensor | None, name: TaskName | None) -> Ta
     return _made(chosen, answer, labels)
 
 
-def _are_pictures(shape: tuple[int, ...], labels: Tensor) -> bool:
+def _are_pictures(shape: tuple[int, ...], labels: Tensor, asked: TaskName | None) -> bool:
     """Whether labels are as large as the output, and no mask of one channel."""
-    is_mask = shape[1] == 1 and not labels.is_floating_point()
+    if asked in ("segmentation", "image-to-image"):
+        return asked == "image-to-image" and tuple(labels.shape[1:]) == shape[1:]
+    is_whole = not labels.is_floating_point()
+    is_mask = is_whole and shape[1] == 1 and len(torch.unique(labels)) <= _MASK_VALUES
     return tuple(labels.shape[1:]) == shape[1:] and not is_mask
 
 
@@ -97,7 +103,7 @@ def _fitting(
     shape: tuple[int, ...], labels: Tensor, asked: TaskName | None
 ) -> tuple[TaskName, ...]:
     """Tasks that take such an output and such labels, the likeliest first."""
-    if labels.dim() == len(shape) == _MAP_DIMS and _are_pictures(shape, labels):
+    if labels.dim() == len(shape) == _MAP_DIMS and _are_pictures(shape, labels, asked):
         return ("image-to-image",)
     is_whole = not labels.is_floating_point() or bool((labels == labels.round()).all())
     columns = shape[1] if len(shape) == _MATRIX else 1

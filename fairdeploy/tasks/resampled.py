@@ -118,6 +118,8 @@ class Resampled(Task):
         count = len(targets)
         found, spread = _estimate(self.total, both, count)
         marks = self.marks_of_kept(after, targets) - self.marks_of_kept(before, targets)
+        # Numbers are always a little other ones; words and classes are the same or not.
+        is_other = marks.abs() > _TINY if after.is_floating_point() else before != after
         return PairedDifference(
             value=found.value,
             low=found.low,
@@ -125,7 +127,7 @@ class Resampled(Task):
             num_images=count,
             num_lost=int((marks < -_TINY).sum()),
             num_gained=int((marks > _TINY).sum()),
-            num_changed=int((before != after).reshape(count, -1).any(1).sum()),
+            num_changed=int(is_other.reshape(count, -1).any(1).sum()),
             spread=spread * count**0.5,
         )
 

@@ -134,6 +134,7 @@ def scaled_restoration(answer: Tensor, labels: Tensor) -> Restoration:
 
 def _ssim(ours: Tensor, theirs: Tensor) -> Tensor:
     """Structural similarity of each image [N, C, H, W] in a range of 1, [N]."""
+    ours, theirs = ours.double(), theirs.double()  # variances are small differences
     size = min(_WINDOW, ours.shape[2], ours.shape[3])
     places = torch.arange(size, dtype=ours.dtype) - (size - 1) / 2
     row = torch.exp(-(places**2) / (2 * _SIGMA**2))

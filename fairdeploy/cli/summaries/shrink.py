@@ -207,9 +207,10 @@ def _accuracy_lines(document: Document) -> Iterator[tuple[str, str]]:
         title = quality_name(document)
         yield title, f"{', '.join(steps)} on {accuracy['num_images']:,} test images"
     titles, rows = second_rows(document)
-    for place, (step, value, change) in enumerate(rows):
-        against = f"; {change} {titles[2]}" if change else ""
-        yield "" if place else "and", escape(f"{titles[1]} {step}: {value}{against}")
+    if rows:
+        yield titles[1], escape(", ".join(f"{step} {value}" for step, value, _ in rows))
+        if rows[-1][2]:
+            yield "", escape(f"{rows[-1][0]}: {rows[-1][2]} against the original")
 
 
 def _fidelity_lines(document: Document) -> Iterator[tuple[str, str]]:
