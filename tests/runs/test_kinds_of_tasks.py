@@ -62,7 +62,7 @@ def write_words(count: int) -> tuple[Tensor, list[str]]:
         page = Image.new("L", (32, 12), 0)
         ImageDraw.Draw(page).text((int(rng.integers(0, 3)), -1), text, fill=255, font=font)
         picture[:] = np.asarray(page, np.float32) / 255
-    noisy = pictures + rng.normal(0, 0.15, pictures.shape)
+    noisy = pictures + rng.normal(0, 0.08, pictures.shape)
     return torch.tensor(noisy[:, None], dtype=torch.float32).clamp(0, 1), texts
 
 
@@ -114,7 +114,7 @@ def test_words_that_pillow_wrote_are_read(capsys: pytest.CaptureFixture[str]) ->
         long = torch.full((len(at),), len(steps))
         return functional.ctc_loss(steps, codes[at], long, lengths[at], zero_infinity=True)
 
-    train(network, loss, 600, 9)
+    train(network, loss, 600, 14)
     torch.save(network.state_dict(), "reader.pt")
     np.savez(
         "data.npz", images=images[300:600].numpy(), labels=np.array(texts[300:600]),
