@@ -15,6 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fairdeploy.cli import app as cli
+from fairdeploy.graph.units import build_unit_graph
+from fairdeploy.records import ImageSet
+from fairdeploy.runs.stages.loading import marks_of
+from fairdeploy.tasks.sequence import Sequence
 
 LETTERS = "acehmx"
 NETWORKS = """
@@ -181,3 +185,13 @@ def test_pictures_are_judged_by_their_likeness() -> None:
     found = report["second"]["by_step"]["original"]
     assert found["value"] == pytest.approx(expected, abs=0.05)
     assert any("targets are taken times 0.00392157" in text for text in report["warnings"])
+
+
+def test_marks_are_those_of_whole_answers_in_any_batches() -> None:
+    network = build("reader").eval()
+    images, targets = torch.rand(130, 1, 12, 32), torch.randint(1, 7, (130, 3))
+    graph = build_unit_graph(network, (images[:2],)).for_task(Sequence())
+    with torch.no_grad():
+        found = marks_of(graph)(ImageSet(images, targets, "given"))
+        expected = Sequence().marks(network(images).transpose(0, 1), targets)
+    torch.testing.assert_close(found, expected)
