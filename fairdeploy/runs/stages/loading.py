@@ -199,8 +199,10 @@ def _checked(
         names_are_given=settings.class_names is not None or not _is_folder(settings),
     )
     task.check_method(settings.method)
-    if settings.selects_with_rest:
-        data = with_rest_selected(data, settings.num_selection, _marks(graph, original))
+    if settings.selects_with_rest and task.judges_by_marks:
+        data = with_rest_selected(data, settings.num_selection, marks_of(graph))
+    elif settings.selects_with_rest:  # marks of other images than those compared mean nothing
+        data = replace(data, training=None)
     return task.with_own_targets(data, original)
 
 
@@ -249,12 +251,20 @@ def _is_folder(settings: RunSettings) -> bool:
     return is_named and Path(settings.data or "").is_dir()
 
 
-def _marks(graph: UnitGraph, original: Original) -> Callable[[ImageSet], Tensor]:
+def marks_of(graph: UnitGraph) -> Callable[[ImageSet], Tensor]:
     """How good the original's answer to each labelled image is."""
+    task = graph.outputs.task
+    batch = NUM_ASKED if graph.has_dynamic_batch else graph.inputs.batch
 
     def marks(images: ImageSet) -> Tensor:
         assert images.labels is not None
-        return graph.outputs.task.marks(original.answers(images), images.labels)
+        tensors, parts = graph.inputs.arranged(images), []
+        for start in range(0, len(images), batch):
+            labels = images.labels[start : start + batch]
+            count = len(labels) if graph.has_dynamic_batch else batch
+            answer = graph.outputs.main_tensor(graph.module(*repeated(tensors, start, count)))
+            parts.append(task.marks(answer[: len(labels)].float(), labels))
+        return torch.cat(parts)
 
     return marks
 
