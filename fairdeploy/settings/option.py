@@ -45,10 +45,28 @@ class Option:
         """How values are typed and described."""
         return form_of(self.reads)
 
+    def words(self, value: Any) -> list[str]:
+        """How a value is typed; nothing where nothing was."""
+        if value is None or (value is False and "/" not in self.flags[0]):
+            return []
+        if isinstance(value, bool):
+            return [self.flags[0].split("/")[0 if value else -1]]
+        several = value if self.form.typed == list[str] else [value]
+        return [word for item in several for word in (self.flags[0], _typed(item))]
+
     def schema(self) -> Schema:
         """Of its key, for editors."""
         default = {} if self.default is None else {"default": self.default}
         return {"description": self.help, **self.form.schema, **default}
+
+
+def _typed(value: Any) -> str:
+    """A number, a text, several of one kind with commas, or a glob and its value."""
+    if not isinstance(value, tuple):
+        return value if isinstance(value, str) else repr(value)
+    if [type(item) is str for item in value] == [True, False]:
+        return f"{value[0]}={value[1]!r}"
+    return ",".join(map(_typed, value))
 
 
 def option(help: str, reads: Reader, *, absent: Any = None, **more: Any) -> Any:
