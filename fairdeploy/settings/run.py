@@ -17,24 +17,21 @@ from fairdeploy.records import (
     MetricName,
     PruningMethod,
     Restrictions,
-    TargetProfile,
 )
 from fairdeploy.records.deployment import HostOptions
 from fairdeploy.records.input_specs import InputSpec, parse_inputs
 from fairdeploy.records.method import AttentionOption, choice_of
 from fairdeploy.records.metrics import COUNTED
-from fairdeploy.records.training import DEFAULT_BATCH_SIZE, TuningOptions
+from fairdeploy.records.training import TuningOptions
 from fairdeploy.settings.budgets import latency_apart, parse_budgets
+from fairdeploy.settings.option import completed
 from fairdeploy.settings.options import (
-    RECOVERY_METHODS,
     ControlOptions,
-    InputShape,
     RecoveryMethod,
     RunOptions,
     ShrinkOptions,
     SweepOptions,
     TrainingOptions,
-    first_given,
 )
 from fairdeploy.settings.project_file import (
     PROJECT_FILE_NAME,
@@ -44,16 +41,15 @@ from fairdeploy.settings.project_file import (
     refuse_foreign_code,
 )
 from fairdeploy.settings.target_profiles import load_profile
+from fairdeploy.settings.values import InputShape
 
 if TYPE_CHECKING:
     from torch import nn
 
-DEFAULT_CALIBRATION_IMAGES = 512
 DEFAULT_TEST_IMAGES = 2000
 DEFAULT_SELECTION_IMAGES = 4000
 ALL_IMAGES = sys.maxsize
 """For the smallest network within a drop: as many as there are, and as fit in memory."""
-DEFAULT_TARGET = "cpu"
 DEFAULT_POINTS = 8
 MIN_POINTS, MAX_POINTS = 2, 100
 
@@ -112,6 +108,8 @@ class RunSettings:
     """Another machine that measures."""
     command: tuple[str, ...] = ()
     """The command line as typed, for the report."""
+    asked: RunOptions
+    """Every option as typed, written or by default: one that needs no more reading is used here."""
 
     @property
     def selects(self) -> bool:
@@ -171,74 +169,58 @@ def project_of(options: ControlOptions) -> ProjectFile:
     folder = path if path.is_dir() else path.parent if path.is_file() else Path()
     project = load_project_file(folder)
     if not options.trust_project:
-        typed = {"arch": first_given(options.arch, options.said and options.said.arch)}
-        if isinstance(options, RunOptions):
-            typed["data"] = first_given(options.data, options.said and options.said.data)
-            typed["task"] = first_given(options.task, options.said and options.said.task)
-        used = {key: getattr(project, key) for key, given in typed.items() if given is None}
+        said = options.said or ProjectFile()
+        able = [key for key in ("arch", "data", "task") if hasattr(options, key)]
+        used = {
+            key: getattr(project, key)
+            for key in able
+            if getattr(options, key) is None and getattr(said, key) is None
+        }
         refuse_foreign_code(folder / PROJECT_FILE_NAME, used)
     return overruled(project, options.said)
 
 
-def resolve_model(options: ControlOptions, project: ProjectFile) -> ModelSettings:
-    """Settings for loading the network; the image size may come from the target profile."""
-    profile = load_profile(resolve_target(options, project))
+def asked_of(options: ControlOptions) -> Any:
+    """The options with what ``fairdeploy.toml`` says, or the default, where nothing was typed.
+
+    Raises:
+        ProjectFileError: The project file is malformed.
+    """
+    return completed(options, project_of(options))
+
+
+def resolve_model(asked: Any) -> ModelSettings:
+    """Settings for loading the network; the image size may come from the target profile.
+
+    Args:
+        asked: Completed options, of ``asked_of``.
+    """
+    taken = {
+        name: getattr(asked, name)
+        for name in (field.name for field in fields(ModelSettings))
+        if name not in ("source", "inputs", "fitting", "input_shape")
+    }
     return ModelSettings(
-        source=options.model,
-        module=options.module,
-        arch=first_given(options.arch, project.arch),
-        weights=first_given(options.weights, project.weights),
-        num_classes=first_given(options.num_classes, project.num_classes),
-        input_shape=_input_shape(options, project, profile),
-        inputs=parse_inputs(first_given(options.inputs, project.inputs) or ()),
-        main_output=first_given(options.main_output, project.main_output),
-        fixed_batch=first_given(options.fixed_batch, project.fixed_batch),
-        mean=first_given(options.mean, project.mean),
-        std=first_given(options.std, project.std),
-        fitting=_fitting(options.fitting, project),
-        seed=first_given(options.seed, project.seed) or 0,
-        trust_pickle=options.trust_pickle,
-        attention=first_given(options.attention, project.attention) or "heads",
-        allow_norm_coupled=options.allow_norm_coupled or bool(project.allow_norm_coupled),
-        blocks=bool(first_given(options.blocks, project.blocks)),
+        **taken,
+        source=asked.model,
+        input_shape=asked.input_shape or load_profile(asked.target).input_size,
+        inputs=parse_inputs(asked.inputs or ()),
+        fitting=asked.fitting(),
     )
 
 
-def _fitting(typed: ImageFitting, project: ProjectFile) -> ImageFitting:
-    return ImageFitting(
-        crop_pct=first_given(typed.crop_pct, project.crop_pct),
-        crop_mode=first_given(typed.crop_mode, project.crop_mode),
-        interpolation=first_given(typed.interpolation, project.interpolation),
-        channel_order=first_given(typed.channel_order, project.channel_order),
-        white=first_given(typed.white, project.white),
-    )
-
-
-def _input_shape(
-    options: ControlOptions, project: ProjectFile, profile: TargetProfile
-) -> InputShape | None:
-    if options.input_shape is not None:
-        return options.input_shape
-    return project.input_size if project.input_size is not None else profile.input_size
-
-
-def resolve_target(options: ControlOptions, project: ProjectFile) -> str:
-    """Name or path of the target profile."""
-    return first_given(options.target, project.target) or DEFAULT_TARGET
-
-
-def resolve_restrictions(options: ControlOptions, project: ProjectFile) -> Restrictions:
-    """What the user keeps from being removed; each option replaces the project file's.
+def resolve_restrictions(asked: Any) -> Restrictions:
+    """What the user keeps from being removed.
 
     Raises:
         UsageError: A glob is empty.
     """
     restrictions = Restrictions(
-        include=first_given(options.include, project.include) or (),
-        exclude=first_given(options.exclude, project.exclude) or (),
-        max_prune=first_given(options.max_prune, project.max_prune) or (),
-        min_units=first_given(options.min_units, project.min_units) or (),
-        round_to=first_given(options.round_to, project.round_to),
+        include=asked.include or (),
+        exclude=asked.exclude or (),
+        max_prune=asked.max_prune or (),
+        min_units=asked.min_units or (),
+        round_to=asked.round_to,
     )
     for option, globs in (("--include", restrictions.include), ("--exclude", restrictions.exclude)):
         if not all(glob.strip() for glob in globs):
@@ -255,26 +237,23 @@ def resolve_shrink(options: ShrinkOptions) -> ShrinkSettings:
         UsageError: No budget is given anywhere, or a value can't be.
         ProjectFileError: The project file is malformed.
     """
-    project = project_of(options)
-    budgets = first_given(options.budgets, project.budget) or ()
-    max_drop = first_given(options.max_drop, project.max_drop)
-    steps = first_given(options.steps, project.steps) or 1
+    asked = asked_of(options)
+    budgets, max_drop, steps = asked.budgets or (), asked.max_drop, asked.steps
     if not budgets and max_drop is None:
         raise UsageError(
             "no budget given; add --budget 40% (what may stay), or 'budget' in fairdeploy.toml, or "
             "--max-drop 1% for the smallest network that stays as accurate"
         )
     _refuse(_budget_contradictions(options, tuple(budgets), max_drop, steps))
-    output = Path(project.output) if project.output else default_output(options.model)
-    most = DEFAULT_SELECTION_IMAGES if budgets else ALL_IMAGES
-    run = _resolve_run(options, project, output, most)
+    output = Path(asked.output) if asked.output else default_output(options.model)
+    run = _resolve_run(options, asked, output, DEFAULT_SELECTION_IMAGES if budgets else ALL_IMAGES)
     _refuse(_step_contradictions(run, steps))
     if max_drop is not None and run.data is None:
         raise DataError("--max-drop needs labelled test images, and there are none; give --data")
     return ShrinkSettings(
         **_values(replace(run, max_drop=max_drop, host=options.host)),
         budgets=tuple(budgets),
-        smallest=first_given(options.smallest, project.smallest) or "params",
+        smallest=asked.smallest,
         steps=steps,
     )
 
@@ -349,52 +328,45 @@ def resolve_sweep(options: SweepOptions) -> SweepSettings:
             f"--points {num_points} is not a number from {MIN_POINTS} to {MAX_POINTS}; "
             "for a single one use fairdeploy shrink"
         )
-    output = default_output(options.model, "sweep")
-    run = _resolve_run(options, project_of(options), output)
+    output = options.output or default_output(options.model, "sweep")
+    run = _resolve_run(options, asked_of(options), output)
     percents = None if options.at is None else tuple(sorted(set(options.at), reverse=True))
     return SweepSettings(**_values(run), metric=metric, num_points=num_points, percents=percents)
 
 
 def _resolve_run(
-    options: RunOptions,
-    project: ProjectFile,
-    output: Path,
-    num_selection: int = DEFAULT_SELECTION_IMAGES,
+    typed: RunOptions, asked: Any, output: Path, num_selection: int = DEFAULT_SELECTION_IMAGES
 ) -> RunSettings:
-    """What all runs share; the last two hold unless an option says otherwise."""
-    recover = first_given(options.recover, project.recover)
-    if recover is not None and recover not in RECOVERY_METHODS:
-        raise UsageError(f"no recovery '{recover}'; use one of {', '.join(RECOVERY_METHODS)}")
-    data = first_given(options.data, project.data)
-    tuning = resolve_tuning(options.training, project)
-    for option, needs_images in (("--recover distil", recover == "distil"), ("--finetune", tuning)):
-        if needs_images and data is None:
+    """What all runs share; the last holds unless an option says otherwise."""
+    tuning = resolve_tuning(typed, asked)
+    for option, needs_images in (
+        ("--recover distil", asked.recover == "distil"),
+        ("--finetune", tuning),
+    ):
+        if needs_images and asked.data is None:
             raise DataError(f"{option} learns from images, and there are none; give --data")
-    num_calibration = first_given(
-        options.num_calibration, project.num_calibration, DEFAULT_CALIBRATION_IMAGES
-    )
-    assert num_calibration is not None
-    if num_calibration < 2:
-        raise UsageError(f"--num-calibration {num_calibration} is too few; use 64 or more")
+    if asked.num_calibration < 2:
+        raise UsageError(f"--num-calibration {asked.num_calibration} is too few; use 64 or more")
     return RunSettings(
-        model=resolve_model(options, project),
-        data=data,
-        loaders=options.loaders,
-        class_names=first_given(options.class_names, project.class_names),
-        task=first_given(options.task, project.task),
-        class_order=first_given(options.class_order, project.class_order) or "natural",
-        num_calibration=num_calibration,
-        max_test=project.max_test or DEFAULT_TEST_IMAGES,
-        output=options.output or output,
-        target=resolve_target(options, project),
-        restrictions=resolve_restrictions(options, project),
-        recover=recover,
-        method=resolve_method(options, project, recover),
-        num_selection=first_given(options.num_selection, project.num_selection, num_selection) or 0,
+        model=resolve_model(asked),
+        data=asked.data,
+        loaders=asked.loaders,
+        class_names=asked.class_names,
+        task=asked.task,
+        class_order=asked.class_order,
+        num_calibration=asked.num_calibration,
+        max_test=asked.max_test or DEFAULT_TEST_IMAGES,
+        output=output,
+        target=asked.target,
+        restrictions=resolve_restrictions(asked),
+        recover=asked.recover,
+        method=resolve_method(asked),
+        num_selection=num_selection if asked.num_selection is None else asked.num_selection,
         tuning=tuning,
-        force=options.force,
-        with_latency=options.with_latency,
-        command=options.command,
+        force=asked.force,
+        with_latency=asked.with_latency,
+        command=asked.command,
+        asked=replace(asked, output=output),
     )
 
 
@@ -416,31 +388,31 @@ def default_output(model: str, ending: str = "shrunk") -> Path:
 # ---- how to train after the repair: by the command line, ``fairdeploy.toml`` or a default --------
 
 
-def resolve_tuning(asked: TrainingOptions, project: ProjectFile) -> TuningOptions | None:
+def resolve_tuning(typed: TrainingOptions, asked: Any) -> TuningOptions | None:
     """What was asked for; None where nobody asks to train.
 
     The project file may say how to train without asking for it.
 
+    Args:
+        typed: As typed.
+        asked: The same, completed.
+
     Raises:
         UsageError: An option says how to train, but nothing says that; or a value can't be.
     """
-    epochs = first_given(asked.finetune, project.finetune)
-    if not epochs:
-        _refuse_how_without_training(asked)
+    if not asked.finetune:
+        _refuse_how_without_training(typed)
         return None
-    rate = first_given(asked.learning_rate, project.learning_rate)
-    size = first_given(asked.batch_size, project.batch_size, DEFAULT_BATCH_SIZE)
-    assert size is not None
+    rate = asked.learning_rate
     if rate is not None and not 0 < rate <= 1:
         raise UsageError(f"--learning-rate {rate:g} is not above 0 and at most 1")
-    with_features = asked.distill_features or bool(project.distill_features)
     return TuningOptions(
-        epochs=epochs,
-        distill=asked.distill or bool(project.distill) or with_features,
-        distill_features=with_features,
+        epochs=asked.finetune,
+        distill=asked.distill or asked.distill_features,
+        distill_features=asked.distill_features,
         learning_rate=rate,
-        batch_size=size,
-        ema=asked.ema or bool(project.ema),
+        batch_size=asked.batch_size,
+        ema=asked.ema,
     )
 
 
@@ -464,9 +436,7 @@ DEFAULT_RECOVERY: RecoveryMethod = "least_squares"
 REFITTING: tuple[RecoveryMethod, ...] = ("least_squares", "distil")
 
 
-def resolve_method(
-    options: RunOptions, project: ProjectFile, recover: RecoveryMethod | None
-) -> PruningMethod:
+def resolve_method(asked: Any) -> PruningMethod:
     """What was asked for, or what suits the repair.
 
     Where every layer is refitted afterwards, that is what the others can make up for: at half of
@@ -474,11 +444,10 @@ def resolve_method(
     and 0.3 less on ConvNeXt (tests/benchmarks/RESULTS.md).
     """
     default = PruningMethod()
-    has_images = first_given(options.data, project.data) is not None
-    if has_images and (recover or DEFAULT_RECOVERY) in REFITTING:
+    if asked.data is not None and (asked.recover or DEFAULT_RECOVERY) in REFITTING:
         default = replace(default, signal="reconstruction")
     return PruningMethod(
-        signal=first_given(options.signal, project.signal) or default.signal,
-        protect=first_given(options.protect, project.protect) or default.protect,
-        allocation=first_given(options.allocation, project.allocation) or default.allocation,
+        signal=asked.signal or default.signal,
+        protect=asked.protect or default.protect,
+        allocation=asked.allocation or default.allocation,
     )

@@ -13,7 +13,9 @@ from fairdeploy.settings.toml import (
     Reader,
     Schema,
     described,
+    form_of,
     not_negative_number,
+    one_of,
     positive_number,
     read_text,
     read_toml_table,
@@ -60,13 +62,11 @@ def list_profiles() -> tuple[TargetProfile, ...]:
 
 def profile_schema() -> Schema:
     """JSON Schema of a target profile."""
-    return table_schema("target profile", _READERS | _OPTIONAL_READERS, tuple(_READERS))
-
-
-def _precision(value: object) -> str:
-    if value not in _PRECISIONS:
-        raise ValueError(f"one of {', '.join(_PRECISIONS)}")
-    return str(value)
+    return table_schema(
+        "target profile",
+        {key: form_of(reader).schema for key, reader in (_READERS | _OPTIONAL_READERS).items()},
+        tuple(_READERS),
+    )
 
 
 def _channel_multiple(value: object) -> int | str:
@@ -85,7 +85,6 @@ def _image_shape(value: object) -> tuple[int, ...]:
     return shape
 
 
-described(_precision, enum=list(_PRECISIONS))
 described(_channel_multiple, anyOf=[{"type": "integer", "minimum": 1}, {"const": AUTO}])
 described(
     _image_shape, type="array", items={"type": "integer", "minimum": 1}, minItems=3, maxItems=3
@@ -95,7 +94,7 @@ _READERS: dict[str, Reader] = {
     "description": text,
     "runtime": text,
     "providers": texts,
-    "precision": _precision,
+    "precision": one_of(_PRECISIONS),
     "batch": whole_number(1),
     "threads": whole_number(0),
     "channel_multiple": _channel_multiple,

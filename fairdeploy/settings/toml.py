@@ -7,16 +7,19 @@ import math
 import reprlib
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fairdeploy.errors import ProjectFileError
+from fairdeploy.errors import ProjectFileError, UsageError
 from fairdeploy.files import read_regular_text
+from fairdeploy.records.method import choice_of
 
 _Value = TypeVar("_Value")
+_Choice = TypeVar("_Choice", bound=str)
 _Reads = TypeVar("_Reads", bound="Reader")
 
-_LARGEST = 2**63 - 1
+LARGEST = 2**63 - 1
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
 
@@ -28,25 +31,47 @@ Reader = Callable[[object], Any]
 
 
 Schema = dict[str, Any]
-_SCHEMAS: dict[Reader, Schema] = {}
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _LIST: Schema = {"type": "array", "minItems": 1}
 _SEVERAL: Schema = {"anyOf": [{"type": "string"}, {**_LIST, "items": {"type": "string"}}]}
+_TYPES = {"boolean": bool, "integer": int, "number": float}
 
 
-def described(reader: _Reads, **schema: Any) -> _Reads:
-    """The same reader; ``table_schema`` says of its key what JSON Schema can say."""
-    _SCHEMAS[reader] = schema
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How values of a kind are written, besides what its reader takes from TOML."""
+
+    schema: Schema
+    typed: Any
+    """What a command line has for it: ``int``, ``str``, ``list[str]`` where it may be repeated."""
+    parse: Callable[[str, Any], Any]
+    """From the option's name and what was typed to the value; raises UsageError."""
+
+
+_FORMS: dict[Reader, Form] = {}
+
+
+def described(
+    reader: _Reads, typed: Any = None, parse: Callable[[str, Any], Any] | None = None, **schema: Any
+) -> _Reads:
+    """The same reader, with what JSON Schema can say of its values and how they are typed."""
+    kind = typed or _TYPES.get(schema.get("type", ""), str)
+    _FORMS[reader] = Form(schema, kind, parse or (lambda _, value: value))
     return reader
 
 
-def table_schema(title: str, readers: Mapping[str, Reader], required: Sequence[str] = ()) -> Schema:
+def form_of(reader: Reader) -> Form:
+    """How values of this kind are written."""
+    return _FORMS[reader]
+
+
+def table_schema(title: str, keys: Mapping[str, Schema], required: Sequence[str] = ()) -> Schema:
     """JSON Schema of a table with these keys."""
     return {
         "$schema": _DIALECT,
         "title": title,
         "type": "object",
-        "properties": {key: _SCHEMAS[reader] for key, reader in readers.items()},
+        "properties": dict(keys),
         "required": list(required),
         "additionalProperties": False,
     }
@@ -152,16 +177,17 @@ def text_or_texts(value: object) -> tuple[str, ...]:
     return items
 
 
-def whole_number(minimum: int) -> Callable[[object], int]:
-    """Reader of integers from ``minimum`` up, as far as 64 bits hold them."""
+def whole_number(minimum: int, maximum: int = LARGEST) -> Callable[[object], int]:
+    """Reader of integers from ``minimum`` up, as far as 64 bits or ``maximum`` hold them."""
+    to = f" to {maximum}" if maximum < LARGEST else ""
 
     def read(value: object) -> int:
         is_flag = isinstance(value, bool)
-        if not isinstance(value, int) or is_flag or not minimum <= value <= _LARGEST:
-            raise ValueError(f"a whole number from {minimum}")
+        if not isinstance(value, int) or is_flag or not minimum <= value <= maximum:
+            raise ValueError(f"a whole number from {minimum}{to}")
         return value
 
-    return described(read, type="integer", minimum=minimum, maximum=_LARGEST)
+    return described(read, type="integer", minimum=minimum, maximum=maximum)
 
 
 def whole_numbers(minimum: int) -> Callable[[object], tuple[int, ...]]:
@@ -177,7 +203,7 @@ def whole_numbers(minimum: int) -> Callable[[object], tuple[int, ...]]:
             raise ValueError(f"a list of whole numbers from {minimum}")
         return items
 
-    return described(read, **_LIST, items=_SCHEMAS[read_one])
+    return described(read, **_LIST, items=form_of(read_one).schema)
 
 
 def positive_number(value: object) -> float:
@@ -205,7 +231,7 @@ def share(value: object) -> float:
 
 
 def by_glob(
-    reader: Callable[[object], _Value], example: str
+    reader: Callable[[object], _Value], example: str, parse: Callable[[str, Any], Any]
 ) -> Callable[[object], tuple[tuple[str, _Value], ...]]:
     """Reader of one value for every module, or of a table with one value for each glob."""
 
@@ -216,8 +242,27 @@ def by_glob(
         except ValueError as error:
             raise ValueError(f"{error}, or a table of globs with such values: {example}") from error
 
-    one = _SCHEMAS[reader]
-    return described(read, anyOf=[one, {"type": "object", "additionalProperties": one}])
+    one = form_of(reader).schema
+    any_of = [one, {"type": "object", "additionalProperties": one}]
+    return described(read, list[str], parse, anyOf=any_of)
+
+
+def one_of(choices: tuple[_Choice, ...], what: str | None = None) -> Callable[[object], _Choice]:
+    """Reader of one of these words; ``what`` they are called where the option's name won't do."""
+
+    def read(value: object) -> _Choice:
+        option = choice_of(value, choices)
+        if option is None:
+            raise ValueError(f"one of {', '.join(choices)}")
+        return option
+
+    def parse(flag: str, text: str) -> _Choice:
+        option = choice_of(text, choices)
+        if option is None:
+            raise UsageError(f"no {what or flag} '{text}'; use one of {', '.join(choices)}")
+        return option
+
+    return described(read, parse=parse, enum=list(choices))
 
 
 def numbers(value: object) -> tuple[float, ...]:
@@ -239,7 +284,7 @@ def _number(value: object) -> float | None:
 described(text, type="string", minLength=1)
 described(truth, type="boolean")
 described(texts, type="array", items={"type": "string"})
-described(text_or_texts, **_SEVERAL)
+described(text_or_texts, list[str], lambda _, words: tuple(words), **_SEVERAL)
 described(positive_number, type="number", exclusiveMinimum=0)
 described(not_negative_number, type="number", minimum=0)
 described(share, type="number", minimum=0, maximum=1)

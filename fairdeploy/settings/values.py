@@ -5,28 +5,24 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Sequence
-from typing import TypeVar
 
 from fairdeploy.errors import UsageError
 from fairdeploy.records.deployment import HostOptions
-from fairdeploy.records.method import choice_of
-from fairdeploy.settings.options import InputShape
+
+InputShape = int | tuple[int, int, int]
+"""Height = width, or [C, H, W]."""
 
 _CHANNELS_HEIGHT_WIDTH = 3
 EVERY_MODULE = "*"
 _WHOLE = 100.0
 
-_Choice = TypeVar("_Choice")
 
-
-def parse_input_shape(text: str | None) -> InputShape | None:
-    """``32`` as 32, ``3,224,224`` as a tuple; None stays None.
+def parse_input_shape(_: str, text: str) -> InputShape:
+    """``32`` as 32, ``3,224,224`` as a tuple.
 
     Raises:
         UsageError: Anything else.
     """
-    if text is None:
-        return None
     parts = text.lower().replace("x", ",").split(",")
     if all(part.strip().isdecimal() and int(part) > 0 for part in parts):
         sizes = [int(part) for part in parts]
@@ -39,14 +35,12 @@ def parse_input_shape(text: str | None) -> InputShape | None:
     )
 
 
-def parse_numbers(option: str, text: str | None) -> tuple[float, ...] | None:
-    """``0.5,0.5,0.5`` as a tuple; None stays None.
+def parse_numbers(option: str, text: str) -> tuple[float, ...]:
+    """``0.5,0.5,0.5`` as a tuple.
 
     Raises:
         UsageError: A part is not a finite number.
     """
-    if text is None:
-        return None
     try:
         numbers = tuple(float(part) for part in text.split(","))
     except ValueError:
@@ -83,47 +77,39 @@ def parse_sizes(texts: Sequence[str] | None) -> dict[str, int]:
     return {name: int(size) for _, name, size in pairs}
 
 
-def parse_shares(texts: Sequence[str] | None) -> tuple[tuple[str, float], ...] | None:
+def parse_shares(_: str, texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
     """``0.7``, ``70%`` and ``layer4.*=0.3`` of ``--max-prune`` as globs and shares.
 
     Raises:
         UsageError: A share is not between 0 and 1.
     """
-    if not texts:
-        return None
     return tuple((glob, _share(number, text)) for text in texts for glob, number in [_split(text)])
 
 
-def parse_counts(texts: Sequence[str] | None) -> tuple[tuple[str, int], ...] | None:
+def parse_counts(_: str, texts: Sequence[str]) -> tuple[tuple[str, int], ...]:
     """``8`` and ``layer4.*=16`` of ``--min-units`` as globs and counts.
 
     Raises:
         UsageError: A count is not a whole number from 1.
     """
-    if not texts:
-        return None
     return tuple((glob, _count(number, text)) for text in texts for glob, number in [_split(text)])
 
 
-def parse_percents(option: str, text: str | None) -> tuple[float, ...] | None:
-    """``70%,50%`` as (70, 50); None stays None.
+def parse_percents(option: str, text: str) -> tuple[float, ...]:
+    """``70%,50%`` as (70, 50).
 
     Raises:
         UsageError: A part is not a percentage above 0 and below 100.
     """
-    if text is None:
-        return None
     return tuple(_percent(option, part.strip()) for part in text.split(","))
 
 
-def parse_drop(text: str | None) -> float | None:
-    """``1%`` and ``0.01`` of ``--max-drop`` as a share; None stays None.
+def parse_drop(text: str) -> float:
+    """``1%`` and ``0.01`` of ``--max-drop`` as a share.
 
     Raises:
         UsageError: Not a share from 0 and below 1.
     """
-    if text is None:
-        return None
     try:
         drop = float(text.strip().removesuffix("%")) / (_WHOLE if text.strip().endswith("%") else 1)
     except ValueError:
@@ -180,19 +166,6 @@ def _count(number: str, text: str) -> int:
         f"--min-units '{text}' is not a whole number from 1; use --min-units 8 or "
         "--min-units 'layer4.*=16'"
     )
-
-
-def given(values: Sequence[str] | None) -> tuple[str, ...] | None:
-    """A repeatable option's values, None where it is absent."""
-    return tuple(values) if values else None
-
-
-def chosen(what: str, text: str | None, choices: tuple[_Choice, ...]) -> _Choice | None:
-    """What the user chose, None if nothing."""
-    found = choice_of(text, choices)
-    if text is not None and found is None:
-        raise UsageError(f"no {what} '{text}'; use one of {', '.join(map(str, choices))}")
-    return found
 
 
 def host_options(

@@ -2,26 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from fairdeploy.cli.flags import TrainingFlags
 from fairdeploy.errors import UsageError
-from fairdeploy.settings.options import TrainingOptions
 from fairdeploy.settings.values import parse_drop
-
-
-def test_what_is_typed_is_passed_on_as_it_is() -> None:
-    flags = TrainingFlags(
-        finetune=5, distill=True, distill_features=True, learning_rate=0.2, batch_size=8, ema=True
-    )
-    assert flags.training() == TrainingOptions(
-        finetune=5, distill=True, distill_features=True, learning_rate=0.2, batch_size=8, ema=True
-    )
-    assert TrainingFlags().training() == TrainingOptions()
 
 
 def test_a_drop_is_a_percentage_or_a_share() -> None:
     assert parse_drop("1%") == parse_drop("0.01") == 0.01
     assert parse_drop("0%") == 0.0
-    assert parse_drop(None) is None
 
 
 def test_a_drop_of_everything_is_refused_with_what_was_meant() -> None:

@@ -136,7 +136,8 @@ def test_short_forms_and_what_is_no_path_stay_as_they_are(tmp_path: Path) -> Non
         ("max_drop = true", "give a share of all images"),
         ("learning_rate = 2", "give a number above 0 and at most 1"),
         ('smallest = "latency"', "give one of params, macs, size"),
-        ("finetune = 0", "give a whole number from 1"),
+        ("finetune = -1", "give a whole number from 0"),
+        ("steps = 21", "give a whole number from 1 to 20"),
         ("maxprune = 0.7", "did you mean 'max_prune'"),
     ],
 )

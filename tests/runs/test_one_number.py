@@ -13,7 +13,7 @@ from torch import nn
 import fairdeploy
 from fairdeploy.errors import ModelError, UsageError
 from fairdeploy.runs.shrink import shrink
-from fairdeploy.settings.options import ShrinkOptions, TrainingOptions
+from fairdeploy.settings.options import ShrinkOptions
 
 NETWORKS = """
 import torch
@@ -130,7 +130,7 @@ def test_signal_that_compares_classes_is_refused_for_one_number(folder: Path) ->
 
 def test_training_that_needs_classes_is_refused_before_the_work(folder: Path) -> None:
     with pytest.raises(UsageError, match="--finetune needs a network with one score per class"):
-        shrunk(folder, "Number,kind=map", training=TrainingOptions(finetune=1, distill=True))
+        shrunk(folder, "Number,kind=map", finetune=1, distill=True)
 
 
 def test_output_with_time_first_is_refused_with_what_to_return(folder: Path) -> None:

@@ -15,7 +15,7 @@ from fairdeploy.errors import AccuracyError, DataError, UsageError
 from fairdeploy.recovery.training.distillation import distil
 from fairdeploy.runs.shrink import ShrinkResult, shrink
 from fairdeploy.scoring.unit_scores import score_units
-from fairdeploy.settings.options import ShrinkOptions, TrainingOptions
+from fairdeploy.settings.options import ShrinkOptions
 from tests.tiny_project import write_project
 
 
@@ -82,8 +82,7 @@ def test_changes_add_up_to_the_accuracies(project: Path, tmp_path: Path) -> None
 
 
 def test_training_uses_what_is_left_and_is_reported(project: Path, tmp_path: Path) -> None:
-    training = TrainingOptions(finetune=2, batch_size=10)
-    document = run(project, tmp_path / "out", training=training, num_selection=20).document
+    document = run(project, tmp_path / "out", finetune=2, batch_size=10, num_selection=20).document
     row = document["tuning"]
     assert (row["num_images"], row["num_selection"], row["epochs_asked"]) == (30, 15, 2)
     assert [epoch["epoch"] for epoch in row["epochs"]] == [0, 1, 2]

@@ -139,6 +139,8 @@ def leaves(settings: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
     assert is_dataclass(settings)
     for field in fields(settings):
         value = getattr(settings, field.name)
+        if field.name == "asked":  # what the others are made of
+            continue
         if is_dataclass(value):
             yield from leaves(value, f"{prefix}{field.name}.")
         else:

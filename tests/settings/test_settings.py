@@ -14,9 +14,13 @@ from fairdeploy.deployment.exporter_api import load_exporters
 from fairdeploy.errors import UsageError
 from fairdeploy.records import Restrictions
 from fairdeploy.runs.export.requests import requests_of
-from fairdeploy.settings.options import ExportOptions, ShrinkOptions, SweepOptions
-from fairdeploy.settings.run import (
+from fairdeploy.settings.options import (
     DEFAULT_CALIBRATION_IMAGES,
+    ExportOptions,
+    ShrinkOptions,
+    SweepOptions,
+)
+from fairdeploy.settings.run import (
     DEFAULT_POINTS,
     default_output,
     resolve_shrink,

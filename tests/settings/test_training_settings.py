@@ -8,6 +8,7 @@ import pytest
 
 from fairdeploy.errors import UsageError
 from fairdeploy.records.training import TuningOptions
+from fairdeploy.settings.option import completed
 from fairdeploy.settings.options import ShrinkOptions, TrainingOptions
 from fairdeploy.settings.project_file import ProjectFile
 from fairdeploy.settings.run import resolve_shrink, resolve_tuning
@@ -18,8 +19,12 @@ WHOLE_FILE = ProjectFile(
 )
 
 
+def tuning_of(typed: TrainingOptions, written: ProjectFile = NO_FILE) -> TuningOptions | None:
+    return resolve_tuning(typed, completed(typed, written))
+
+
 def test_training_options_have_sensible_defaults() -> None:
-    assert resolve_tuning(TrainingOptions(finetune=5), NO_FILE) == TuningOptions(
+    assert tuning_of(TrainingOptions(finetune=5), NO_FILE) == TuningOptions(
         epochs=5,
         distill=False,
         distill_features=False,
@@ -27,12 +32,12 @@ def test_training_options_have_sensible_defaults() -> None:
         batch_size=64,
         ema=False,
     )
-    assert resolve_tuning(TrainingOptions(), NO_FILE) is None
+    assert tuning_of(TrainingOptions(), NO_FILE) is None
 
 
 def test_inner_values_come_with_answers() -> None:
     asked = TrainingOptions(finetune=1, distill_features=True)
-    tuning = resolve_tuning(asked, NO_FILE)
+    tuning = tuning_of(asked, NO_FILE)
     assert tuning is not None
     assert tuning.distill
 
@@ -47,16 +52,16 @@ def test_inner_values_come_with_answers() -> None:
 )
 def test_how_to_train_without_training_is_refused(asked: TrainingOptions, option: str) -> None:
     with pytest.raises(UsageError, match=f"^{option} says how to train; add --finetune EPOCHS$"):
-        resolve_tuning(asked, NO_FILE)
+        tuning_of(asked, NO_FILE)
 
 
 def test_impossible_learning_rates_are_refused() -> None:
     with pytest.raises(UsageError, match="--learning-rate 3 is not above 0 and at most 1"):
-        resolve_tuning(TrainingOptions(finetune=1, learning_rate=3.0), NO_FILE)
+        tuning_of(TrainingOptions(finetune=1, learning_rate=3.0), NO_FILE)
 
 
 def test_the_project_file_says_what_is_not_typed() -> None:
-    assert resolve_tuning(TrainingOptions(), WHOLE_FILE) == TuningOptions(
+    assert tuning_of(TrainingOptions(), WHOLE_FILE) == TuningOptions(
         epochs=4,
         distill=True,
         distill_features=True,
@@ -65,21 +70,21 @@ def test_the_project_file_says_what_is_not_typed() -> None:
         ema=True,
     )
     typed = TrainingOptions(finetune=1, learning_rate=0.5, batch_size=16)
-    tuning = resolve_tuning(typed, WHOLE_FILE)
+    tuning = tuning_of(typed, WHOLE_FILE)
     assert tuning is not None
     assert (tuning.epochs, tuning.learning_rate, tuning.batch_size) == (1, 0.5, 16)
 
 
 def test_the_project_file_may_say_how_without_asking_to_train() -> None:
     how = ProjectFile(learning_rate=0.1, ema=True)
-    assert resolve_tuning(TrainingOptions(), how) is None
-    tuning = resolve_tuning(TrainingOptions(finetune=2), how)
+    assert tuning_of(TrainingOptions(), how) is None
+    tuning = tuning_of(TrainingOptions(finetune=2), how)
     assert tuning is not None
     assert (tuning.learning_rate, tuning.ema) == (0.1, True)
 
 
 def test_no_epochs_on_the_command_line_turn_the_project_file_s_training_off() -> None:
-    assert resolve_tuning(TrainingOptions(finetune=0), WHOLE_FILE) is None
+    assert tuning_of(TrainingOptions(finetune=0), WHOLE_FILE) is None
 
 
 def with_file(folder: Path, text: str) -> str:

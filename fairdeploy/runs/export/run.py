@@ -33,8 +33,7 @@ from fairdeploy.runs.folder.artifact_folder import (
     open_folder,
 )
 from fairdeploy.runs.progress import Progress, Stopwatch
-from fairdeploy.settings.options import ExportOptions
-from fairdeploy.settings.run import DEFAULT_TARGET
+from fairdeploy.settings.options import DEFAULT_TARGET, ExportOptions
 from fairdeploy.settings.target_profiles import load_profile
 
 

@@ -28,7 +28,7 @@ from fairdeploy.runs.stages.loading import capture_network, load_network
 from fairdeploy.runs.stages.multiples import known_multiple, multiple_row
 from fairdeploy.runs.stages.removal import check_answers
 from fairdeploy.settings.options import InspectOptions
-from fairdeploy.settings.run import project_of, resolve_model, resolve_restrictions, resolve_target
+from fairdeploy.settings.run import asked_of, resolve_model, resolve_restrictions
 from fairdeploy.settings.target_profiles import load_profile
 from fairdeploy.surgery.removal import StayingIndices
 
@@ -49,10 +49,10 @@ def inspect(options: InspectOptions, progress: Progress | None = None) -> dict[s
     Raises:
         FairdeployError: The network can't be loaded or traced, or an option fits nothing in it.
     """
-    project = project_of(options)
-    settings = resolve_model(options, project)
-    restrictions = resolve_restrictions(options, project)
-    profile = load_profile(resolve_target(options, project))
+    asked = asked_of(options)
+    settings = resolve_model(asked)
+    restrictions = resolve_restrictions(asked)
+    profile = load_profile(asked.target)
     watch = Stopwatch(progress)
     model = load_network(settings, watch)
     graph = capture_network(model, settings, watch)

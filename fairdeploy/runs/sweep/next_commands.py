@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fairdeploy.settings.options import InputShape, SweepOptions, TrainingOptions
-from fairdeploy.settings.values import EVERY_MODULE
+from fairdeploy.settings.options import SweepOptions, TrainingOptions
+from fairdeploy.settings.values import EVERY_MODULE, InputShape
 
 
 def shrink_command(options: SweepOptions, budget: str) -> str:
@@ -49,11 +49,11 @@ def _words(options: SweepOptions) -> Iterator[str]:
         "--fixed-batch": options.fixed_batch,
         "--mean": _numbers(options.mean),
         "--std": _numbers(options.std),
-        "--crop-pct": options.fitting.crop_pct,
-        "--crop-mode": options.fitting.crop_mode,
-        "--interpolation": options.fitting.interpolation,
-        "--channel-order": options.fitting.channel_order,
-        "--white": options.fitting.white,
+        "--crop-pct": options.crop_pct,
+        "--crop-mode": options.crop_mode,
+        "--interpolation": options.interpolation,
+        "--channel-order": options.channel_order,
+        "--white": options.white,
         "--class-names": ",".join(options.class_names) if options.class_names else None,
         "--class-order": options.class_order,
         "--seed": options.seed,
@@ -72,7 +72,7 @@ def _words(options: SweepOptions) -> Iterator[str]:
     for flag, values in several.items():
         for text in values or ():
             yield from (flag, text)
-    yield from _training_words(options.training)
+    yield from _training_words(options)
     if options.allow_norm_coupled:
         yield "--allow-norm-coupled"
     if options.blocks is not None:
