@@ -22,7 +22,7 @@ from fairdeploy.tasks.resampled import Figures, Resampled
 _NONE = -1
 """Behind the end of a sequence."""
 _LEAST_PROBABILITY = 1e-12
-_FEWEST_RIGHT = 0.05
+_LEAST_GAIN = 0.05
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class Sequence(Resampled):
     are_probabilities: bool = False
     share_right: float | None = None
     """Of the characters, where the reading was found out."""
+    share_of_others: float = 0.0
+    """That the same answers have right of the labels of other images."""
 
     def checked(self, data: DataSplits, original: Original, *, names_are_given: bool) -> DataSplits:
         """The data as it is, with how answers are read.
@@ -54,11 +56,12 @@ class Sequence(Resampled):
         """
         if self.share_right is None:
             return data
-        if self.share_right < _FEWEST_RIGHT:
+        if self.share_right < self.share_of_others + _LEAST_GAIN:
             raise DataError(
-                f"the original reads {self.share_right:.1%} of the characters right, whichever "
-                "class is the blank: check that the labels are classes in the network's order "
-                "(--class-names for texts), or leave them out"
+                f"the original reads {self.share_right:.1%} of the characters right, and has "
+                f"{self.share_of_others:.1%} of those of other images right by chance: check that "
+                "the labels are classes in the network's order (--class-names for texts), or leave "
+                "them out"
             )
         shift = f", labels count from class {self.shift}" if self.shift else ""
         text = (
@@ -168,8 +171,12 @@ def read_sequences(answer: Tensor, labels: Tensor) -> Sequence | None:
                 if bool((labels + shift == blank)[labels >= 0].any()):
                     continue
                 task = Sequence(dim, blank, shift, is_normal)
-                share = float(task.marks(answer, some).clamp_min(0).mean())
-                found.append((share, -len(found), replace(task, share_right=share)))
+                share, others = (
+                    float(task.marks(answer, those).clamp_min(0).mean())
+                    for those in (some, some.roll(1, 0))
+                )
+                known = replace(task, share_right=share, share_of_others=others)
+                found.append((share, -len(found), known))
     return max(found, key=lambda one: one[:2])[2] if found else None
 
 

@@ -11,8 +11,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from fairdeploy.errors import DataError, UsageError
+from fairdeploy.inputs.calibration import load_data
 from fairdeploy.inputs.image_pool import check_labels
+from fairdeploy.records import DataSplits, ImageSet, Preprocessing
 from fairdeploy.tasks import task_for
+from fairdeploy.tasks.base import Original
 from fairdeploy.tasks.sequence import Sequence, read_sequences
 
 END = -1
@@ -64,6 +67,25 @@ def test_the_reading_is_found_from_labels(
     assert torch.equal(found.own_targets(scores.movedim(2, found.class_dim))[:, :3], labels)
 
 
+def test_labels_of_other_images_are_refused() -> None:
+    generator = torch.Generator().manual_seed(0)
+    words = torch.randint(1, 5, (64, 3), generator=generator)
+    steps = torch.stack([words, torch.zeros_like(words)], 2).flatten(1)
+    data = DataSplits(ImageSet(torch.zeros(64, 1, 2, 2), words, "given"), None, None, "", "")
+    original = Original(
+        lambda _: torch.zeros(64, 5), lambda _: None, None,
+        Preprocessing(1, 2, 2, (0.0,), (1.0,)), 5,
+    )  # fmt: skip
+    right = read_sequences(answers(steps.tolist()), words)
+    assert right is not None
+    (text,) = right.checked(data, original, names_are_given=False).warnings
+    assert "class 0 as the blank and classes in dimension 2 of the answers: 100.0%" in text
+    wrong = read_sequences(answers(steps.roll(7, 0).tolist()), words)
+    assert wrong is not None
+    with pytest.raises(DataError, match=r"has \d\d\.\d% of those of other images right by chance"):
+        wrong.checked(data, original, names_are_given=False)
+
+
 def test_probabilities_are_read_as_such() -> None:
     found = read_sequences(answers(STEPS).softmax(2), WORDS)
     assert found is not None
@@ -107,9 +129,6 @@ def test_texts_become_classes() -> None:
 
 
 def test_texts_of_several_lengths_are_no_pickles(tmp_path: Path) -> None:
-    from fairdeploy.inputs.calibration import load_data
-    from fairdeploy.records import Preprocessing
-
     ragged = np.array([[1, 2], [1]] * 6, dtype=object)
     np.savez(tmp_path / "a.npz", images=np.zeros((12, 4, 4, 1), np.uint8), labels=ragged)
     with pytest.raises(DataError, match="holds Python objects; save plain arrays"):
