@@ -1,9 +1,17 @@
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
+import pytest
 import torch
 from torch import Tensor, nn
 
-from fairdeploy.recovery.least_squares.fittable_layers import FittableLayer, find_layers
+from fairdeploy.recovery.least_squares.fittable_layers import (
+    RECTIFIED,
+    FittableLayer,
+    find_layers,
+)
 from tests.recovery.shrunk_networks import shrink, shrink_channels, small_residual
 
 
@@ -18,7 +26,7 @@ def test_batchnorm_and_relu_after_a_convolution_are_found() -> None:
     assert stem.batchnorm.running_var == "stem_norm.running_var"
     assert stem.target_node == stem.batchnorm.node
     assert stem.sum_after is None
-    assert stem.is_rectified
+    assert stem.limits == RECTIFIED
 
 
 def test_target_is_the_sum_when_the_shortcut_is_computed_before_the_layer() -> None:
@@ -26,7 +34,7 @@ def test_target_is_the_sum_when_the_shortcut_is_computed_before_the_layer() -> N
     assert conv2.target_node == "add"
     assert conv2.sum_after is not None
     assert conv2.sum_after.shortcut == "relu"
-    assert conv2.is_rectified
+    assert conv2.limits == RECTIFIED
 
 
 def test_kept_channels_are_those_of_the_original() -> None:
@@ -80,7 +88,7 @@ def test_a_batchnorm_is_not_folded_when_something_else_reads_the_convolution() -
     assert layers["shortcut"].target_node == "add"
     assert layers["shortcut"].sum_after is not None
     assert layers["shortcut"].sum_after.shortcut == "batch_norm"
-    assert not layers["shortcut"].is_rectified
+    assert layers["shortcut"].limits is None
 
 
 def test_transformer_projections_take_the_residual_stream_as_shortcut() -> None:
@@ -129,4 +137,30 @@ def test_norms_that_follow_no_layer_are_layers_of_their_own() -> None:
     assert list(layers) == ["stem", "norm", "grow", "last_norm", "head"]
     assert [name for name, layer in layers.items() if layer.is_norm] == ["norm", "last_norm"]
     assert layers["last_norm"].window.groups == 10
-    assert layers["last_norm"].is_rectified
+    assert layers["last_norm"].limits == RECTIFIED
+
+
+@pytest.mark.parametrize(
+    ("activation", "limits"),
+    [
+        (nn.ReLU6(), (0.0, 6.0)),
+        (nn.Hardtanh(-1.0, 2.0), (-1.0, 2.0)),
+        (nn.functional.relu6, (0.0, 6.0)),
+        (lambda x: x.clamp(max=3.0), (-math.inf, 3.0)),
+        (lambda x: x.clamp_min(0.5), (0.5, math.inf)),
+        (nn.GELU(), None),
+    ],
+)
+def test_where_an_activation_cuts_off_is_known(
+    activation: Callable[[Tensor], Tensor], limits: tuple[float, float] | None
+) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(3, 8, 3)
+            self.head = nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(activation(self.stem(x)).mean((2, 3)))
+
+    assert layers_of(Net())["stem"].limits == limits

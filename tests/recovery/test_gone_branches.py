@@ -9,7 +9,11 @@ from torch import Tensor, nn
 
 from fairdeploy.graph.units import build_unit_graph
 from fairdeploy.recovery.least_squares.fit import fit_least_squares
-from fairdeploy.recovery.least_squares.fittable_layers import FittableLayer, find_layers
+from fairdeploy.recovery.least_squares.fittable_layers import (
+    RECTIFIED,
+    FittableLayer,
+    find_layers,
+)
 from fairdeploy.surgery.removal import remove_units
 from tests.recovery.shrunk_networks import Pair
 from tests.residual_networks import images, network
@@ -37,7 +41,7 @@ def test_target_of_the_layer_before_is_the_sum_after_the_last_block_gone() -> No
     assert layer.target_node == total_of(pair, "layer1.2")
     assert layer.sum_after is not None
     assert layer.sum_after.node == total_of(pair, "layer1.0")
-    assert layer.is_rectified
+    assert layer.limits == RECTIFIED
 
 
 def test_target_stays_where_another_block_comes_first() -> None:
@@ -50,14 +54,14 @@ def test_stream_without_rectifiers_is_followed_too() -> None:
     pair = without(network("transformer"), "blocks.0.mlp", "blocks.1.attn")
     layer = layer_of(pair, "blocks.0.attn.proj")
     assert layer.target_node == total_of(pair, "blocks.1.attn")
-    assert not layer.is_rectified
+    assert layer.limits is None
 
 
 def test_stem_makes_up_for_the_block_after_it() -> None:
     pair = without(network("option A"), "layer1.0")
     layer = layer_of(pair, "conv1")
     assert layer.target_node == total_of(pair, "layer1.0")
-    assert layer.is_rectified
+    assert layer.limits == RECTIFIED
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,6 @@ from fairdeploy.recovery.least_squares.fitted_weights import (
     write_map,
 )
 from fairdeploy.recovery.least_squares.normal_equations import (
-    NormalEquations,
     RidgeSystem,
     solve_ridge,
 )
@@ -154,9 +153,9 @@ class _Fitting:
         if math.isinf(found.ridge):
             return LayerFit(layer.name, "kept", before, before, None)
         sums, change = sums.merged(held_out_sums), found.change
-        if layer.is_rectified:
-            everything = [*fit_on, *held_out]
-            change = refine_rectified(sums, everything, change, found.ridge, num_free)
+        if layer.limits is not None:
+            system = RidgeSystem(sums, found.ridge, num_free)
+            change = refine_cut(system, [*fit_on, *held_out], change, layer.limits)
         write_map(self._shrunk_module, layer, old + change, sums)
         return LayerFit(layer.name, "fitted", before, after, found.ridge)
 
@@ -212,35 +211,37 @@ def max_chunk_images(graph: UnitGraph) -> int:
     return max(1, min(MAX_CHUNK_IMAGES, affordable))
 
 
-# ---- spend no effort where a ReLU cuts: refine a solution whose target is rectified afterwards ---
+# ---- spend no effort where a ReLU cuts: refine a solution whose target is cut off afterwards -----
 
 
-# More rounds lower a layer's own error further, but no longer that of the network (tried 1, 2, 5).
-NUM_ROUNDS = 2
+# Two would do for ReLU (ten bring VGG 0.1 and ResNet-20 0.4 points at half of the MACs). After ReLU6
+# it takes more: EfficientNet-Lite0 at 70 % of its MACs, divergence on 250 other images 0.92 with two,
+# 0.87 with five, 0.81 with ten. The strength chosen by the error after the cut brings 0.04 more and
+# takes several times as long.
+NUM_ROUNDS = 10
 
 
-def refine_rectified(
-    sums: NormalEquations,
+def refine_cut(
+    system: RidgeSystem,
     blocks: Sequence[SampleBlock],
     change: Tensor,
-    ridge: float,
-    num_free: int,
+    limits: tuple[float, float],
 ) -> Tensor:
-    """A change of the weights, float64 [G, n, o], with no larger error after a ReLU.
+    """A change of the weights, float64 [G, n, o], with no larger error between the limits.
 
     Args:
-        sums: Over the rows of all ``blocks``.
+        system: Of the rows of all ``blocks``.
         blocks: The rows and targets themselves.
         change: To begin with.
-        ridge: Penalty that it was found with.
-        num_free: See ``RidgeSystem``.
+        limits: What is below the first or above the second is as good as being there.
     """
-    system = RidgeSystem(sums, ridge, num_free)
+    low, high = limits
     for _ in range(NUM_ROUNDS):
-        cross = torch.zeros_like(sums.cross)
+        cross = torch.zeros_like(change)
         for block in blocks:
             output = block.present + block.rows @ change.float()
-            goal = torch.where(block.targets > 0, block.targets, output.clamp_max(0))
+            goal = torch.where(block.targets > low, block.targets, output.clamp_max(low))
+            goal = torch.where(block.targets < high, goal, output.clamp_min(high))
             cross += block.rows.mT @ (goal - block.present)
         change = system.change(cross)
     return change

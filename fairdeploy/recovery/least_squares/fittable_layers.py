@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -56,8 +57,8 @@ class FittableLayer:
     """How the layer gets into that sum, whose other operand the shrunk network has by then."""
     batch: BatchDimension
     """Of its output."""
-    is_rectified: bool
-    """Whether only the positive part of the target is used."""
+    limits: tuple[float, float] | None
+    """Between which bounds the target is used, where an activation cuts it off: ReLU or ReLU6."""
     kept_channels: tuple[int, ...]
     """Channels of the original's target that the shrunk network still has."""
 
@@ -167,7 +168,7 @@ class _Finder:
             target_node=target,
             sum_after=found,
             batch=batch,
-            is_rectified=is_past_relu or self._is_rectified(target),
+            limits=RECTIFIED if is_past_relu else self._limits(target),
             kept_channels=kept,
         )
 
@@ -261,9 +262,28 @@ class _Finder:
             return None
         return tuple(int(i) for i in np.flatnonzero(kept[channel_dim]))
 
-    def _is_rectified(self, node_name: str) -> bool:
+    def _limits(self, node_name: str) -> tuple[float, float] | None:
         user = only_user(self._nodes[node_name])
-        return user is not None and user.target is aten.relu.default
+        return None if user is None else limits_after(user)
+
+
+RECTIFIED = (0.0, math.inf)
+
+
+def limits_after(activation: fx.Node) -> tuple[float, float] | None:
+    """Between which bounds an activation passes values on as they are; None if it is none such."""
+    if activation.target is aten.relu.default:
+        return RECTIFIED
+    if activation.target is aten.relu6.default:
+        return 0.0, 6.0
+    if activation.target not in (aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default):
+        return None
+    arguments = bound_arguments(activation)
+    low = arguments.get("min_val", arguments.get("min"))
+    high = arguments.get("max_val", arguments.get("max"))
+    bounds = (-math.inf if low is None else low, math.inf if high is None else high)
+    # a bound may be computed
+    return bounds if all(isinstance(bound, int | float) for bound in bounds) else None
 
 
 # ---- follows a layer's output to the sum that it becomes part of ---------------------------------
