@@ -89,7 +89,7 @@ def test_a_folder_is_shrunk_and_comes_back_in_its_class(folder: Path, tmp_path: 
         str(folder), (torch.rand(64, 3, 32, 32),), "70%", latency=False, recover="none",
         num_calibration=32, seed=0, output=str(tmp_path / "out"),
     )  # fmt: skip
-    assert type(result.network) is transformers.ViTForImageClassification
+    assert type(result.network).__name__ == "ViTForImageClassification"
     mine = transformers.ViTForImageClassification.from_pretrained(folder)
     small = fairdeploy.load(tmp_path / "out", mine)
     x = torch.randn(2, 3, 32, 32)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import fairdeploy
-from fairdeploy.errors import ModelError, UsageError
+from fairdeploy.errors import UsageError
 from fairdeploy.runs.shrink import shrink
 from fairdeploy.settings.options import ShrinkOptions
 
@@ -133,9 +133,10 @@ def test_training_that_needs_classes_is_refused_before_the_work(folder: Path) ->
         shrunk(folder, "Number,kind=map", finetune=1, distill=True)
 
 
-def test_output_with_time_first_is_refused_with_what_to_return(folder: Path) -> None:
-    with pytest.raises(ModelError, match=r"shape \[8, 2, 5\] for 2 images, .* images first"):
-        shrunk(folder, "TimeFirst")
+def test_output_with_time_first_is_served_and_taken_for_no_classes(folder: Path) -> None:
+    document = shrunk(folder, "TimeFirst")
+    assert document["task"]["name"] == "imitation"
+    assert document["fidelity"]["num_images"] == 30
 
 
 @pytest.mark.parametrize("kind", ["matrix", "map"])
