@@ -214,10 +214,10 @@ def max_chunk_images(graph: UnitGraph) -> int:
 # ---- spend no effort where a ReLU cuts: refine a solution whose target is cut off afterwards -----
 
 
-# Two would do for ReLU (ten bring VGG 0.1 and ResNet-20 0.4 points at half of the MACs). After ReLU6
-# it takes more: EfficientNet-Lite0 at 70 % of its MACs, divergence on 250 other images 0.92 with two,
-# 0.87 with five, 0.81 with ten. The strength chosen by the error after the cut brings 0.04 more and
-# takes several times as long.
+# Two would do for ReLU (ten bring VGG 0.1 and ResNet-20 0.4 points at half of the MACs). After
+# ReLU6 it takes more: EfficientNet-Lite0 at 70 % of its MACs, divergence on 250 other images 0.92
+# with two, 0.87 with five, 0.81 with ten. The strength chosen by the error after the cut brings
+# 0.04 more and takes several times as long.
 NUM_ROUNDS = 10
 
 
