@@ -166,6 +166,8 @@ def _pool_of(
         return None
     what = f"'{images_name}' in '{path}'"
     given, labels = arrays[images_name], None
+    if not given.ndim:
+        raise DataError(f"{what} is a single number; give an array with a row for each image")
     if labels_name is not None:
         labels = check_labels(arrays[labels_name], len(given), what, class_names)
     if preprocessing.item is not None:

@@ -44,7 +44,7 @@ def test_plan_without_inputs_is_of_one_image(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"), [("inputs", ["image"]), ("inputs", 5), ("fixed_batch", "x"),
-                       ("input_shape", [3, 8])],
+                       ("input_shape", [3, 0])],
 )  # fmt: skip
 def test_plan_with_damaged_inputs_is_refused(tmp_path: Path, key: str, value: object) -> None:
     document = json.loads(PLAN.to_json()) | {key: value}
