@@ -74,7 +74,7 @@ def uniform_pruning(
     groups: Sequence[GroupScores], cost_of: CostFunction, budgets: Sequence[Budget]
 ) -> Allocation:
     """The same share from every group, lowest U-Score first, at the same budgets and limits."""
-    return search(with_shared_knob(groups, "uniform", [""] * len(groups)), cost_of, budgets)
+    return search(with_shared_knob(groups, "uniform"), cost_of, budgets)
 
 
 def _diagnose_group(

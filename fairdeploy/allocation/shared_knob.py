@@ -7,9 +7,6 @@ units back the way the knob took them. Residual streams get no tolerance of thei
 - ``uniform``: the knob is the share that goes from every group.
 - ``global``: the knob is a threshold on the removal signal, divided by the group's mean as
   DepGraph does (Fang et al. 2023, arXiv 2301.12900); all units below it go, wherever they are.
-- ``isomorphic``: global ranks within structurally equal groups only, and the same share from each
-  kind of group (Isomorphic Pruning, Fang et al. 2024, arXiv 2407.04616), because kinds of layers
-  differ in how their scores are spread. Groups that must stay whole are not ranked.
 """
 
 from __future__ import annotations
@@ -28,24 +25,20 @@ Scores = NDArray[np.float64]
 
 
 def with_shared_knob(
-    groups: Sequence[GroupScores], rule: AllocationRule, structures: Sequence[str]
+    groups: Sequence[GroupScores], rule: AllocationRule
 ) -> tuple[GroupScores, ...]:
     """The groups with what ``rule`` says of their units; as they are for ``tod``.
 
     Args:
         groups: With their scores and limits.
         rule: Which rule.
-        structures: A text for each group, equal for structurally equal ones; only ``isomorphic``
-            looks at them.
     """
     if rule == "tod":
         return tuple(groups)
     if rule == "uniform":
         knobs = [_shares(len(group.u)) for group in groups]
-    elif rule == "global":
-        knobs = _thresholds(groups)
     else:
-        knobs = _shares_of_kinds(groups, structures)
+        knobs = _thresholds(groups)
     return tuple(
         replace(group, knob=knob, reluctance=0.0) for group, knob in zip(groups, knobs, strict=True)
     )
@@ -72,23 +65,3 @@ def _thresholds(groups: Sequence[GroupScores]) -> list[Scores]:
     pooled = settled(np.concatenate([_normalised(group) for group in groups]))
     ends = np.cumsum([len(group.u) for group in groups])
     return [np.sort(part) for part in np.split(pooled, ends[:-1])]
-
-
-def _shares_of_kinds(groups: Sequence[GroupScores], structures: Sequence[str]) -> list[Scores]:
-    """Each unit's rank among those of its kind, as a share of their number."""
-    knobs = [_shares(len(group.u)) for group in groups]
-    for kind in dict.fromkeys(structures):
-        members = [
-            number
-            for number, (group, structure) in enumerate(zip(groups, structures, strict=True))
-            if structure == kind and group.max_removed
-        ]
-        if not members:
-            continue
-        pooled = settled(np.concatenate([_normalised(groups[number]) for number in members]))
-        shares = np.empty_like(pooled)
-        shares[np.argsort(pooled, kind="stable")] = _shares(len(pooled))
-        ends = np.cumsum([len(groups[number].u) for number in members])
-        for number, part in zip(members, np.split(shares, ends[:-1]), strict=True):
-            knobs[number] = np.sort(part)
-    return knobs

@@ -1,4 +1,4 @@
-"""Which operators read each parameter or buffer, in which place; groups that are alike in it."""
+"""Which operators read each parameter or buffer, in which place."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from torch import fx
 
 from fairdeploy.graph.operators import is_view, multiplies, op_name, row_of
-from fairdeploy.graph.unit_graph import Group, Member, UnitGraph
 
 _SCALE = 1
 """Place of gamma among the arguments of a batch norm."""
@@ -46,30 +45,3 @@ def _readers_of(source: fx.Node) -> Iterator[Reader]:
             elif user not in seen:
                 seen.add(user)
                 stack.append(user)
-
-
-def structures(graph: UnitGraph) -> tuple[str, ...]:
-    """A text for each group, in the order of ``graph.groups``; equal for groups of one kind.
-
-    Isomorphic Pruning (Fang et al. 2024, arXiv 2407.04616) compares units only with those of
-    structurally equal parts. Two groups count as equal here if their members are: the same
-    operators read them in the same places, along the same dimensions, in the same roles, and as
-    many of them. Widths do not matter, nor do kernel sizes; whether a unit has one index in a
-    tensor or several does (a channel, a head).
-    """
-    readers = weight_readers(graph.module)
-    return tuple(_structure(group, readers) for group in graph.groups)
-
-
-def _structure(group: Group, readers: Mapping[str, frozenset[Reader]]) -> str:
-    kinds = sorted(
-        _kind(member, readers.get(member.tensor, frozenset())) for member in group.members
-    )
-    form = "balanced" if group.num_blocks > 1 else "single"
-    return "; ".join([form, "summed" if group.is_summed else "plain", *kinds])
-
-
-def _kind(member: Member, readers: frozenset[Reader]) -> str:
-    ops = "+".join(f"{op}[{place}]" for op, place in sorted(readers))
-    width = "many" if member.positions.shape[1] > 1 else "one"
-    return f"{member.role} {width} along {member.dim} of {ops}"

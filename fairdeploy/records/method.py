@@ -33,7 +33,7 @@ ProtectName = Literal[
     "none",
 ]
 """``none``: the removal signal protects too."""
-AllocationRule = Literal["tod", "uniform", "global", "isomorphic"]
+AllocationRule = Literal["tod", "uniform", "global"]
 """How much goes from each group; see ``allocation.shared_knob`` for all but ``tod``."""
 
 SIGNALS: tuple[SignalName, ...] = get_args(SignalName)
@@ -44,7 +44,6 @@ KNOBS: dict[AllocationRule, str] = {
     "tod": "tolerance",
     "uniform": "share",
     "global": "threshold",
-    "isomorphic": "share",
 }
 """What each rule turns until the budgets are met."""
 

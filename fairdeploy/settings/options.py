@@ -312,7 +312,7 @@ class RunOptions(TrainingOptions, ControlOptions):
     )
     allocation: AllocationRule | None = option(
         "How much goes from each group: by the tolerance of difference (tod), the same share "
-        "(uniform), one threshold (global), or one threshold for groups of a kind (isomorphic).",
+        "(uniform), or one threshold (global).",
         one_of(ALLOCATION_RULES),
         panel=_HOW,
     )

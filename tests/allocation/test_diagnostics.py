@@ -98,7 +98,7 @@ def test_bound_on_what_went_counts_its_protected_units() -> None:
 def test_removed_mass_is_within_the_bound_of_its_own_share_under_any_rule(
     problem: Problem, place: float, rule: AllocationRule
 ) -> None:
-    groups = with_shared_knob(problem.groups, rule, [""] * len(problem.groups))
+    groups = with_shared_knob(problem.groups, rule)
     low, high = reachable_range(groups, problem.model.costs)["params"]
     budget = [Budget("params", "params", absolute=low + place * (high - low))]
     allocation = search(groups, problem.model.costs, budget)

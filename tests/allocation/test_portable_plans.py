@@ -23,7 +23,7 @@ from fairdeploy.scoring.utilization import class_members
 from tests.random_networks import IMAGE, RandomNetwork, randomise
 
 KINDS = ("residual", "grouped", "attention", "plain", "depthwise")
-RULES: tuple[AllocationRule, ...] = ("tod", "uniform", "global", "isomorphic")
+RULES: tuple[AllocationRule, ...] = ("tod", "uniform", "global")
 
 
 @pytest.fixture(scope="module")

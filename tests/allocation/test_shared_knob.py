@@ -1,4 +1,4 @@
-"""Uniform, global and isomorphic allocation: what they take, and that they keep to every limit."""
+"""Uniform and global allocation: what they take, and that they keep to every limit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fairdeploy.graph.unit_graph import CostTerm
 from fairdeploy.records import AllocationRule, Budget, GroupScores, MetricName
 from tests.allocation.strategies import Problem, problems
 
-RULES: tuple[AllocationRule, ...] = ("uniform", "global", "isomorphic")
+RULES: tuple[AllocationRule, ...] = ("uniform", "global")
 PLACES = st.floats(0.0, 1.0)
 
 
@@ -45,10 +45,9 @@ def plan(
     rule: AllocationRule,
     percent: float,
     prices: tuple[float, ...] = (1.0, 1.0, 1.0),
-    kinds: str = "aaa",
 ) -> tuple[float, dict[str, tuple[int, ...]]]:
     """The knob, and what goes."""
-    shared = with_shared_knob(groups, rule, list(kinds)[: len(groups)])
+    shared = with_shared_knob(groups, rule)
     budget = Budget("params", "params", fraction=percent / 100)
     allocation = search(shared, per_unit(*prices[: len(groups)]).costs, [budget])
     return allocation.tolerance, dict(allocation.removed)
@@ -87,22 +86,6 @@ def test_units_that_say_nothing_go_at_once_under_a_global_threshold() -> None:
     assert removed == {"dead": (0, 1), "alive": ()}
 
 
-def test_isomorphic_takes_the_same_share_of_each_kind_and_lets_units_of_a_kind_compete() -> None:
-    # "even" and "uneven" are of one kind: half of their eight units are 0.05, 0.05, 0.1 and 0.5.
-    even, uneven = group("even", [1, 3, 1, 3]), group("uneven", [1, 1, 2, 76])
-    other = group("other", [4, 3, 2, 1])
-    knob, removed = plan([even, uneven, other], "isomorphic", 50, kinds="aab")
-    assert knob == 0.5
-    assert removed == {"even": (0,), "uneven": (0, 1, 2), "other": (2, 3)}
-
-
-def test_isomorphic_does_not_rank_groups_that_must_stay_whole() -> None:
-    held = group("held", [1, 1, 1, 1], max_removed=0)
-    free, other = group("free", [1, 2, 3, 4]), group("other", [1, 2, 3, 4])
-    removed = plan([held, free, other], "isomorphic", 67, kinds="aab")[1]
-    assert removed == {"held": (), "free": (0, 1), "other": (0, 1)}
-
-
 def test_what_is_given_back_does_not_depend_on_its_price() -> None:
     # Both lose a unit at 0.5, where one is enough; that of the first group comes back.
     first, second = group("first", [1, 3]), group("second", [2, 6])
@@ -113,7 +96,7 @@ def test_what_is_given_back_does_not_depend_on_its_price() -> None:
 
 def test_tod_leaves_the_groups_as_they_are() -> None:
     groups = (group("a", [1, 2], reluctance=0.5),)
-    assert with_shared_knob(groups, "tod", ["a"]) == groups
+    assert with_shared_knob(groups, "tod") == groups
 
 
 def test_streams_have_no_tolerance_of_their_own_under_another_rule() -> None:
@@ -122,14 +105,13 @@ def test_streams_have_no_tolerance_of_their_own_under_another_rule() -> None:
 
 
 def test_each_unit_knows_when_it_goes() -> None:
-    (shared,) = with_shared_knob([group("a", [0.4, 0.1, 0.3, 0.2])], "uniform", ["a"])
+    (shared,) = with_shared_knob([group("a", [0.4, 0.1, 0.3, 0.2])], "uniform")
     assert knob_of_units(shared).tolist() == [1.0, 0.25, 0.75, 0.5]
 
 
 def under(problem: Problem, rule: AllocationRule) -> Problem:
-    """The same problem under another rule, with every other group of another kind."""
-    kinds = ["ab"[index % 2] for index in range(len(problem.groups))]
-    return Problem(with_shared_knob(problem.groups, rule, kinds), problem.model)
+    """The same problem under another rule."""
+    return Problem(with_shared_knob(problem.groups, rule), problem.model)
 
 
 METRICS: tuple[MetricName, ...] = ("params", "macs")

@@ -91,7 +91,6 @@ def test_a_network_where_nothing_can_go_gives_up_nothing() -> None:
             PruningMethod("l1", "taylor", "global"),
             "whose 'l1', divided by the mean of its group",
         ),
-        (PruningMethod("l1", "none", "isomorphic"), "The same share, 25.0 %, goes from each kind"),
     ],
 )
 def test_another_rule_is_explained_in_place_of_the_tolerance(

@@ -95,8 +95,6 @@ def test_allocations_differ_in_what_they_take(project: Path, tmp_path: Path) -> 
         (plan,) = (tmp_path / rule / "plans").iterdir()
         plans[rule] = json.dumps(json.loads(plan.read_text())["groups"])
     assert len({plans["tod"], plans["uniform"], plans["global"]}) == 3
-    # No two groups of this network are of one kind, so each has the same share.
-    assert plans["isomorphic"] == plans["uniform"]
 
 
 def test_shrink_reports_what_decided_and_what_it_gave_up(
@@ -154,10 +152,10 @@ def test_project_file_supplies_the_method_and_the_command_line_wins(tmp_path: Pa
     model = tmp_path / "m.pt"
     model.write_bytes(b"")
     (tmp_path / "fairdeploy.toml").write_text(
-        'signal = "fpgm"\nprotect = "none"\nallocation = "isomorphic"\n'
+        'signal = "fpgm"\nprotect = "none"\nallocation = "global"\n'
     )
     typed = SweepOptions(model=str(model), protect="l2")
-    assert resolve_sweep(typed).method == PruningMethod("fpgm", "l2", "isomorphic")
+    assert resolve_sweep(typed).method == PruningMethod("fpgm", "l2", "global")
     (tmp_path / "fairdeploy.toml").unlink()
     assert resolve_sweep(SweepOptions(model=str(model))).method == PruningMethod()
 

@@ -19,7 +19,6 @@ from fairdeploy.allocation.search import smallest_plan
 from fairdeploy.allocation.shared_knob import with_shared_knob
 from fairdeploy.graph.near_ties import settled
 from fairdeploy.graph.unit_graph import Group, UnitGraph
-from fairdeploy.graph.weight_readers import structures
 from fairdeploy.inputs.calibration import SYNTHETIC_WARNING
 from fairdeploy.records import (
     UNMEASURED_MULTIPLE,
@@ -76,8 +75,7 @@ def group_scores(
         _scores_of(group, scores, limit) for group, limit in zip(graph.groups, limits, strict=True)
     )
     groups = with_depth_rule(groups, [branch.group for branch in graph.branches])
-    kinds = structures(graph) if allocation == "isomorphic" else [""] * len(groups)
-    return with_shared_knob(groups, allocation, kinds)
+    return with_shared_knob(groups, allocation)
 
 
 def _scores_of(group: Group, scores: UnitScores, limit: GroupLimit) -> GroupScores:
@@ -152,5 +150,5 @@ def method_warnings(method: PruningMethod) -> Iterator[str]:
         yield (
             f"'{method.signal}' removes and protects alike, so every group has the same curve and "
             "about the same share goes from each; choose another --protect, or --allocation "
-            "uniform, global or isomorphic"
+            "uniform or global"
         )

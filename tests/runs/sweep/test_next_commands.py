@@ -16,7 +16,7 @@ from fairdeploy.settings.options import ShrinkOptions, SweepOptions
 
 SHARED: dict[str, Any] = {
     "model": "my model.pt", "data": "images here", "arch": "timm:resnet18", "target": "cpu",
-    "recover": "batchnorm", "signal": "bn-scale", "protect": "none", "allocation": "isomorphic",
+    "recover": "batchnorm", "signal": "bn-scale", "protect": "none", "allocation": "global",
     "num_calibration": 64, "num_classes": 10, "input_shape": (3, 32, 48),
     "mean": (0.1, 0.2, 0.3), "std": (1.0, 1.0, 1.0), "seed": 0, "trust_pickle": True,
     "include": ("layer*", "stem"), "exclude": ("fc",), "max_prune": (("*", 0.7), ("a.*", 0.3)),
