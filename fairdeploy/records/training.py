@@ -65,13 +65,11 @@ class TuningSummary:
     num_selection: int
     uses_labels: bool
     """Whether it was trained on given labels."""
-    teacher: Literal["none", "logits", "features"]
-    """What of the original it imitated: nothing, its answers, or inner values too."""
+    teacher: Literal["none", "logits"]
+    """What of the original it imitated: nothing, or its answers."""
     optimizer: Literal["SGD", "AdamW"]
     learning_rate: float
     """At its highest."""
-    is_averaged: bool
-    """Whether the weights are an exponential moving average."""
     resumed_from: int
     """Epoch of the checkpoint that it went on from; 0 if there was none."""
     device: str
@@ -100,10 +98,6 @@ class TuningOptions:
     epochs: int
     distill: bool = False
     """Imitate the original's answers; without labels this is all there is to learn."""
-    distill_features: bool = False
-    """Imitate its inner values too."""
     learning_rate: float | None = None
     """At its highest; None: what suits the kind of network."""
     batch_size: int = DEFAULT_BATCH_SIZE
-    ema: bool = False
-    """Keep an exponential moving average of the weights."""

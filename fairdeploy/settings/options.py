@@ -256,9 +256,6 @@ class TrainingOptions:
         absent=False,
         panel=_TRAINING,
     )
-    distill_features: bool = option(
-        "Imitate its inner values too.", truth, absent=False, panel=_TRAINING
-    )
     learning_rate: float | None = option(
         "At its highest; 0.01 if not given, 0.0002 without batch norms.", rate, panel=_TRAINING
     )
@@ -267,9 +264,6 @@ class TrainingOptions:
         whole_number(2),
         default=DEFAULT_BATCH_SIZE,
         panel=_TRAINING,
-    )
-    ema: bool = option(
-        "Keep a moving average of the weights.", truth, absent=False, panel=_TRAINING
     )
     num_selection: int | None = option(
         "Held-out images, apart from the test, to choose a network or an epoch with.",

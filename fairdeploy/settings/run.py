@@ -408,21 +408,17 @@ def resolve_tuning(typed: TrainingOptions, asked: Any) -> TuningOptions | None:
         raise UsageError(f"--learning-rate {rate:g} is not above 0 and at most 1")
     return TuningOptions(
         epochs=asked.finetune,
-        distill=asked.distill or asked.distill_features,
-        distill_features=asked.distill_features,
+        distill=asked.distill,
         learning_rate=rate,
         batch_size=asked.batch_size,
-        ema=asked.ema,
     )
 
 
 def _refuse_how_without_training(asked: TrainingOptions) -> None:
     given = {
         "--distill": asked.distill,
-        "--distill-features": asked.distill_features,
         "--learning-rate": asked.learning_rate is not None,
         "--batch-size": asked.batch_size is not None,
-        "--ema": asked.ema,
     }
     first = next((name for name, is_given in given.items() if is_given), None)
     if first is not None:

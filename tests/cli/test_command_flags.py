@@ -29,7 +29,7 @@ def test_commands_show_each_shared_option_as_their_own() -> None:
         "data", "output", "recover", "signal", "protect", "allocation", "num_calibration", "mean",
         "std", "crop_pct", "crop_mode", "interpolation", "channel_order", "white", "class_names",
         "class_order", "task", "force", "no_latency", "quiet", "finetune", "distill",
-        "distill_features", "learning_rate", "batch_size", "ema", "num_selection",
+        "learning_rate", "batch_size", "num_selection",
     }  # fmt: skip
 
 

@@ -44,10 +44,8 @@ smallest = "macs"
 num_selection = 500
 finetune = 5
 distill = true
-distill_features = false
 learning_rate = 0.02
 batch_size = 32
-ema = true
 
 [max_prune]
 "*" = 0.7
@@ -100,10 +98,8 @@ def test_every_key_is_read_and_paths_lie_beside_the_file(tmp_path: Path) -> None
         num_selection=500,
         finetune=5,
         distill=True,
-        distill_features=False,
         learning_rate=0.02,
         batch_size=32,
-        ema=True,
     )
 
 

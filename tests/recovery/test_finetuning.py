@@ -15,7 +15,6 @@ from fairdeploy.errors import DataError, OutputError
 from fairdeploy.records import DataSplits, ImageSet, TrainingImages, TuningSummary
 from fairdeploy.records.training import TuningOptions
 from fairdeploy.recovery.training.finetuning import Pupil, finetune
-from fairdeploy.recovery.training.moving_average import MovingAverage
 from tests.random_networks import randomise
 from tests.recovery.shrunk_networks import Pair, noise, shrink, small_residual
 
@@ -133,22 +132,10 @@ def test_without_labels_it_learns_the_originals_answers() -> None:
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_inner_values_can_be_learnt_too() -> None:
-    pair = shrink(small_residual(), 0.4)
-    summary = tune(
-        pair, labelled(100, 1), labelled(50, 2), distill=True, distill_features=True, epochs=2
-    )
-    assert summary.teacher == "features"
-    first, second = (epoch.loss for epoch in summary.epochs[1:])
-    assert first is not None
-    assert second is not None
-    assert second < first
-
-
 def test_an_interrupted_training_goes_on_and_ends_the_same(tmp_path: Path) -> None:
     images, selection = labelled(60, 1), labelled(30, 2)
     whole, broken = shrink(small_residual(), 0.4), shrink(small_residual(), 0.4)
-    tune(whole, images, selection, ema=True)
+    tune(whole, images, selection)
 
     def interrupt(done: int, _total: int, _score: float) -> None:
         if done == 2:
@@ -156,10 +143,10 @@ def test_an_interrupted_training_goes_on_and_ends_the_same(tmp_path: Path) -> No
 
     file = tmp_path / "state.pt"
     with pytest.raises(KeyboardInterrupt):
-        tune(broken, images, selection, ema=True, checkpoint=file, progress=interrupt)
+        tune(broken, images, selection, checkpoint=file, progress=interrupt)
     assert file.exists()
     again = shrink(small_residual(), 0.4)
-    summary = tune(again, images, selection, ema=True, checkpoint=file)
+    summary = tune(again, images, selection, checkpoint=file)
     assert summary.resumed_from == 2
     assert [epoch.epoch for epoch in summary.epochs] == [0, 1, 2, 3, 4]
     assert not file.exists()
@@ -174,10 +161,10 @@ def _without(key: str) -> Callable[[dict[str, Any]], object]:
 @pytest.mark.parametrize(
     "damage",
     [
-        *map(_without, ("network", "optimizer", "average", "num_updates", "best", "history")),
+        *map(_without, ("network", "optimizer", "best", "history")),
         lambda content: content["network"].popitem(),
         lambda content: content["best"].update(dict.fromkeys(content["best"], torch.zeros(7))),
-        lambda content: content["average"].update(more=torch.zeros(1)),
+        lambda content: content["best"].update(more=torch.zeros(1)),
         lambda content: content.update(network=[1, 2]),
         lambda content: content.update(best_error=math.nan),
         lambda content: content.update(history=[{"epoch": 1}]),
@@ -196,16 +183,16 @@ def test_a_checkpoint_that_lacks_or_mixes_something_is_not_gone_on_with(
 
     with pytest.raises(KeyboardInterrupt):
         tune(
-            shrink(small_residual(), 0.4), images, selection, ema=True, checkpoint=file,
+            shrink(small_residual(), 0.4), images, selection, checkpoint=file,
             progress=interrupt,
         )  # fmt: skip
     content = torch.load(file)
     damage(content)
     torch.save(content, file)
     anew, fresh = shrink(small_residual(), 0.4), shrink(small_residual(), 0.4)
-    summary = tune(anew, images, selection, ema=True, epochs=1, checkpoint=file)
+    summary = tune(anew, images, selection, epochs=1, checkpoint=file)
     assert summary.resumed_from == 0
-    tune(fresh, images, selection, ema=True, epochs=1)
+    tune(fresh, images, selection, epochs=1)
     for name, tensor in state(anew).items():
         assert torch.equal(tensor, state(fresh)[name]), name
 
@@ -247,20 +234,3 @@ def test_images_to_train_on_are_needed() -> None:
         finetune(pupil, splits(None, labelled(10, 2)), TuningOptions(epochs=1))
     with pytest.raises(DataError, match="no images are left to choose the best epoch with"):
         finetune(pupil, splits(training_of(labelled(10, 1)), None), TuningOptions(epochs=1))
-
-
-def test_a_moving_average_follows_faster_at_first() -> None:
-    module = torch.nn.Linear(1, 1, bias=False)
-    with torch.no_grad():
-        module.weight.fill_(0.0)
-    average = MovingAverage(module)
-    with torch.no_grad():
-        module.weight.fill_(1.0)
-    average.update(module)
-    # The first decay is 2 / 11, the second 3 / 12.
-    assert float(average.tensors["weight"]) == pytest.approx(9 / 11)
-    average.update(module)
-    assert float(average.tensors["weight"]) == pytest.approx(1 - 2 / 11 * 3 / 12)
-    with average.applied(module):
-        assert float(module.weight.detach()) == pytest.approx(1 - 2 / 11 * 3 / 12)
-    assert float(module.weight.detach()) == 1.0

@@ -124,11 +124,8 @@ def test_a_distillation_that_does_harm_leaves_what_least_squares_gave(
     assert "the weights stay as they were" in " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.parametrize("more", [(), ("--ema",)])
-def test_a_training_that_does_harm_leaves_what_the_repair_gave(
-    tmp_path: Path, more: tuple[str, ...]
-) -> None:
-    document = shrunk(tmp_path / "out", "--finetune", "2", "--learning-rate", "1", *more)
+def test_a_training_that_does_harm_leaves_what_the_repair_gave(tmp_path: Path) -> None:
+    document = shrunk(tmp_path / "out", "--finetune", "2", "--learning-rate", "1")
     tuning = document["tuning"]
     assert (tuning["best_epoch"], tuning["verdict"]["outcome"]) == (0, "kept")
     assert document["accuracy"]["tuned"] == document["accuracy"]["recovered"]

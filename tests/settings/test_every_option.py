@@ -64,16 +64,14 @@ TYPED_AND_WRITTEN = {
     "smallest": ('"macs"', "--smallest macs"),
     "finetune": ("4", "--finetune 4"),
     "distill": ("true", "--distill"),
-    "distill_features": ("true", "--distill-features"),
     "learning_rate": ("0.01", "--learning-rate 0.01"),
     "batch_size": ("32", "--batch-size 32"),
-    "ema": ("true", "--ema"),
 }
 """A key of ``fairdeploy.toml``, a value that is not its default, and the same typed."""
 RUN = {"budget": '"50%"', "data": '"/images.npz"'}
 TRAINED = {**RUN, "finetune": "5"}
 OTHERWISE = {
-    **dict.fromkeys(("distill", "distill_features", "learning_rate", "batch_size", "ema"), TRAINED),
+    **dict.fromkeys(("distill", "learning_rate", "batch_size"), TRAINED),
     "smallest": {"max_drop": '"1%"', "data": '"/images.npz"'},
 }
 """What a file must say besides, before the key means something; ``RUN`` for all others."""

@@ -14,9 +14,7 @@ from fairdeploy.settings.project_file import ProjectFile
 from fairdeploy.settings.run import resolve_shrink, resolve_tuning
 
 NO_FILE = ProjectFile()
-WHOLE_FILE = ProjectFile(
-    finetune=4, distill=True, distill_features=True, learning_rate=0.1, batch_size=8, ema=True
-)
+WHOLE_FILE = ProjectFile(finetune=4, distill=True, learning_rate=0.1, batch_size=8)
 
 
 def tuning_of(typed: TrainingOptions, written: ProjectFile = NO_FILE) -> TuningOptions | None:
@@ -27,26 +25,17 @@ def test_training_options_have_sensible_defaults() -> None:
     assert tuning_of(TrainingOptions(finetune=5), NO_FILE) == TuningOptions(
         epochs=5,
         distill=False,
-        distill_features=False,
         learning_rate=None,
         batch_size=64,
-        ema=False,
     )
     assert tuning_of(TrainingOptions(), NO_FILE) is None
-
-
-def test_inner_values_come_with_answers() -> None:
-    asked = TrainingOptions(finetune=1, distill_features=True)
-    tuning = tuning_of(asked, NO_FILE)
-    assert tuning is not None
-    assert tuning.distill
 
 
 @pytest.mark.parametrize(
     ("asked", "option"),
     [
         (TrainingOptions(distill=True), "--distill"),
-        (TrainingOptions(ema=True), "--ema"),
+        (TrainingOptions(learning_rate=0.1), "--learning-rate"),
         (TrainingOptions(batch_size=8), "--batch-size"),
     ],
 )
@@ -64,10 +53,8 @@ def test_the_project_file_says_what_is_not_typed() -> None:
     assert tuning_of(TrainingOptions(), WHOLE_FILE) == TuningOptions(
         epochs=4,
         distill=True,
-        distill_features=True,
         learning_rate=0.1,
         batch_size=8,
-        ema=True,
     )
     typed = TrainingOptions(finetune=1, learning_rate=0.5, batch_size=16)
     tuning = tuning_of(typed, WHOLE_FILE)
@@ -76,11 +63,11 @@ def test_the_project_file_says_what_is_not_typed() -> None:
 
 
 def test_the_project_file_may_say_how_without_asking_to_train() -> None:
-    how = ProjectFile(learning_rate=0.1, ema=True)
+    how = ProjectFile(learning_rate=0.1, batch_size=8)
     assert tuning_of(TrainingOptions(), how) is None
     tuning = tuning_of(TrainingOptions(finetune=2), how)
     assert tuning is not None
-    assert (tuning.learning_rate, tuning.ema) == (0.1, True)
+    assert (tuning.learning_rate, tuning.batch_size) == (0.1, 8)
 
 
 def test_no_epochs_on_the_command_line_turn_the_project_file_s_training_off() -> None:

@@ -20,7 +20,6 @@ from fairdeploy.recovery.training.best_weights import (
     load_state,
     named_tensors,
 )
-from fairdeploy.recovery.training.moving_average import MovingAverage
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,6 @@ class Checkpoints:
         self,
         network: fx.GraphModule,
         optimizer: torch.optim.Optimizer,
-        average: MovingAverage | None,
         best: BestWeights,
         state: TrainingState,
     ) -> None:
@@ -55,8 +53,6 @@ class Checkpoints:
         content = {
             "network": copied_state(network),
             "optimizer": optimizer.state_dict(),
-            "average": average.tensors if average else {},
-            "num_updates": average.num_updates if average else 0,
             "best": best.tensors,
             "best_error": best.error,
             "history": [asdict(epoch) for epoch in state.history],
@@ -75,20 +71,16 @@ class Checkpoints:
         self,
         network: fx.GraphModule,
         optimizer: torch.optim.Optimizer,
-        average: MovingAverage | None,
         best: BestWeights,
     ) -> TrainingState | None:
-        """Change all four to what was saved; None if there is nothing, or it is damaged."""
+        """Change all three to what was saved; None if there is nothing, or it is damaged."""
         content = self._content()
         try:
-            state = _require_whole(content, network, optimizer, average)
+            state = _require_whole(content, network, optimizer)
         except (KeyError, TypeError, ValueError, AttributeError):
             return None
         load_state(network, content["network"])
         optimizer.load_state_dict(content["optimizer"])
-        if average is not None:
-            average.tensors = content["average"]
-            average.num_updates = content["num_updates"]
         best.take(content["best"], content["best_error"])
         return state
 
@@ -111,7 +103,6 @@ def _require_whole(
     content: Any,
     network: fx.GraphModule,
     optimizer: torch.optim.Optimizer,
-    average: MovingAverage | None,
 ) -> TrainingState:
     """The history in a file whose every part can be taken.
 
@@ -119,12 +110,12 @@ def _require_whole(
         KeyError, TypeError, ValueError, AttributeError: It is not a state of this training.
     """
     wanted = {name: tensor.shape for name, tensor in named_tensors(network)}
-    for part in ("network", "best", *(["average"] if average else [])):
+    for part in ("network", "best"):
         found = {name: tensor.shape for name, tensor in content[part].items()}
         if found != wanted:
             raise ValueError(f"'{part}' is of another network")
     _require_fitting(content["optimizer"], optimizer)
-    if not math.isfinite(content["best_error"]) or content["num_updates"] < 0:
+    if not math.isfinite(content["best_error"]):
         raise ValueError("its numbers make no sense")
     return TrainingState(tuple(TunedEpoch(**row) for row in content["history"]))
 

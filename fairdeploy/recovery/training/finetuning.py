@@ -38,10 +38,7 @@ from fairdeploy.recovery.least_squares.fitted_weights import own_tensors
 from fairdeploy.recovery.least_squares.sweep import Inputs
 from fairdeploy.recovery.training.best_weights import trainable
 from fairdeploy.recovery.training.checkpoints import Checkpoints, TrainingState
-from fairdeploy.recovery.training.moving_average import MovingAverage
 from fairdeploy.recovery.training.network_blocks import (
-    Cut,
-    find_cuts,
     input_names,
     main_output,
     stretch,
@@ -55,7 +52,7 @@ from fairdeploy.recovery.training.processes import (
     summed,
 )
 from fairdeploy.recovery.training.schedule import has_batchnorm, rate_factor, set_rate, with_decay
-from fairdeploy.tasks.base import Task, value_error
+from fairdeploy.tasks.base import Task
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -138,7 +135,6 @@ def finetune(
         teacher=lesson.teacher,
         optimizer=run.optimizer,
         learning_rate=run.rate,
-        is_averaged=options.ema,
         resumed_from=resumed_from,
         device=device,
         ended_because=ended_because,
@@ -185,44 +181,33 @@ def _best(history: Sequence[TunedEpoch]) -> TunedEpoch:
 
 
 class _Lesson:
-    """What the shrunk network learns: the labels, the original's answers, its inner values."""
+    """What the shrunk network learns: the labels, the original's answers."""
 
     def __init__(self, pupil: Pupil, options: TuningOptions, device: torch.device) -> None:
         graph, shrunk = pupil.graph, pupil.shrunk
         self._task = graph.outputs.task
-        self._cuts: tuple[Cut, ...] = ()
-        if options.distill_features:
-            self._cuts = find_cuts(graph, shrunk, pupil.removed)
         main, place = main_output(shrunk, graph.outputs.main).name, graph.outputs.batch_dim
-        targets = [*(cut.node for cut in self._cuts), main]
-        self.network = Trained(switchable(stretch(shrunk, input_names(shrunk), targets, place)))
+        self.network = Trained(switchable(stretch(shrunk, input_names(shrunk), [main], place)))
         self._original = None
         if options.distill:
             original = on_device(graph.module, device)
-            self._original = stretch(original, input_names(original), targets, place)
+            self._original = stretch(original, input_names(original), [main], place)
 
     @property
-    def teacher(self) -> Literal["none", "logits", "features"]:
+    def teacher(self) -> Literal["none", "logits"]:
         """What of the original is imitated."""
-        if self._original is None:
-            return "none"
-        return "features" if self._cuts else "logits"
+        return "none" if self._original is None else "logits"
 
     def loss(self, network: nn.Module, inputs: Inputs, labels: Tensor | None) -> Tensor:
         """Of ``network`` on one batch."""
-        *inner, answer = network(*inputs)
+        (answer,) = network(*inputs)
         loss = torch.zeros((), device=answer.device)
         if self._original is not None:
             with torch.no_grad():
-                *goals, wanted = self._original(*inputs)
+                (wanted,) = self._original(*inputs)
             share = 1.0 - LABEL_SHARE if labels is not None else 1.0
             error = self._task.imitation_loss(answer.float(), wanted.float(), TEMPERATURE)
             loss = loss + share * error
-            errors = [
-                value_error(value.float(), cut.kept_part(goal).float(), cut.batch_dim)
-                for cut, value, goal in zip(self._cuts, inner, goals, strict=True)
-            ]
-            loss = loss + sum(errors, torch.zeros_like(loss)) / max(len(errors), 1)
         if labels is not None:
             share = LABEL_SHARE if self._original is not None else 1.0
             loss = loss + share * self._task.loss(answer.float(), labels) / len(labels)
@@ -243,7 +228,6 @@ class _Tuning:
     ) -> None:
         self._shrunk, self._options, self._lesson = pupil.shrunk, options, lesson
         self._batches, self._accelerator, self._parameters = batches, accelerator, parameters
-        self._average = MovingAverage(pupil.shrunk) if options.ema else None
         self.optimizer: Literal["SGD", "AdamW"] = "SGD" if has_batchnorm(self._shrunk) else "AdamW"
         default = SGD_RATE if self.optimizer == "SGD" else ADAMW_RATE
         self.rate = default if options.learning_rate is None else options.learning_rate
@@ -257,18 +241,16 @@ class _Tuning:
         network, prepared = self._accelerator.prepare(self._lesson.network, optimizer)
         contest = Contest(judge, self._shrunk, self._accelerator.device, self._agreed)
         best = contest.best
-        state = checkpoints.load(self._shrunk, optimizer, self._average, best)
+        state = checkpoints.load(self._shrunk, optimizer, best)
         history = [TunedEpoch(0, None, contest.value)] if state is None else list(state.history)
         resumed_from = history[-1].epoch
         patience = max(PATIENCE, round(PATIENCE_SHARE * epochs))
         ended_because = "all epochs are done"
         for epoch in range(resumed_from + 1, epochs + 1):
             loss = self._train_once(network, prepared, epoch)
-            score = self._averaged_score(contest)
+            score = contest.look()
             history.append(TunedEpoch(epoch, loss, score))
-            checkpoints.save(
-                self._shrunk, optimizer, self._average, best, TrainingState(tuple(history))
-            )
+            checkpoints.save(self._shrunk, optimizer, best, TrainingState(tuple(history)))
             if progress is not None:
                 progress(epoch, epochs, score)
             if epoch - _best(history).epoch >= patience and epoch < epochs:
@@ -304,18 +286,9 @@ class _Tuning:
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(self._parameters, MAX_GRADIENT_NORM)
             optimizer.step()
-            if self._average is not None:
-                self._average.update(self._shrunk)
             total, count = total + float(loss.detach()), count + 1
         network.eval()
         return summed(accelerator, total) / max(summed(accelerator, float(count)), 1.0)
-
-    def _averaged_score(self, contest: Contest) -> float:
-        """Of the network, or of its average."""
-        with ExitStack() as stack:
-            if self._average is not None:
-                stack.enter_context(self._average.applied(self._shrunk))
-            return contest.look()
 
 
 # ---- the batches of a training, round by round, in a seeded order and shared out to processes ----
