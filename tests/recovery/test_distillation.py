@@ -9,7 +9,6 @@ from torch import Tensor
 from fairdeploy.records import ImageSet, TrainingImages
 from fairdeploy.recovery.batchnorm import reestimate_batchnorm
 from fairdeploy.recovery.judgement import Judge
-from fairdeploy.recovery.least_squares import fit
 from fairdeploy.recovery.least_squares.fit import fit_least_squares
 from fairdeploy.recovery.training import distillation
 from fairdeploy.recovery.training.distillation import distil, macs_without
@@ -174,7 +173,6 @@ def with_true_statistics(pair: Pair) -> Pair:
 def test_many_images_let_norms_learn_and_bring_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distillation, "ENOUGH_IMAGES", 500)
     monkeypatch.setattr(distillation, "SGD_RATE", 0.003)
-    monkeypatch.setattr(fit, "NUM_ROUNDS", 2)  # something is left to learn from few images too
     distances = {}
     for count in (0, 1_000):
         pair = with_true_statistics(shrink(with_varied_answers(), 0.5))

@@ -214,11 +214,15 @@ def max_chunk_images(graph: UnitGraph) -> int:
 # ---- spend no effort where a ReLU cuts: refine a solution whose target is cut off afterwards -----
 
 
-# Two would do for ReLU (ten bring VGG 0.1 and ResNet-20 0.4 points at half of the MACs). After
-# ReLU6 it takes more: EfficientNet-Lite0 at 70 % of its MACs, divergence on 250 other images 0.92
-# with two, 0.87 with five, 0.81 with ten. The strength chosen by the error after the cut brings
-# 0.04 more and takes several times as long.
-NUM_ROUNDS = 10
+# More rounds lower a layer's own error further. After ReLU the network gains nothing by it (half of
+# the MACs of ResNet-20, VGG and ResNet-56: RESULTS.md, "Repair without training"). After ReLU6 it
+# does: EfficientNet-Lite0 at 70 % of its MACs, divergence on 250 other images 0.92 with two, 0.87
+# with five, 0.81 with ten. The strength chosen by the error after the cut brings 0.04 more and
+# takes several times as long.
+ROUNDS_BELOW = 2
+"""Where small values alone are cut off."""
+ROUNDS_BETWEEN = 10
+"""Where large ones are too."""
 
 
 def refine_cut(
@@ -236,7 +240,7 @@ def refine_cut(
         limits: What is below the first or above the second is as good as being there.
     """
     low, high = limits
-    for _ in range(NUM_ROUNDS):
+    for _ in range(ROUNDS_BELOW if math.isinf(high) else ROUNDS_BETWEEN):
         cross = torch.zeros_like(change)
         for block in blocks:
             output = block.present + block.rows @ change.float()
