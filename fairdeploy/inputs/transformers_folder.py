@@ -10,7 +10,8 @@ from __future__ import annotations
 import importlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +25,7 @@ from fairdeploy.inputs.published_preprocessing import Published
 from fairdeploy.inputs.torchvision_compat import ensure_torchvision
 
 _CONFIG, _PREPROCESSOR = "config.json", "preprocessor_config.json"
+_ADAPTER = "adapter_config.json"
 # They name code of other places, which these classes would fetch and run.
 _NAMES_CODE = ("auto_map", "attn_implementation", "experts_implementation", "use_kernels")
 _MAX_GROWTH = 1.5
@@ -47,6 +49,8 @@ def load_transformers_folder(path: Path) -> tuple[nn.Module, Published]:
     """
     said = _read(path / _CONFIG)
     name = _class_name(path, said)
+    if (path / _ADAPTER).exists():  # the weights of wherever it points would be loaded instead
+        raise ModelError(f"'{path}' holds an adapter ({_ADAPTER}); merge it and save the network")
     ensure_torchvision()
     try:
         package = importlib.import_module("transformers")
@@ -59,7 +63,8 @@ def load_transformers_folder(path: Path) -> tuple[nn.Module, Published]:
             "install the version that wrote it, or give the weights with --arch file.py:factory"
         )
     try:
-        network = _filled(path, kind, said)
+        with _without_progress_bar(package):
+            network = _filled(path, kind, said)
     except ModelError:
         raise
     except Exception as error:  # transformers raises many types
@@ -67,6 +72,19 @@ def load_transformers_folder(path: Path) -> tuple[nn.Module, Published]:
             f"'{path}' cannot be loaded as {name} ({type(error).__name__}: {one_line(error)})"
         ) from error
     return network, _published(path, said)
+
+
+@contextmanager
+def _without_progress_bar(package: Any) -> Iterator[None]:
+    """Its bar is not for this terminal; afterwards it draws as the program wants it."""
+    told = package.utils.logging
+    was_on = told.is_progress_bar_enabled()
+    told.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            told.enable_progress_bar()
 
 
 def _filled(path: Path, kind: Any, said: Mapping[str, Any]) -> nn.Module:

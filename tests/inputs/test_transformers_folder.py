@@ -156,6 +156,24 @@ def test_pickled_weights_are_not_opened(folder: Path) -> None:
         load_model(str(folder))
 
 
+def test_an_adapter_that_points_elsewhere_is_not_followed(folder: Path, tmp_path: Path) -> None:
+    (folder / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": str(tmp_path / "other"), "peft_type": "LORA"})
+    )
+    with pytest.raises(ModelError, match="holds an adapter"):
+        load_model(str(folder))
+
+
+def test_loading_draws_nothing_on_the_terminal(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    was_on = transformers.utils.logging.is_progress_bar_enabled()
+    capsys.readouterr()
+    load_model(str(folder))
+    assert capsys.readouterr() == ("", "")
+    assert transformers.utils.logging.is_progress_bar_enabled() == was_on
+
+
 def test_the_head_of_another_task_is_missed(folder: Path) -> None:
     edit(folder, lambda said: said.update(architectures=["ViTForMaskedImageModeling"]))
     with pytest.raises(ModelError, match="does not hold all of ViTForMaskedImageModeling: missing"):
